@@ -1,0 +1,285 @@
+//! Map names, keys, values and their meaning: everything that outlives one process or crosses into the kernel.
+//!
+//! Rules: integers and byte arrays only; addresses are `[u8; 4]` or `[u8; 16]` in network order; no padding. Any
+//! change of a name, a layout or a meaning raises [`ABI_VERSION`], which is part of the path of the pinned maps.
+
+/// Version of everything in this file. Not the product's version.
+pub const ABI_VERSION: u32 = 1;
+
+/// LPM trie, `[u8; 4]` to [`Action`]: every IPv4 prefix. The source of truth for IPv4.
+pub const RULES_V4: &str = "RULES_V4";
+/// LPM trie, `[u8; 16]` to [`Action`]: every IPv6 prefix. The source of truth for IPv6.
+pub const RULES_V6: &str = "RULES_V6";
+/// Array of [`INTERFACES_LEN`] `u64`, see [`interface_entry`]: which counter slot an interface uses.
+pub const INTERFACES: &str = "INTERFACES";
+/// Per-CPU array of [`FRAME_COUNTS`] `u64` by interface slot: what happened to the frames that hit nothing.
+pub const FRAMES: &str = "FRAMES";
+/// Per-CPU hash, [`hits_key`] to [`HIT_COUNTS`] `u64`: hits by list and interface. User space makes the entries
+/// before the first frame can need them, the kernel only adds; hence a hit is never lost to a failed allocation.
+pub const HITS: &str = "HITS";
+/// Hash, [`NameKey`] to `u32`: the id of a list or the slot of an interface, by name, for ever (until detach).
+/// Only user space reads it; it is pinned so that counters keep their names over a crash.
+pub const NAMES: &str = "NAMES";
+/// Array of [`META_LEN`] `u64`: generation and the mark of an unfinished apply. Only user space reads it.
+pub const META: &str = "META";
+
+/// Entry point with `xdp.frags`, for kernels from 5.18.
+pub const PROGRAM_FRAGS: &str = "naikon_frags";
+/// The same program for kernels that know no multi-buffer frames.
+pub const PROGRAM_LINEAR: &str = "naikon";
+/// Read-only global `u8`: 1 drops the frames that the walk cannot read, 0 passes them.
+pub const UNPARSED_DROP: &str = "UNPARSED_DROP";
+
+/// Most prefixes of one family. The tries take memory per entry, not for this bound; it is as high as kernel
+/// 5.10 allows, which charges the whole bound to RLIMIT_MEMLOCK (`trie_alloc`, below 4 GiB).
+pub const RULES_MAX: u32 = 1 << 24;
+/// Interfaces are found by the low 16 bits of their index.
+pub const INTERFACES_LEN: u32 = 1 << 16;
+/// Most interface names between two detaches; 64 bytes per CPU each.
+pub const SLOTS_MAX: u32 = 1024;
+/// Most list names between two detaches; bounded by the 16 bits of [`Action::list`].
+pub const LISTS_MAX: u32 = 1 << 16;
+/// Most (list, interface) pairs; each takes 128 bytes per CPU, and only when it exists.
+pub const HITS_MAX: u32 = 1 << 18;
+
+/// Words of an entry of [`FRAMES`].
+pub const FRAME_COUNTS: usize = 8;
+/// Index of the frames that passed, for whatever reason, in an entry of [`FRAMES`].
+pub const FRAME_PASSED: usize = 0;
+/// Index of the first of the four unparsed reasons in an entry of [`FRAMES`], in the order of
+/// [`packet::Unparsed`](crate::packet::Unparsed).
+pub const FRAME_UNPARSED: usize = 1;
+
+/// Words of an entry of [`HITS`]: action x direction x family x (packets, bytes).
+pub const HIT_COUNTS: usize = 16;
+
+/// Words of [`META`].
+pub const META_LEN: u32 = 2;
+/// Index in [`META`]: sets applied so far.
+pub const META_GENERATION: u32 = 0;
+/// Index in [`META`]: not zero while an apply is under way, or was when its process died.
+pub const META_APPLYING: u32 = 1;
+
+/// Key of [`NAMES`]: the kind, then the name, then zeros.
+pub type NameKey = [u8; 256];
+/// First byte of a [`NameKey`] of a list.
+pub const NAME_LIST: u8 = 1;
+/// First byte of a [`NameKey`] of an interface.
+pub const NAME_INTERFACE: u8 = 2;
+
+/// The stored answer for a prefix: what to do, and on account of which list.
+///
+/// A `u32` because the value follows the key in the kernel's trie node, where a `u64` after a 4-byte key would be
+/// misaligned (`struct lpm_trie_node`). The kind stands in the high half, so kinds compare as integers.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Action(u32);
+
+impl Action {
+    /// No prefix holds the address. Never stored.
+    pub const NONE: Action = Action(0);
+    /// Never dropped, whatever else holds the address: allowlist and guards.
+    pub const PASS: Action = Action(3 << 16);
+
+    /// Count and let pass on account of `list`.
+    #[must_use]
+    #[inline(always)]
+    pub const fn monitor(list: u16) -> Self {
+        Action((1 << 16) | list as u32)
+    }
+
+    /// Drop on account of `list`.
+    #[must_use]
+    #[inline(always)]
+    pub const fn drop(list: u16) -> Self {
+        Action((2 << 16) | list as u32)
+    }
+
+    /// The stored form.
+    #[must_use]
+    #[inline(always)]
+    pub const fn to_raw(self) -> u32 {
+        self.0
+    }
+
+    /// Back from the stored form; what this version never wrote is `None`.
+    #[must_use]
+    pub const fn from_raw(raw: u32) -> Option<Self> {
+        match raw >> 16 {
+            1 | 2 => Some(Action(raw)),
+            3 if raw == Self::PASS.0 => Some(Self::PASS),
+            _ => None,
+        }
+    }
+
+    /// Back from a value of the tries, which only [`Action::to_raw`] fills.
+    #[must_use]
+    #[inline(always)]
+    pub const fn from_trie(raw: u32) -> Self {
+        Action(raw)
+    }
+
+    /// Strength: pass 3 beats drop 2 beats monitor 1 beats none 0.
+    #[must_use]
+    #[inline(always)]
+    pub const fn rank(self) -> u32 {
+        self.0 >> 16
+    }
+
+    /// The list on whose account a drop or monitor happens.
+    #[must_use]
+    #[inline(always)]
+    pub const fn list(self) -> u16 {
+        (self.0 & 0xffff) as u16
+    }
+
+    /// Whether frames are dropped.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_drop(self) -> bool {
+        self.rank() == 2
+    }
+
+    /// Whether frames are counted and let pass.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_monitor(self) -> bool {
+        self.rank() == 1
+    }
+
+    /// Whether the address is allowed.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_pass(self) -> bool {
+        self.rank() == 3
+    }
+
+    /// The stronger of two forms of one address; `self` where they are equally strong, so the first form that
+    /// decides names the list.
+    #[must_use]
+    #[inline(always)]
+    pub const fn or_stronger(self, other: Self) -> Self {
+        if other.rank() > self.rank() { other } else { self }
+    }
+}
+
+/// Which endpoint of the frame is the indicator.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Direction {
+    /// The destination is listed: an internal host calls it.
+    To,
+    /// The source is listed: it calls, or answers, an internal host.
+    From,
+}
+
+/// Family of the frame's (outer) IP header.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// Where an entry of [`HITS`] counts the packets of such a hit; the bytes stand in the next word.
+///
+/// Even and below [`HIT_COUNTS`].
+#[must_use]
+#[inline(always)]
+pub const fn hit_index(action: Action, direction: Direction, family: Family) -> usize {
+    let monitored = if action.is_monitor() { 8 } else { 0 };
+    let from = match direction {
+        Direction::To => 0,
+        Direction::From => 4,
+    };
+    let v6 = match family {
+        Family::V4 => 0,
+        Family::V6 => 2,
+    };
+    monitored + from + v6
+}
+
+/// Key of [`HITS`].
+#[must_use]
+#[inline(always)]
+pub const fn hits_key(list: u16, slot: u16) -> u32 {
+    ((list as u32) << 16) | slot as u32
+}
+
+/// Index of an interface in [`INTERFACES`].
+#[must_use]
+#[inline(always)]
+pub const fn interface_index(ifindex: u32) -> u32 {
+    ifindex & (INTERFACES_LEN - 1)
+}
+
+/// Value of [`INTERFACES`]: the whole interface index, so that an index which shares the low bits is told apart,
+/// and the slot. Zero is free (no interface has index 0).
+#[must_use]
+#[inline(always)]
+pub const fn interface_entry(ifindex: u32, slot: u16) -> u64 {
+    ((ifindex as u64) << 32) | slot as u64
+}
+
+/// The slot of `ifindex` in its entry of [`INTERFACES`], if the entry is its own.
+#[must_use]
+#[inline(always)]
+pub const fn slot_of(entry: u64, ifindex: u32) -> Option<u16> {
+    if entry >> 32 == ifindex as u64 { Some(entry as u16) } else { None }
+}
+
+const _: () = {
+    assert!(size_of::<NameKey>() == 256);
+    assert!(SLOTS_MAX <= 1 << 16);
+    assert!(hit_index(Action::monitor(0), Direction::From, Family::V6) + 1 < HIT_COUNTS);
+    assert!(FRAME_UNPARSED + crate::packet::Unparsed::COUNT <= FRAME_COUNTS);
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stronger_action_wins_and_the_first_of_equals_names_the_list() {
+        let (monitor, drop) = (Action::monitor(1), Action::drop(2));
+        assert_eq!(Action::NONE.or_stronger(monitor), monitor);
+        assert_eq!(monitor.or_stronger(drop), drop);
+        assert_eq!(drop.or_stronger(Action::PASS), Action::PASS);
+        assert_eq!(drop.or_stronger(Action::drop(7)), drop);
+    }
+
+    #[test]
+    fn raw_form_round_trips_and_foreign_values_are_refused() {
+        for action in [Action::PASS, Action::drop(0), Action::drop(u16::MAX), Action::monitor(9)] {
+            assert_eq!(Action::from_raw(action.to_raw()), Some(action));
+        }
+        for raw in [0, 1, (3 << 16) | 1, 4 << 16, u32::MAX] {
+            assert_eq!(Action::from_raw(raw), None, "{raw:#x}");
+        }
+    }
+
+    #[test]
+    fn hit_cells_are_disjoint() {
+        let mut seen = [false; HIT_COUNTS];
+        for action in [Action::drop(0), Action::monitor(0)] {
+            for direction in [Direction::To, Direction::From] {
+                for family in [Family::V4, Family::V6] {
+                    let index = hit_index(action, direction, family);
+                    for word in [index, index + 1] {
+                        assert!(!seen[word], "word {word} is used twice");
+                        seen[word] = true;
+                    }
+                }
+            }
+        }
+        assert!(seen.iter().all(|used| *used));
+    }
+
+    #[test]
+    fn interface_that_shares_the_low_bits_is_told_apart() {
+        let entry = interface_entry(7, 3);
+        assert_eq!(slot_of(entry, 7), Some(3));
+        assert_eq!(slot_of(entry, 7 + INTERFACES_LEN), None);
+        assert_eq!(interface_index(7), interface_index(7 + INTERFACES_LEN));
+        assert_eq!(slot_of(0, 7), None);
+    }
+}

@@ -1,0 +1,8 @@
+//! The program on `bpf`; an empty `main` on the host, so that the workspace builds as one.
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+
+#[cfg(target_arch = "bpf")]
+mod program;
+
+#[cfg(not(target_arch = "bpf"))]
+fn main() {}

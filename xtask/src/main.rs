@@ -1,0 +1,2 @@
+//! Development tasks: `cargo xtask setup | run | test | ci`.
+fn main() {}
