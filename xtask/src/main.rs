@@ -1,2 +1,68 @@
-//! Development tasks: `cargo xtask setup | run | test | ci`.
-fn main() {}
+//! What plain cargo cannot do: `cargo xtask setup | run | test | ci`. Each of them can be typed first in a fresh
+//! clone; what it needs is set up on the way.
+
+mod ci;
+mod kernel;
+mod setup;
+mod shell;
+mod test;
+mod tidy;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use std::{ffi::OsString, path::PathBuf, process::ExitCode};
+
+/// Tasks of the naikon workspace.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Find or install the compiler and linker of the kernel side, and the programs of the tests and the lab.
+    ///
+    /// Takes a rustup nightly with rust-src, else the distribution's rustc with its source, else installs one of
+    /// them. bpf-linker is built once into the user's cache folder. Does nothing when all is there.
+    Setup,
+    /// Run all tests: those of the host, and those that drive the real kernel.
+    ///
+    /// The system tests need root; without it sudo is used for them alone, and without sudo they say that they were
+    /// skipped. NAIKON_REQUIRE_ROOT=1 turns such skips into failures.
+    Test {
+        /// Arguments for the test runner (cargo nextest run, else cargo test).
+        #[arg(last = true)]
+        runner_arguments: Vec<OsString>,
+    },
+    /// Everything that must hold before a merge: format, lints of both sides, house rules, all tests.
+    Ci,
+    /// Started by the test runner in place of each test binary: elevates the one that needs it.
+    #[command(hide = true)]
+    TestRunner {
+        binary: PathBuf,
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+}
+
+fn main() -> ExitCode {
+    match perform(Arguments::parse().task) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perform(task: Task) -> Result<ExitCode> {
+    match task {
+        Task::Setup => setup::setup(&shell::workspace()?, true)?,
+        Task::Test { runner_arguments } => return test::test(&shell::workspace()?, &runner_arguments),
+        Task::Ci => return ci::ci(&shell::workspace()?),
+        Task::TestRunner { binary, arguments } => return Err(test::run_binary(&binary, &arguments)),
+    }
+    Ok(ExitCode::SUCCESS)
+}
