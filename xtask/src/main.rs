@@ -5,6 +5,7 @@ mod ci;
 mod kernel;
 mod setup;
 mod shell;
+mod source;
 mod test;
 mod tidy;
 
