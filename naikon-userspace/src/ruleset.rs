@@ -1,0 +1,501 @@
+//! What the tries hold: compiles lists, allow entries and guards into rules, and answers for any address as the kernel does.
+//!
+//! A trie gives the longest prefix, but the contract says that allow beats drop beats monitor whatever the lengths.
+//! [`compile`] makes both agree: going from a prefix to those inside it, actions only ever grow stronger.
+//!
+//! * A listed prefix inside (or equal to) an allowed or guarded one vanishes; so does a monitor prefix inside a drop one.
+//! * An allowed prefix inside a listed one is a pass rule, a hole.
+//!
+//! An IPv6 address that carries IPv4 is looked up in several forms and the strongest answer counts, a pass above all.
+//! An IPv4 allow entry must hence be found even where no IPv4 list surrounds it: `2002:c633:6407::/48` may be listed
+//! while 198.51.100.7 is allowed. So allow entries and this host's own guards are **always** stored. Special space
+//! (10.0.0.0/8 and the like) is different: nobody chose it, and as a pass rule it would free every listed address
+//! that merely carries a private one, such as a Teredo address with a made-up server. It is stored only as the hole
+//! that a wider listed prefix needs, and cancels in silence what is listed inside it.
+//!
+//! A rule is 24 bytes. Which lists hold it is known from its action; only prefixes of several lists cost more.
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use naikon_ebpf::{
+    abi::Action,
+    embedded::{Embedded, embedded},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::prefix::Prefix;
+
+mod explain;
+
+pub use explain::ANSWERS_MAX;
+
+/// What a list asks for.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ListAction {
+    /// Frames are dropped and counted.
+    Drop,
+    /// Frames are counted and pass.
+    Monitor,
+}
+
+impl fmt::Display for ListAction {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            ListAction::Drop => "drop",
+            ListAction::Monitor => "monitor",
+        })
+    }
+}
+
+/// One list, ready to compile. Where lists hold the same prefix, the one that stands first decides.
+#[derive(Clone, Copy, Debug)]
+pub struct Source<'a> {
+    /// The kernel's id of the list, as in [`Action::list`]. Says nothing about precedence.
+    pub id: u16,
+    /// What its prefixes become.
+    pub action: ListAction,
+    /// Its prefixes; sorted is fast, any order is right.
+    pub prefixes: &'a [Prefix],
+}
+
+/// What must never be dropped, by who says so.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Spared<'a> {
+    /// The operator's allow entries.
+    pub allow: &'a [Prefix],
+    /// This host's own addresses, gateways, resolvers and logged-in peers.
+    pub host: &'a [Prefix],
+    /// Special space: never listed, but not allowed either (see the file's top).
+    pub special: &'a [Prefix],
+}
+
+/// One entry of a trie.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Rule {
+    /// The key.
+    pub prefix: Prefix,
+    /// The value.
+    pub action: Action,
+}
+
+// A million rules are 24 MB; a wider field would show here first.
+const _: () = assert!(size_of::<Rule>() == 24);
+
+/// What happens to frames of an address, weakest first.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// They pass and are no hits.
+    Pass,
+    /// They are counted and pass.
+    Monitor,
+    /// They are counted and dropped.
+    Drop,
+}
+
+impl From<Action> for Verdict {
+    fn from(action: Action) -> Self {
+        if action.is_drop() {
+            Verdict::Drop
+        } else if action.is_monitor() {
+            Verdict::Monitor
+        } else {
+            Verdict::Pass
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Verdict::Pass => "pass",
+            Verdict::Monitor => "monitor",
+            Verdict::Drop => "drop",
+        })
+    }
+}
+
+/// Why an address has its verdict.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// Lists hold it.
+    Listed,
+    /// An allow entry holds it.
+    Allowed,
+    /// It is, or lies in, what this host or common sense forbids to drop.
+    Guard,
+    /// No list holds it.
+    NotListed,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Reason::Listed => "listed",
+            Reason::Allowed => "allow",
+            Reason::Guard => "guard",
+            Reason::NotListed => "not listed",
+        })
+    }
+}
+
+/// What is known about an address or a rule.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Answer {
+    /// What happens to its frames.
+    pub verdict: Verdict,
+    /// The prefix that decides; none where nothing holds the address.
+    pub prefix: Option<Prefix>,
+    /// Ids of the lists of the winning action that hold exactly this prefix, in their order; the first one counts the hit.
+    pub lists: Vec<u16>,
+    /// Why.
+    pub reason: Reason,
+    /// The IPv4 address inside the IPv6 address that decides, where it is not the IPv6 address itself.
+    pub embedded: Option<Ipv4Addr>,
+}
+
+/// The compiled rules of both families, with what is needed to explain them.
+#[derive(Clone, Debug, Default)]
+pub struct Ruleset {
+    /// By prefix.
+    rules: Vec<Rule>,
+    /// By rule: those that more than one list holds.
+    shared: Vec<Shared>,
+    /// The lists of all [`Shared`] rules, one after the other.
+    lists: Vec<u16>,
+    /// By prefix: the pass rules that are guards, not allow entries.
+    guards: Vec<Prefix>,
+    /// By prefix, none inside another: special space, stored or not.
+    special: Vec<Prefix>,
+    /// Drop and monitor rules by family.
+    count: (usize, usize),
+}
+
+/// The lists of one rule: from `start` in [`Ruleset::lists`] to where the next one starts.
+///
+/// `u32`, since the tries hold at most [`naikon_ebpf::abi::RULES_MAX`] of each family and lists are 16-bit.
+#[derive(Clone, Copy, Debug)]
+struct Shared {
+    rule: u32,
+    start: u32,
+}
+
+/// One prefix as given, before the sweep.
+#[derive(Clone, Copy)]
+struct Entry {
+    prefix: Prefix,
+    tag: Tag,
+}
+
+#[derive(Clone, Copy)]
+enum Tag {
+    Allow,
+    Host,
+    Special,
+    Listed(Action),
+}
+
+/// The strongest thing around a prefix; never grows weaker on the way to longer prefixes.
+#[derive(Clone, Copy, Eq, Ord, PartialEq, PartialOrd)]
+enum Cover {
+    Nothing,
+    Monitor,
+    Drop,
+    Special,
+    Spared,
+}
+
+/// Compiles lists and what they must spare into rules.
+///
+/// Costs a merge of the sorted inputs and one sweep over the result: about a tenth of a second for a million prefixes.
+#[must_use]
+pub fn compile(sources: &[Source<'_>], spared: Spared<'_>) -> Ruleset {
+    let entries = merged(sources, spared);
+    let mut ruleset = Ruleset { rules: Vec::with_capacity(entries.len()), ..Ruleset::default() };
+    // The prefixes around the current one, shortest first. At most one for each length.
+    let mut around: Vec<(Prefix, Cover)> = Vec::new();
+    for same in entries.chunk_by(|a, b| a.prefix == b.prefix) {
+        let Some(Entry { prefix, tag }) = same.first().copied() else { continue };
+        while around.last().is_some_and(|(outer, _)| !outer.contains(&prefix)) {
+            around.pop();
+        }
+        let outer = around.last().map_or(Cover::Nothing, |(_, cover)| *cover);
+        let cover = match tag {
+            Tag::Allow => {
+                ruleset.push(prefix, Action::PASS);
+                Cover::Spared
+            }
+            Tag::Host => {
+                ruleset.push_guard(prefix);
+                Cover::Spared
+            }
+            Tag::Special if outer < Cover::Special => {
+                if outer != Cover::Nothing {
+                    ruleset.push_guard(prefix);
+                }
+                ruleset.special.push(prefix);
+                Cover::Special
+            }
+            Tag::Listed(action) if outer < Cover::Drop && action.is_monitor() => {
+                ruleset.push_listed(prefix, action, same);
+                Cover::Monitor
+            }
+            Tag::Listed(action) if outer < Cover::Special && action.is_drop() => {
+                ruleset.push_listed(prefix, action, same);
+                Cover::Drop
+            }
+            Tag::Special | Tag::Listed(_) => continue,
+        };
+        around.push((prefix, cover));
+    }
+    drop(entries);
+    ruleset.rules.shrink_to_fit();
+    ruleset.shared.shrink_to_fit();
+    ruleset.lists.shrink_to_fit();
+    ruleset
+}
+
+/// All entries by prefix; of equal prefixes the strongest comes first, then the list that was named first.
+fn merged(sources: &[Source<'_>], spared: Spared<'_>) -> Vec<Entry> {
+    let prefixes = |sources: &[Source<'_>]| sources.iter().map(|source| source.prefixes.len()).sum::<usize>();
+    let total = prefixes(sources) + spared.allow.len() + spared.host.len() + spared.special.len();
+    let mut entries = Vec::with_capacity(total);
+    for (prefixes, tag) in [(spared.allow, Tag::Allow), (spared.host, Tag::Host), (spared.special, Tag::Special)] {
+        entries.extend(prefixes.iter().map(|prefix| Entry { prefix: *prefix, tag }));
+    }
+    for wanted in [ListAction::Drop, ListAction::Monitor] {
+        for source in sources.iter().filter(|source| source.action == wanted) {
+            let tag = Tag::Listed(match wanted {
+                ListAction::Drop => Action::drop(source.id),
+                ListAction::Monitor => Action::monitor(source.id),
+            });
+            entries.extend(source.prefixes.iter().map(|prefix| Entry { prefix: *prefix, tag }));
+        }
+    }
+    // Stable, so equal prefixes keep the order above; it finds the sorted runs and merges them.
+    entries.sort_by_key(|entry| entry.prefix);
+    entries
+}
+
+impl Ruleset {
+    /// Everything the tries hold, pass rules included, by prefix.
+    #[must_use]
+    pub fn rules(&self) -> &[Rule] {
+        &self.rules
+    }
+
+    /// Drop and monitor prefixes: IPv4, IPv6.
+    #[must_use]
+    pub fn count(&self) -> (usize, usize) {
+        self.count
+    }
+
+    /// The kernel's answer for an address, and why.
+    ///
+    /// An IPv4-mapped IPv6 address is taken as such: itself first, then the IPv4 address inside.
+    #[must_use]
+    pub fn lookup(&self, address: IpAddr) -> Answer {
+        let mut found: Option<(usize, &Rule, Option<Ipv4Addr>)> = None;
+        for form in forms(address).into_iter().flatten() {
+            if let Some((index, rule)) = longest(&self.rules, &form.probe)
+                // Strictly stronger: the first form that decides names the list, as in `Action::or_stronger`.
+                && found.is_none_or(|(_, best, _)| rule.action.rank() > best.action.rank())
+            {
+                found = Some((index, rule, form.embedded));
+            }
+        }
+        match found {
+            Some((index, rule, embedded)) => Answer { embedded, ..self.answer(index, rule) },
+            None => self.unlisted(address),
+        }
+    }
+
+    /// The decisive entries as `check --print` shows them, by prefix: all drop and monitor rules, and the pass rules
+    /// that are holes in a wider one.
+    pub fn entries(&self) -> impl Iterator<Item = Answer> + '_ {
+        let mut outer: Option<Prefix> = None;
+        self.rules.iter().enumerate().filter_map(move |(index, rule)| {
+            let inside = outer.is_some_and(|outer| outer.contains(&rule.prefix));
+            if rule.action.is_pass() {
+                return inside.then(|| self.answer(index, rule));
+            }
+            if !inside {
+                outer = Some(rule.prefix);
+            }
+            Some(self.answer(index, rule))
+        })
+    }
+
+    /// [`Ruleset::entries`] as lines: `drop 198.51.100.0/24 c2,spam`, `pass 198.51.100.7/32 allow`.
+    ///
+    /// `name` gives a list's name, escaped for where the line goes.
+    pub fn lines<N: AsRef<str>>(&self, name: impl Fn(u16) -> N) -> impl Iterator<Item = String> {
+        self.entries().map(move |entry| {
+            let mut line = entry.verdict.to_string();
+            if let Some(prefix) = entry.prefix {
+                line = format!("{line} {prefix} ");
+            }
+            if entry.lists.is_empty() {
+                line.push_str(&entry.reason.to_string());
+            }
+            for (position, list) in entry.lists.iter().enumerate() {
+                if position > 0 {
+                    line.push(',');
+                }
+                line.push_str(name(*list).as_ref());
+            }
+            line
+        })
+    }
+
+    fn push(&mut self, prefix: Prefix, action: Action) {
+        self.rules.push(Rule { prefix, action });
+    }
+
+    fn push_guard(&mut self, prefix: Prefix) {
+        self.push(prefix, Action::PASS);
+        self.guards.push(prefix);
+    }
+
+    /// `same` are all entries of `prefix`, those of the winning action first.
+    fn push_listed(&mut self, prefix: Prefix, action: Action, same: &[Entry]) {
+        let start = self.lists.len();
+        for entry in same {
+            if let Tag::Listed(other) = entry.tag
+                && other.rank() == action.rank()
+                // A list that repeats a prefix stands next to itself.
+                && (self.lists.len() == start || self.lists.last() != Some(&other.list()))
+            {
+                self.lists.push(other.list());
+            }
+        }
+        // Most prefixes have one list, which the action names.
+        if self.lists.len() == start + 1 {
+            self.lists.truncate(start);
+        } else {
+            self.shared.push(Shared { rule: narrow(self.rules.len()), start: narrow(start) });
+        }
+        if prefix.is_ipv4() {
+            self.count.0 += 1;
+        } else {
+            self.count.1 += 1;
+        }
+        self.push(prefix, action);
+    }
+
+    fn answer(&self, index: usize, rule: &Rule) -> Answer {
+        let verdict = Verdict::from(rule.action);
+        let reason = match verdict {
+            Verdict::Drop | Verdict::Monitor => Reason::Listed,
+            Verdict::Pass if self.guards.binary_search(&rule.prefix).is_ok() => Reason::Guard,
+            Verdict::Pass => Reason::Allowed,
+        };
+        let lists = if reason == Reason::Listed { self.lists_of(index, rule) } else { Vec::new() };
+        Answer { verdict, prefix: Some(rule.prefix), lists, reason, embedded: None }
+    }
+
+    fn lists_of(&self, index: usize, rule: &Rule) -> Vec<u16> {
+        let shared = self.shared.binary_search_by_key(&index, |shared| shared.rule as usize).ok().and_then(|at| {
+            let start = self.shared.get(at)?.start as usize;
+            let end = self.shared.get(at + 1).map_or(self.lists.len(), |next| next.start as usize);
+            self.lists.get(start..end)
+        });
+        shared.map_or_else(|| vec![rule.action.list()], <[u16]>::to_vec)
+    }
+
+    /// The answer where no rule holds any form of the address.
+    fn unlisted(&self, address: IpAddr) -> Answer {
+        let host = Prefix::host(address);
+        let before = self.special.partition_point(|special| *special <= host);
+        let special =
+            before.checked_sub(1).and_then(|at| self.special.get(at)).filter(|special| special.contains(&host));
+        Answer {
+            verdict: Verdict::Pass,
+            prefix: special.copied(),
+            lists: Vec::new(),
+            reason: if special.is_some() { Reason::Guard } else { Reason::NotListed },
+            embedded: None,
+        }
+    }
+}
+
+/// The kernel's action for an address under any rules sorted by prefix, compiled or read back.
+#[must_use]
+pub fn action_of(rules: &[Rule], address: IpAddr) -> Action {
+    forms(address)
+        .into_iter()
+        .flatten()
+        .map(|form| longest(rules, &form.probe).map_or(Action::NONE, |(_, rule)| rule.action))
+        .fold(Action::NONE, Action::or_stronger)
+}
+
+/// One way an address is looked up.
+struct Form {
+    /// Held by exactly those prefixes that hold the address.
+    probe: Prefix,
+    embedded: Option<Ipv4Addr>,
+}
+
+/// The forms of an address in the kernel's order: itself, then the IPv4 addresses inside it.
+fn forms(address: IpAddr) -> [Option<Form>; 3] {
+    let inner = |octets: [u8; 4]| {
+        let inner = Ipv4Addr::from(octets);
+        Some(Form { probe: Prefix::host(IpAddr::V4(inner)), embedded: Some(inner) })
+    };
+    let own = Some(Form { probe: probe(address), embedded: None });
+    match address {
+        IpAddr::V4(_) => [own, None, None],
+        IpAddr::V6(v6) => match embedded(v6.octets()) {
+            Embedded::None => [own, None, None],
+            Embedded::One(only) => [own, inner(only), None],
+            Embedded::Two(server, client) => [own, inner(server), inner(client)],
+        },
+    }
+}
+
+/// The prefix that stands for an address in its own family.
+///
+/// A mapped IPv6 address has no canonical IPv6 prefix longer than 95 bits; its first 95 bits are in the same prefixes.
+fn probe(address: IpAddr) -> Prefix {
+    let host = Prefix::host(address);
+    if address.is_ipv6() && host.is_ipv4() { Prefix::new(address, 95).unwrap_or(host) } else { host }
+}
+
+/// The longest rule that holds `probe`, with its index, among rules sorted by prefix.
+///
+/// The rule right before `probe` either holds it, or lies in every rule that does: those are no longer than what both
+/// addresses have in common, so the search goes on from there. At most one binary search for each length.
+fn longest<'a>(rules: &'a [Rule], probe: &Prefix) -> Option<(usize, &'a Rule)> {
+    let mut probe = *probe;
+    loop {
+        let index = rules.partition_point(|rule| rule.prefix <= probe).checked_sub(1)?;
+        let rule = rules.get(index)?;
+        if rule.prefix.contains(&probe) {
+            return Some((index, rule));
+        }
+        probe = probe.truncated(common_bits(rule.prefix.address(), probe.address())?)?;
+    }
+}
+
+/// How many leading bits two addresses share; none across families.
+fn common_bits(a: IpAddr, b: IpAddr) -> Option<u8> {
+    let bits = match (a, b) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => (a.to_bits() ^ b.to_bits()).leading_zeros(),
+        (IpAddr::V6(a), IpAddr::V6(b)) => (Ipv6Addr::to_bits(a) ^ Ipv6Addr::to_bits(b)).leading_zeros(),
+        _ => return None,
+    };
+    u8::try_from(bits).ok()
+}
+
+/// For counts that [`Shared`] bounds; more would be cut, never wrap.
+fn narrow(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+pub(crate) mod tests;
