@@ -180,3 +180,228 @@ impl Frame for [u8] {
         Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use super::*;
+    use proptest::prelude::*;
+    use std::{format, vec::Vec};
+
+    const TPIDS: [u16; 4] = [0x8100, 0x88a8, 0x9100, 0x9200];
+    const SOURCE: [u8; 4] = [192, 0, 2, 10];
+    const DESTINATION: [u8; 4] = [198, 51, 100, 7];
+    const SOURCE6: [u8; 16] = [0x20, 0x01, 0x0d, 0xb8, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10];
+    const DESTINATION6: [u8; 16] = [0x20, 0x01, 0x0d, 0xb8, 0x0b, 0xad, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7];
+    const SEEN: Sight = Sight::V4 { source: SOURCE, destination: DESTINATION };
+    const SEEN6: Sight = Sight::V6 { source: SOURCE6, destination: DESTINATION6 };
+    const TRUNCATED: Sight = Sight::Unparsed(Unparsed::Truncated);
+
+    /// The walk takes only sized frames; a slice is none.
+    struct Bytes<'a>(&'a [u8]);
+
+    impl Frame for Bytes<'_> {
+        fn read<T: Header>(&self, offset: usize) -> Option<T> {
+            self.0.read(offset)
+        }
+    }
+
+    fn see(frame: &[u8]) -> Sight {
+        endpoints(&Bytes(frame))
+    }
+
+    /// Two MAC addresses, these tags (outermost first), `ether_type` and `payload`.
+    fn frame(tags: &[u16], ether_type: u16, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = std::vec![2; 12];
+        for (vid, tpid) in tags.iter().enumerate() {
+            bytes.extend(tpid.to_be_bytes());
+            bytes.extend((vid as u16).to_be_bytes());
+        }
+        bytes.extend(ether_type.to_be_bytes());
+        bytes.extend(payload);
+        bytes
+    }
+
+    fn ipv4_header() -> Vec<u8> {
+        let mut bytes = std::vec![0x45, 0, 0, 20, 0, 0, 0, 0, 64, 17, 0, 0];
+        bytes.extend(SOURCE);
+        bytes.extend(DESTINATION);
+        bytes
+    }
+
+    fn ipv6_header() -> Vec<u8> {
+        let mut bytes = std::vec![0x60, 0, 0, 0, 0, 0, 59, 64];
+        bytes.extend(SOURCE6);
+        bytes.extend(DESTINATION6);
+        bytes
+    }
+
+    fn pppoe(protocol: u16, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = std::vec![0x11, 0, 0x12, 0x34];
+        bytes.extend((payload.len() as u16 + 2).to_be_bytes());
+        bytes.extend(protocol.to_be_bytes());
+        bytes.extend(payload);
+        bytes
+    }
+
+    /// The kinds of payload with their EtherType and what the walk should see in them.
+    fn payloads() -> [(u16, Vec<u8>, Sight); 4] {
+        [
+            (0x0800, ipv4_header(), SEEN),
+            (0x86dd, ipv6_header(), SEEN6),
+            (0x8864, pppoe(0x0021, &ipv4_header()), SEEN),
+            (0x8864, pppoe(0x0057, &ipv6_header()), SEEN6),
+        ]
+    }
+
+    /// `whole` should be seen with anything behind it, and nothing of it when one byte or more is missing.
+    fn check_lengths(whole: &[u8], sight: Sight) {
+        for length in 0..whole.len() {
+            assert_eq!(see(&whole[..length]), TRUNCATED, "cut to {length} bytes: {whole:02x?}");
+        }
+        assert_eq!(see(whole), sight, "{whole:02x?}");
+        for trailing in 1..50 {
+            let mut longer = whole.to_vec();
+            longer.extend(std::iter::repeat_n(0xff, trailing));
+            assert_eq!(see(&longer), sight, "{trailing} bytes behind {whole:02x?}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_seen_behind_up_to_four_tags_and_only_whole() {
+        for tpid in TPIDS {
+            for count in 0..=TAGS_MAX {
+                for (ether_type, payload, sight) in payloads() {
+                    check_lengths(&frame(&std::vec![tpid; count], ether_type, &payload), sight);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_mixture_of_four_tags_is_seen_through() {
+        for mixture in 0..TPIDS.len().pow(4) {
+            let tags = [mixture & 3, mixture >> 2 & 3, mixture >> 4 & 3, mixture >> 6 & 3].map(|index| TPIDS[index]);
+            for (ether_type, payload, sight) in payloads() {
+                assert_eq!(see(&frame(&tags, ether_type, &payload)), sight, "{tags:04x?}");
+            }
+        }
+    }
+
+    #[test]
+    fn fifth_tag_is_one_too_many_whatever_follows() {
+        for tpid in TPIDS {
+            for count in [5, 6] {
+                for (ether_type, payload, _) in payloads() {
+                    let bytes = frame(&std::vec![tpid; count], ether_type, &payload);
+                    // The fifth TPID stands in the fourth tag: nothing behind that is needed.
+                    for length in 14 + TAGS_MAX * 4..=bytes.len() {
+                        assert_eq!(see(&bytes[..length]), Sight::Unparsed(Unparsed::Tags), "{length} bytes");
+                    }
+                    assert_eq!(see(&bytes[..14 + TAGS_MAX * 4 - 1]), TRUNCATED);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn version_that_contradicts_the_ether_type_is_malformed() {
+        for (ether_type, payload, sight) in payloads() {
+            let version_at = if ether_type == 0x8864 { 8 } else { 0 };
+            for version in 0..16 {
+                for low in 0..16 {
+                    let mut payload = payload.clone();
+                    let own = payload[version_at] >> 4;
+                    payload[version_at] = version << 4 | low;
+                    let expected = if version == own { sight } else { Sight::Unparsed(Unparsed::Malformed) };
+                    for tags in [&[][..], &TPIDS] {
+                        assert_eq!(see(&frame(tags, ether_type, &payload)), expected, "{version} {low}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn other_ether_types_are_not_ip_even_when_empty() {
+        let read = [0x0800, 0x86dd, 0x8864];
+        for ether_type in (0..=u16::MAX).filter(|kind| !TPIDS.contains(kind) && !read.contains(kind)) {
+            assert_eq!(see(&frame(&[], ether_type, &[])), Sight::NotIp, "{ether_type:#06x}");
+            assert_eq!(see(&frame(&TPIDS, ether_type, &ipv4_header())), Sight::NotIp, "{ether_type:#06x} behind tags");
+        }
+    }
+
+    #[test]
+    fn other_ppp_protocols_are_not_ip_even_when_empty() {
+        for protocol in (0..=u16::MAX).filter(|protocol| ![0x0021, 0x0057].contains(protocol)) {
+            let bytes = frame(&[0x8100], 0x8864, &pppoe(protocol, &[]));
+            assert_eq!(see(&bytes), Sight::NotIp, "{protocol:#06x}");
+            assert_eq!(see(&bytes[..bytes.len() - 1]), TRUNCATED, "{protocol:#06x} cut short");
+        }
+    }
+
+    #[test]
+    fn reasons_stand_in_the_order_of_their_counters() {
+        for (index, (reason, _)) in Unparsed::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, index);
+        }
+    }
+
+    /// Bytes that look like a frame far enough to lead the walk somewhere.
+    fn plausible() -> impl Strategy<Value = Vec<u8>> {
+        let kinds = std::vec![0x0800_u16, 0x86dd, 0x8864, 0x8863, 0x0806, 0x8847, 0x8100, 0x88a8, 0x9100, 0x9200];
+        let tags = prop::collection::vec(prop::sample::select(TPIDS.to_vec()), 0..7);
+        let payload = (prop::sample::select(std::vec![0x45_u8, 0x60, 0x11, 0x00, 0xff]), any::<[u8; 7]>());
+        (tags, prop::sample::select(kinds), payload, prop::collection::vec(any::<u8>(), 0..60), 0_usize..100).prop_map(
+            |(tags, ether_type, (first, next), rest, cut)| {
+                let payload: Vec<u8> = [first].into_iter().chain(next).chain(rest).collect();
+                let mut bytes = frame(&tags, ether_type, &payload);
+                bytes.truncate(cut);
+                bytes
+            },
+        )
+    }
+
+    /// Whatever the walk sees must lie in the frame, byte for byte, next to each other.
+    fn check_honest(bytes: &[u8]) -> Result<(), TestCaseError> {
+        let pair: Vec<u8> = match see(bytes) {
+            Sight::V4 { source, destination } => source.into_iter().chain(destination).collect(),
+            Sight::V6 { source, destination } => source.into_iter().chain(destination).collect(),
+            Sight::NotIp | Sight::Unparsed(_) => return Ok(()),
+        };
+        prop_assert!(bytes.windows(pair.len()).any(|window| window == pair), "{bytes:02x?}");
+        Ok(())
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_walk_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            check_honest(&bytes)?;
+        }
+
+        #[test]
+        fn addresses_come_out_of_the_frame(bytes in plausible()) {
+            check_honest(&bytes)?;
+        }
+
+        /// Cutting a frame may make it truncated; it never makes it something else.
+        #[test]
+        fn shorter_frame_is_the_same_or_truncated(bytes in plausible(), cut in 0_usize..100) {
+            let cut = cut.min(bytes.len());
+            let (shorter, whole) = (see(&bytes[..cut]), see(&bytes));
+            prop_assert!(shorter == whole || shorter == TRUNCATED, "{}", format!("{shorter:?} of {whole:?}"));
+        }
+
+        #[test]
+        fn what_follows_the_addresses_changes_nothing(
+            index in 0_usize..4,
+            tags in prop::collection::vec(prop::sample::select(TPIDS.to_vec()), 0..=TAGS_MAX),
+            rest in prop::collection::vec(any::<u8>(), 0..100),
+        ) {
+            let (ether_type, mut payload, sight) = payloads()[index].clone();
+            payload.extend(rest);
+            prop_assert_eq!(see(&frame(&tags, ether_type, &payload)), sight);
+        }
+    }
+}
