@@ -1,0 +1,378 @@
+//! Text to configuration: the TOML file and the command line's overrides, checked once, here.
+//!
+//! Command line scalars override the file, command line lists append to it; relative paths in the file are relative
+//! to the file. What stands in a [`Config`] needs no second check.
+
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+
+use crate::{interface::Wanted, ruleset::ListAction};
+
+/// Longest name of a list: the kernel's key has 255 bytes for it, metrics and terminals want fewer.
+const NAME_MAX: usize = 200;
+
+/// What the daemon does; every field is valid.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Config {
+    /// Interfaces to protect, in the order given.
+    pub interfaces: Vec<Wanted>,
+    /// Lists in order of precedence: command line, then file.
+    pub lists: Vec<ListEntry>,
+    /// Allowlists.
+    pub allow: Vec<PathBuf>,
+    /// XDP mode.
+    pub mode: Mode,
+    /// What happens to frames that cannot be read.
+    pub unparsed: Unparsed,
+    /// Where metrics are served; `None` serves none.
+    pub listen: Option<SocketAddr>,
+    /// Where to pin; `None` pins nothing.
+    pub pin_dir: Option<PathBuf>,
+    /// Where the last good lists are kept.
+    pub state_dir: PathBuf,
+    /// The control socket.
+    pub control: PathBuf,
+    /// What happens to enforcement when the daemon ends.
+    pub on_exit: OnExit,
+    /// Log every decision.
+    pub trace: bool,
+}
+
+/// One configured list or directory of lists.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ListEntry {
+    /// File or directory.
+    pub path: PathBuf,
+    /// What happens to frames that hit it.
+    pub action: ListAction,
+    /// Name instead of the file's stem; not for directories.
+    pub name: Option<String>,
+    /// An empty list is meant so.
+    pub allow_empty: bool,
+}
+
+/// Which XDP mode to attach in.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Native where the driver can, else generic, and say so.
+    #[default]
+    Auto,
+    /// In the driver or not at all.
+    Native,
+    /// In the stack.
+    Generic,
+}
+
+/// What happens to frames that cannot be read. They are counted in any case.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub enum Unparsed {
+    /// They pass.
+    #[default]
+    Pass,
+    /// They are dropped.
+    Drop,
+}
+
+/// What happens to enforcement when the daemon ends.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub enum OnExit {
+    /// It goes on from the pins.
+    #[default]
+    Keep,
+    /// It ends.
+    Detach,
+}
+
+/// What the command line says; `None` and empty leave it to the file or the default.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// `--interface`, repeated.
+    pub interfaces: Vec<String>,
+    /// `--list` and `--monitor`, in the order given.
+    pub lists: Vec<(PathBuf, ListAction)>,
+    /// `--allow`, repeated.
+    pub allow: Vec<PathBuf>,
+    /// `--mode`.
+    pub mode: Option<Mode>,
+    /// `--unparsed`.
+    pub unparsed: Option<Unparsed>,
+    /// `--listen`.
+    pub listen: Option<String>,
+    /// `--pin-dir`.
+    pub pin_dir: Option<PathBuf>,
+    /// `--state-dir`.
+    pub state_dir: Option<PathBuf>,
+    /// `--control`.
+    pub control: Option<PathBuf>,
+    /// `--on-exit`.
+    pub on_exit: Option<OnExit>,
+    /// `--trace`.
+    pub trace: bool,
+}
+
+/// A configuration that cannot be used: object, cause and cure.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(pub String);
+
+/// Where the control socket is unless told otherwise.
+pub const CONTROL: &str = "/run/naikon/control.sock";
+/// Where metrics are served unless told otherwise.
+pub const LISTEN: &str = "127.0.0.1:9887";
+/// Where naikon pins unless told otherwise.
+pub const PIN_DIR: &str = "/sys/fs/bpf/naikon";
+/// Where the last good lists are kept unless told otherwise.
+pub const STATE_DIR: &str = "/var/lib/naikon";
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    interfaces: Vec<String>,
+    mode: Option<Mode>,
+    unparsed: Option<Unparsed>,
+    listen: Option<String>,
+    pin_dir: Option<PathBuf>,
+    state_dir: Option<PathBuf>,
+    control: Option<PathBuf>,
+    on_exit: Option<OnExit>,
+    #[serde(default)]
+    list: Vec<FileList>,
+    #[serde(default)]
+    allow: Vec<FileAllow>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileList {
+    path: PathBuf,
+    action: Option<ListAction>,
+    name: Option<String>,
+    #[serde(default)]
+    allow_empty: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileAllow {
+    path: PathBuf,
+}
+
+impl Config {
+    /// Merges the file's text, if there is a file, with the command line.
+    ///
+    /// `folder` is where the file lies.
+    ///
+    /// # Errors
+    ///
+    /// Names the key, the cause and the cure.
+    pub fn merge(file: Option<(&str, &Path)>, overrides: &Overrides) -> Result<Self, ConfigError> {
+        let (file, folder) = match file {
+            None => (File::default(), Path::new("")),
+            Some((text, folder)) => {
+                (toml::from_str(text).map_err(|error| ConfigError(error.to_string().trim_end().to_owned()))?, folder)
+            }
+        };
+        let cli = overrides;
+        let interfaces = merge_interfaces(&cli.interfaces, &file.interfaces)?;
+        let lists = merge_lists(&cli.lists, file.list, folder)?;
+        let allow: Vec<PathBuf> =
+            cli.allow.iter().cloned().chain(file.allow.into_iter().map(|allow| folder.join(allow.path))).collect();
+        require_unique("allowlist", &allow)?;
+        let pin_dir = match cli.pin_dir.clone().or(file.pin_dir) {
+            None => Some(PathBuf::from(PIN_DIR)),
+            Some(none) if none == Path::new("none") => None,
+            Some(path) if path.is_absolute() => Some(path),
+            Some(path) => return Err(ConfigError(format!("pin_dir '{}' is not absolute", path.display()))),
+        };
+        let on_exit = match (cli.on_exit.or(file.on_exit), &pin_dir) {
+            (Some(OnExit::Keep), None) => {
+                return Err(ConfigError("on_exit = keep needs pins: name a pin directory, or use detach".into()));
+            }
+            (_, None) => OnExit::Detach,
+            (wish, Some(_)) => wish.unwrap_or_default(),
+        };
+        let in_folder = |path: PathBuf| folder.join(path);
+        Ok(Config {
+            interfaces,
+            lists,
+            allow,
+            mode: cli.mode.or(file.mode).unwrap_or_default(),
+            unparsed: cli.unparsed.or(file.unparsed).unwrap_or_default(),
+            listen: parse_listen(cli.listen.as_deref().or(file.listen.as_deref()).unwrap_or(LISTEN))?,
+            pin_dir,
+            state_dir: cli.state_dir.clone().or(file.state_dir.map(in_folder)).unwrap_or_else(|| STATE_DIR.into()),
+            control: cli.control.clone().or(file.control.map(in_folder)).unwrap_or_else(|| CONTROL.into()),
+            on_exit,
+            trace: cli.trace,
+        })
+    }
+
+    /// The keys that differ from `running` and take effect only when the daemon starts again.
+    #[must_use]
+    pub fn needs_restart(&self, running: &Config) -> Vec<&'static str> {
+        let mut keys = Vec::new();
+        let mut compare = |key, same: bool| {
+            if !same {
+                keys.push(key);
+            }
+        };
+        compare("mode", self.mode == running.mode);
+        compare("unparsed", self.unparsed == running.unparsed);
+        compare("listen", self.listen == running.listen);
+        compare("pin_dir", self.pin_dir == running.pin_dir);
+        compare("state_dir", self.state_dir == running.state_dir);
+        compare("control", self.control == running.control);
+        compare("on_exit", self.on_exit == running.on_exit);
+        keys
+    }
+}
+
+fn merge_interfaces(cli: &[String], file: &[String]) -> Result<Vec<Wanted>, ConfigError> {
+    let mut seen = BTreeSet::new();
+    cli.iter()
+        .chain(file)
+        .map(|text| {
+            if !seen.insert(text) {
+                return Err(ConfigError(format!("interface '{text}' is given twice; name it once")));
+            }
+            Wanted::parse(text).map_err(ConfigError)
+        })
+        .collect()
+}
+
+fn merge_lists(
+    cli: &[(PathBuf, ListAction)],
+    file: Vec<FileList>,
+    folder: &Path,
+) -> Result<Vec<ListEntry>, ConfigError> {
+    let mut lists: Vec<ListEntry> = cli
+        .iter()
+        .map(|(path, action)| ListEntry { path: path.clone(), action: *action, name: None, allow_empty: false })
+        .collect();
+    for list in file {
+        if let Some(name) = &list.name {
+            require_name(name)?;
+        }
+        lists.push(ListEntry {
+            path: folder.join(list.path),
+            action: list.action.unwrap_or(ListAction::Drop),
+            name: list.name,
+            allow_empty: list.allow_empty,
+        });
+    }
+    let paths: Vec<PathBuf> = lists.iter().map(|list| list.path.clone()).collect();
+    require_unique("list", &paths)?;
+    Ok(lists)
+}
+
+fn require_unique(kind: &str, paths: &[PathBuf]) -> Result<(), ConfigError> {
+    let mut seen = BTreeSet::new();
+    match paths.iter().find(|path| !seen.insert(path.components().collect::<PathBuf>())) {
+        Some(path) => Err(ConfigError(format!("{kind} {} is given twice; name it once", path.display()))),
+        None => Ok(()),
+    }
+}
+
+/// A list's name appears in metrics, messages, the kernel's name table and file names.
+fn require_name(name: &str) -> Result<(), ConfigError> {
+    if name.is_empty() || name.len() > NAME_MAX || name.starts_with('.') {
+        return Err(ConfigError(format!("list name '{name}' must have 1 to {NAME_MAX} bytes and no dot in front")));
+    }
+    if name.chars().any(|c| c == '/' || c.is_control()) {
+        return Err(ConfigError(format!("list name {name:?} holds a slash or a control character")));
+    }
+    Ok(())
+}
+
+fn parse_listen(text: &str) -> Result<Option<SocketAddr>, ConfigError> {
+    if text == "none" {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|_| {
+        ConfigError(format!("listen '{text}' is no address with port such as {LISTEN}; 'none' turns metrics off"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn merge(text: &str, overrides: &Overrides) -> Result<Config, ConfigError> {
+        Config::merge(Some((text, Path::new("/etc/naikon"))), overrides)
+    }
+
+    #[test]
+    fn nothing_given_is_the_defaults() {
+        let config = Config::merge(None, &Overrides::default()).unwrap();
+        assert_eq!(config.listen, Some(LISTEN.parse().unwrap()));
+        assert_eq!(config.pin_dir.as_deref(), Some(Path::new(PIN_DIR)));
+        assert_eq!(config.control, Path::new(CONTROL));
+        assert_eq!((config.mode, config.unparsed, config.on_exit), (Mode::Auto, Unparsed::Pass, OnExit::Keep));
+    }
+
+    #[test]
+    fn scalars_override_and_lists_append_with_the_command_line_first() {
+        let overrides = Overrides {
+            interfaces: vec!["eth0".into()],
+            lists: vec![("a.txt".into(), ListAction::Monitor)],
+            mode: Some(Mode::Generic),
+            ..Overrides::default()
+        };
+        let text = r#"
+            interfaces = ["ppp*"]
+            mode = "native"
+            [[list]]
+            path = "lists/b.csv"
+            name = "bees"
+            allow_empty = true
+        "#;
+        let config = merge(text, &overrides).unwrap();
+        assert_eq!(config.mode, Mode::Generic);
+        let names: Vec<&str> = config.interfaces.iter().map(Wanted::text).collect();
+        assert_eq!(names, ["eth0", "ppp*"]);
+        let paths: Vec<&Path> = config.lists.iter().map(|list| list.path.as_path()).collect();
+        assert_eq!(paths, [Path::new("a.txt"), Path::new("/etc/naikon/lists/b.csv")]);
+        assert_eq!(config.lists[1].action, ListAction::Drop);
+    }
+
+    #[test]
+    fn running_without_pins_implies_detach() {
+        let none = Overrides { pin_dir: Some("none".into()), ..Overrides::default() };
+        let config = Config::merge(None, &none).unwrap();
+        assert_eq!((config.pin_dir, config.on_exit), (None, OnExit::Detach));
+        let keep = Overrides { on_exit: Some(OnExit::Keep), ..none };
+        assert!(Config::merge(None, &keep).is_err());
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let check = |text: &str, part: &str| {
+            let error = merge(text, &Overrides::default()).unwrap_err().to_string();
+            assert!(error.contains(part), "{text}: {error}");
+        };
+        check("interface = 'eth0'", "interface");
+        check("mode = 'fast'", "fast");
+        check("listen = '9887'", "9887");
+        check("interfaces = ['eth0', 'eth0']", "given twice");
+        check("[[list]]\npath = 'a'\n[[list]]\npath = './a'", "given twice");
+        check("[[list]]\npath = 'a'\nname = 'x/y'", "slash");
+        check("pin_dir = 'relative'", "absolute");
+        check("[[list]]\npath = 'a'\naction = 'block'", "block");
+    }
+
+    #[test]
+    fn keys_that_need_a_restart_are_named() {
+        let running = merge("listen = 'none'", &Overrides::default()).unwrap();
+        let changed = merge("mode = 'native'\ninterfaces = ['eth0']", &Overrides::default()).unwrap();
+        assert_eq!(changed.needs_restart(&running), ["mode", "listen"]);
+    }
+}

@@ -1,0 +1,163 @@
+//! Keeps the program on the wanted interfaces, whatever happens to them: strict at start, patient afterwards.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{
+    config::Config,
+    interface::{Interface, Selection, Wanted, select},
+    kernel::{self, Attached, ErrorKind, Kernel, KernelError},
+    protocol::Hook,
+};
+
+/// What is known about the hooks.
+#[derive(Default)]
+pub(crate) struct Hooks {
+    /// Every wanted hook as the kernel confirmed it last.
+    pub(crate) confirmed: Vec<Hook>,
+    /// Names that were protected at some time.
+    known: BTreeSet<String>,
+    /// What was said last about an interface, so that it is said once.
+    said: BTreeMap<String, String>,
+}
+
+impl Hooks {
+    /// Attaches to everything that was asked for by name, or to nothing.
+    ///
+    /// # Errors
+    ///
+    /// When a named interface is missing, cannot be used, or carries somebody else's program.
+    pub(crate) fn start(&mut self, kernel: &mut Kernel, config: &Config) -> Result<(), KernelError> {
+        let interfaces = kernel::interfaces()?;
+        let selection = select(&config.interfaces, &interfaces);
+        if let Some(reason) = selection.refused.first() {
+            return Err(KernelError::new("choosing the interfaces", ErrorKind::Interface, reason));
+        }
+        if let Some(name) = selection.missing.first() {
+            if kernel.attached()?.is_empty() {
+                return Err(missing(name, &interfaces));
+            }
+            tracing::warn!("no interface {name}; its protection begins when it appears");
+        }
+        let chosen: Vec<&Interface> = selection.attach.iter().filter_map(|index| interfaces.get(index)).collect();
+        // All are looked at before one is touched.
+        for interface in &chosen {
+            kernel.require_free(interface)?;
+        }
+        for interface in chosen {
+            let attached = kernel.attach(interface)?;
+            self.announce(interface, &attached);
+        }
+        self.say_notices(&selection);
+        self.release_unwanted(kernel, &selection)?;
+        self.confirm(&config.interfaces)
+    }
+
+    /// Attaches where the program should be and is not, releases where it should not be. Gives the names of the
+    /// interfaces that are protected again.
+    pub(crate) fn reconcile(&mut self, kernel: &mut Kernel, wanted: &[Wanted]) -> Result<Vec<String>, KernelError> {
+        let interfaces = kernel::interfaces()?;
+        let selection = select(wanted, &interfaces);
+        for reason in &selection.refused {
+            self.say_once(reason.split(':').next().unwrap_or_default(), reason);
+        }
+        self.say_notices(&selection);
+        self.release_unwanted(kernel, &selection)?;
+        let mut again = Vec::new();
+        for interface in selection.attach.iter().filter_map(|index| interfaces.get(index)) {
+            let ours = kernel.attached()?.get(&interface.index).is_some_and(Option::is_some);
+            if ours && kernel.carries(interface)? {
+                continue;
+            }
+            match kernel.attach(interface) {
+                Ok(attached) => {
+                    if self.known.contains(&interface.name) {
+                        again.push(interface.name.clone());
+                    }
+                    self.announce(interface, &attached);
+                }
+                Err(error) => self.say_once(&interface.name, &error.to_string()),
+            }
+        }
+        self.confirm(wanted)?;
+        Ok(again)
+    }
+
+    /// Takes the program off interfaces that are wanted no longer, and cleans up after those that are gone.
+    fn release_unwanted(&mut self, kernel: &mut Kernel, selection: &Selection) -> Result<(), KernelError> {
+        let attached: Vec<(u32, Option<String>)> =
+            kernel.attached()?.into_iter().map(|(index, name)| (index, name.map(str::to_owned))).collect();
+        for (index, name) in attached.into_iter().filter(|(index, _)| !selection.attach.contains(index)) {
+            kernel.release(index)?;
+            match name {
+                Some(name) => tracing::warn!("{name} (index {index}) is gone or wanted no longer; released"),
+                None => tracing::info!("released the pinned link of interface {index}, which is not wanted"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks the kernel again: what is told is what it confirms, not what was asked of it.
+    fn confirm(&mut self, wanted: &[Wanted]) -> Result<(), KernelError> {
+        let interfaces = kernel::interfaces()?;
+        let selection = select(wanted, &interfaces);
+        let hook = |interface: &str, ifindex, mode: &str| Hook {
+            interface: interface.to_owned(),
+            ifindex,
+            hook: "xdp".into(),
+            mode: mode.into(),
+        };
+        let present = selection.attach.iter().filter_map(|index| interfaces.get(index)).map(|interface| {
+            let ours = interface.xdp.filter(|_| self.known.contains(&interface.name));
+            hook(&interface.name, interface.index, ours.map_or("none", |xdp| xdp.mode.as_str()))
+        });
+        let absent = selection.missing.iter().map(|name| hook(name, 0, "none"));
+        let refused = selection.refused.iter().filter_map(|reason| reason.split(':').next()).map(|name| hook(name, 0, "none"));
+        self.confirmed = present.chain(absent).chain(refused).collect();
+        Ok(())
+    }
+
+    fn announce(&mut self, interface: &Interface, attached: &Attached) {
+        let name = &interface.name;
+        self.said.remove(name);
+        self.known.insert(name.clone());
+        let mode = attached.mode.as_str();
+        if attached.adopted {
+            tracing::info!("{name}: took over the program in {mode} mode without a gap");
+        } else {
+            tracing::info!("{name}: attached in {mode} mode");
+        }
+        if let Some(notice) = &attached.notice {
+            tracing::warn!("{name}: {notice}");
+        }
+    }
+
+    fn say_notices(&mut self, selection: &Selection) {
+        for notice in &selection.notices {
+            let name = notice.split(':').next().unwrap_or_default();
+            if self.said.insert(name.to_owned(), notice.clone()).as_ref() != Some(notice) {
+                tracing::info!("{notice}");
+            }
+        }
+    }
+
+    fn say_once(&mut self, name: &str, message: &str) {
+        if self.said.insert(name.to_owned(), message.to_owned()).as_deref() != Some(message) {
+            tracing::error!("{name} is not protected: {message}");
+        }
+    }
+}
+
+fn missing(name: &str, interfaces: &BTreeMap<u32, Interface>) -> KernelError {
+    KernelError::new("choosing the interfaces", ErrorKind::Interface, format!("no interface '{name}' here"))
+        .cure(format!("there are: {}", names(interfaces)))
+}
+
+/// The names to choose from, for messages.
+pub(crate) fn names(interfaces: &BTreeMap<u32, Interface>) -> String {
+    let names: Vec<&str> = interfaces
+        .values()
+        .filter(|interface| !interface.loopback && !interface.is_controller() && interface.has_ethernet_header())
+        .map(|interface| interface.name.as_str())
+        .collect();
+    if names.is_empty() { "none but the loopback".into() } else { names.join(", ") }
+}

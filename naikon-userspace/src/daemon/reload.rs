@@ -1,0 +1,355 @@
+//! Fetch, compute, execute: from files to what the kernel enforces, all or nothing.
+//!
+//! A list that cannot be taken keeps its last good content, from memory or from the state directory; a kernel that
+//! refuses keeps the last good set. What a reload did is said list by list.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+    time::{Duration, SystemTime},
+};
+
+use super::{host, state::StateDir};
+use crate::{
+    config::{Config, ConfigError, Overrides},
+    delta,
+    kernel::{ErrorKind, Kernel, KernelError},
+    prefix::Prefix,
+    protocol::{ListReload, Reload, ReloadResult},
+    ruleset::{self, ListAction, Rule, Ruleset, Spared},
+    safety::{self, Guards},
+    sources::{self, Role, Source},
+};
+
+/// Pauses before an apply that met ENOMEM is tried again as a whole; then the next reload tries.
+const RETRY_PAUSES: [Duration; 3] = [100, 400, 1600].map(Duration::from_millis);
+
+/// Where the configuration comes from, so that a reload reads it again.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// `--config`.
+    pub file: Option<PathBuf>,
+    /// The rest of the command line.
+    pub overrides: Overrides,
+}
+
+impl Origin {
+    /// Reads the file, if there is one, and merges.
+    ///
+    /// # Errors
+    ///
+    /// Names the file, the cause and the cure.
+    pub fn read(&self) -> Result<Config, ConfigError> {
+        let Some(path) = &self.file else { return Config::merge(None, &self.overrides) };
+        let named = |cause: &dyn std::fmt::Display| ConfigError(format!("configuration {}: {cause}", path.display()));
+        let text = fs::read_to_string(path).map_err(|error| named(&error))?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        Config::merge(Some((&text, folder)), &self.overrides).map_err(|error| named(&error))
+    }
+}
+
+/// The lists and what the kernel enforces of them.
+pub(crate) struct Lists {
+    state_dir: StateDir,
+    lists: BTreeMap<Key, ListState>,
+    ruleset: Arc<Ruleset>,
+    names: Arc<BTreeMap<u16, String>>,
+    /// What the kernel holds, where it is not the ruleset: at start, and after a change that could not be undone.
+    observed: Option<Vec<Rule>>,
+    interrupted: bool,
+}
+
+/// A list is known by its name; an allowlist may have the name of a list.
+type Key = (bool, String);
+
+/// One configured list.
+#[derive(Clone)]
+pub(crate) struct ListState {
+    pub(crate) source: Source,
+    /// What is enforced of it.
+    pub(crate) good: Option<Good>,
+    /// Why its newest content is not.
+    pub(crate) fault: Option<String>,
+    /// Refused entries by reason, of its newest content.
+    pub(crate) rejected: BTreeMap<&'static str, usize>,
+}
+
+/// Content that was taken.
+#[derive(Clone)]
+pub(crate) struct Good {
+    pub(crate) prefixes: Arc<Vec<Prefix>>,
+    pub(crate) read: SystemTime,
+}
+
+/// What a reload did.
+pub(crate) struct Outcome {
+    pub(crate) report: Reload,
+    /// The configuration that is in force now.
+    pub(crate) config: Option<Config>,
+    /// Times that an apply was tried again.
+    pub(crate) retries: u64,
+    /// The kernel refused: worth trying again by itself.
+    pub(crate) kernel_refused: bool,
+}
+
+impl Lists {
+    /// Begins with what the kernel enforces from before.
+    pub(crate) fn new(kernel: &Kernel, state_dir: &Path) -> Result<Self, KernelError> {
+        Ok(Lists {
+            state_dir: StateDir::new(state_dir),
+            lists: BTreeMap::new(),
+            ruleset: Arc::default(),
+            names: Arc::default(),
+            observed: Some(kernel.observed()?),
+            interrupted: kernel.interrupted()?,
+        })
+    }
+
+    pub(crate) fn states(&self) -> impl Iterator<Item = &ListState> {
+        self.lists.values()
+    }
+
+    pub(crate) fn ruleset(&self) -> Arc<Ruleset> {
+        Arc::clone(&self.ruleset)
+    }
+
+    /// Names of the lists by the ids in the ruleset.
+    pub(crate) fn names(&self) -> Arc<BTreeMap<u16, String>> {
+        Arc::clone(&self.names)
+    }
+
+    /// Reads everything again and makes the kernel enforce it.
+    pub(crate) fn reload(&mut self, kernel: &mut Kernel, origin: &Origin, force: bool) -> Outcome {
+        let prepared = origin.read().and_then(|config| Ok((sources::expand(&config)?, config)));
+        let (found, config) = match prepared {
+            Ok(prepared) => prepared,
+            Err(error) => return self.refused(kernel, Vec::new(), &error),
+        };
+        let guards = host::guards();
+        let mut lists = self.fetch(&found, &guards, force);
+        if !force {
+            self.guard_growth(&mut lists);
+        }
+        let reports: Vec<ListReload> = lists.iter().map(|list| self.report(list)).collect();
+        if let Some(allow) = lists.iter().find(|list| list.source.role == Role::Allow && list.good.is_none()) {
+            let fault = allow.fault.as_deref().unwrap_or_default();
+            let error = format!("allowlist {} never loaded: {fault}", allow.source.path.display());
+            return self.refused(kernel, reports, &error);
+        }
+        let compiled = match compile(kernel, &lists, &guards) {
+            Ok(compiled) => compiled,
+            Err(error) => return self.refused(kernel, reports, &error),
+        };
+        let mut retries = 0;
+        match self.execute(kernel, compiled, &mut retries) {
+            Ok((delta, generation)) => {
+                let report = Reload {
+                    result: match &delta {
+                        Some(_) => ReloadResult::Applied,
+                        None if reports.iter().any(|list| list.result == ReloadResult::Refused) => {
+                            ReloadResult::Refused
+                        }
+                        None => ReloadResult::Unchanged,
+                    },
+                    generation,
+                    added: delta.as_ref().map_or(0, |delta| delta.added),
+                    removed: delta.as_ref().map_or(0, |delta| delta.removed),
+                    lists: reports,
+                    reason: None,
+                };
+                self.keep(lists);
+                Outcome { report, config: Some(config), retries, kernel_refused: false }
+            }
+            Err(error) => {
+                let outcome = self.refused(kernel, reports, &error);
+                Outcome { retries, kernel_refused: true, ..outcome }
+            }
+        }
+    }
+
+    fn refused(&self, kernel: &Kernel, lists: Vec<ListReload>, reason: &dyn std::fmt::Display) -> Outcome {
+        let generation = kernel.generation().unwrap_or_else(|error| {
+            tracing::error!("{error}");
+            0
+        });
+        let report = Reload {
+            result: ReloadResult::Refused,
+            generation,
+            added: 0,
+            removed: 0,
+            lists,
+            reason: Some(reason.to_string()),
+        };
+        Outcome { report, config: None, retries: 0, kernel_refused: false }
+    }
+
+    fn fetch(&self, sources: &[Source], guards: &Guards, force: bool) -> Vec<ListState> {
+        sources.iter().map(|source| self.fetch_one(source, guards, force)).collect()
+    }
+
+    fn fetch_one(&self, source: &Source, guards: &Guards, force: bool) -> ListState {
+        let known = self.lists.get(&key(source)).and_then(|list| list.good.clone());
+        let last_good = known.or_else(|| self.kept(source));
+        let loaded = sources::load(source, guards);
+        let rejected = loaded.diagnostics.errors_by_label();
+        let fault = loaded.fault.map(|fault| fault.to_string()).or_else(|| {
+            let old = last_good.as_ref().filter(|_| !force && source.role != Role::Allow)?;
+            Some(safety::change_guard(&old.prefixes, &loaded.prefixes).err()?.to_string())
+        });
+        let good = match (&fault, last_good) {
+            (Some(_), last_good) => last_good,
+            // The same content keeps the same memory.
+            (None, Some(old)) if *old.prefixes == loaded.prefixes => Some(Good { read: SystemTime::now(), ..old }),
+            (None, _) => Some(Good { prefixes: Arc::new(loaded.prefixes), read: SystemTime::now() }),
+        };
+        ListState { source: source.clone(), good, fault, rejected }
+    }
+
+    /// The copy in the state directory.
+    fn kept(&self, source: &Source) -> Option<Good> {
+        match self.state_dir.load(source.role, &source.name) {
+            Ok(kept) => kept.map(|kept| Good { prefixes: Arc::new(kept.prefixes), read: kept.saved }),
+            Err(error) => {
+                tracing::warn!("reading the last good copy of list {}: {error}; it is not used", source.name);
+                None
+            }
+        }
+    }
+
+    /// Where the drop lists together would cover far more than before, those that changed keep what they had.
+    fn guard_growth(&self, lists: &mut [ListState]) {
+        let dropped = |list: &ListState| list.source.role == Role::Listed(ListAction::Drop);
+        let union = |lists: &mut dyn Iterator<Item = &ListState>| {
+            let mut all: Vec<Prefix> =
+                lists.filter(|list| dropped(list)).flat_map(|list| list.good.iter()).flat_map(|good| good.prefixes.iter().copied()).collect();
+            all.sort_unstable();
+            all.dedup();
+            all
+        };
+        let Err(refusal) = safety::growth_guard(&union(&mut self.lists.values()), &union(&mut lists.iter())) else {
+            return;
+        };
+        for list in lists.iter_mut().filter(|list| dropped(list)) {
+            let before = self.lists.get(&key(&list.source)).and_then(|list| list.good.clone());
+            let same = match (&before, &list.good) {
+                (Some(before), Some(now)) => before.prefixes == now.prefixes,
+                (None, None) => true,
+                _ => false,
+            };
+            if !same {
+                list.good = before;
+                list.fault = Some(refusal.to_string());
+            }
+        }
+    }
+
+    fn report(&self, list: &ListState) -> ListReload {
+        let before = self.lists.get(&key(&list.source)).and_then(|list| list.good.as_ref());
+        let result = match (&list.fault, before, &list.good) {
+            (Some(_), ..) => ReloadResult::Refused,
+            (None, Some(before), Some(now)) if before.prefixes == now.prefixes => ReloadResult::Unchanged,
+            (None, ..) => ReloadResult::Applied,
+        };
+        ListReload { name: list.source.name.clone(), result, reason: list.fault.clone() }
+    }
+
+    /// Makes the kernel enforce `compiled`. `None` when it does already.
+    fn execute(
+        &mut self,
+        kernel: &mut Kernel,
+        (compiled, names): (Ruleset, BTreeMap<u16, String>),
+        retries: &mut u64,
+    ) -> Result<(Option<delta::Delta>, u64), KernelError> {
+        let mut pauses = RETRY_PAUSES.iter();
+        loop {
+            let delta = match &self.observed {
+                Some(observed) => delta::between(observed, compiled.rules()),
+                None => delta::between(self.ruleset.rules(), compiled.rules()),
+            };
+            if delta.is_empty() && !self.interrupted {
+                self.adopt(compiled, names);
+                return Ok((None, kernel.generation()?));
+            }
+            match kernel.apply(&delta) {
+                Ok(generation) => {
+                    self.adopt(compiled, names);
+                    return Ok((Some(delta), generation));
+                }
+                Err(refused) => {
+                    if refused.tables_unknown {
+                        self.observed = Some(kernel.observed()?);
+                        self.interrupted = true;
+                    }
+                    match pauses.next().filter(|_| refused.error.kind == ErrorKind::Memory) {
+                        Some(pause) => {
+                            *retries += 1;
+                            tracing::warn!("{}; trying again in {} ms", refused.error, pause.as_millis());
+                            thread::sleep(*pause);
+                        }
+                        None => return Err(refused.error),
+                    }
+                }
+            }
+        }
+    }
+
+    fn adopt(&mut self, compiled: Ruleset, names: BTreeMap<u16, String>) {
+        self.ruleset = Arc::new(compiled);
+        self.names = Arc::new(names);
+        self.observed = None;
+        self.interrupted = false;
+    }
+
+    /// Remembers the lists, and stores what is new of them.
+    fn keep(&mut self, lists: Vec<ListState>) {
+        for list in &lists {
+            let Some(good) = list.good.as_ref().filter(|_| list.fault.is_none()) else { continue };
+            let before = self.lists.get(&key(&list.source)).and_then(|list| list.good.as_ref());
+            if before.is_some_and(|before| before.prefixes == good.prefixes) {
+                continue;
+            }
+            let Source { name, role, .. } = &list.source;
+            if let Err(error) = self.state_dir.save(*role, name, &good.prefixes, good.read) {
+                warn_unsaved(name, &error);
+            }
+        }
+        self.lists = lists.into_iter().map(|list| (key(&list.source), list)).collect();
+    }
+}
+
+fn warn_unsaved(name: &str, error: &io::Error) {
+    tracing::warn!("storing the last good copy of list {name}: {error}; a bad source at the next start will miss it");
+}
+
+fn key(source: &Source) -> Key {
+    (source.role == Role::Allow, source.name.clone())
+}
+
+/// The ruleset of these lists, and the names of the ids in it.
+fn compile(
+    kernel: &mut Kernel,
+    lists: &[ListState],
+    guards: &Guards,
+) -> Result<(Ruleset, BTreeMap<u16, String>), KernelError> {
+    let mut names = BTreeMap::new();
+    let mut sources = Vec::new();
+    let mut allow = Vec::new();
+    for list in lists {
+        let Some(good) = &list.good else { continue };
+        match list.source.role {
+            Role::Allow => allow.extend_from_slice(&good.prefixes),
+            Role::Listed(action) => {
+                let id = kernel.list_id(&list.source.name)?;
+                names.insert(id, list.source.name.clone());
+                sources.push(ruleset::Source { id, action, prefixes: &good.prefixes });
+            }
+        }
+    }
+    allow.sort_unstable();
+    allow.dedup();
+    let spared = Spared { allow: &allow, host: guards.hosts(), special: Guards::special() };
+    Ok((ruleset::compile(&sources, spared), names))
+}

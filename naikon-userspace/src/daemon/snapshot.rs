@@ -1,0 +1,121 @@
+//! What the worker publishes after every change, for those who read: metrics, control socket, service manager.
+
+use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
+
+use jiff::Timestamp;
+
+use super::reload::ListState;
+use crate::{
+    prefix::Prefix,
+    protocol::{Families, Hook, ListStatus, Lookup, Status},
+    ruleset::{ListAction, Ruleset},
+    sources::Role,
+    telemetry::Counters,
+};
+
+/// One consistent view of the daemon.
+#[derive(Clone, Default)]
+pub(crate) struct Snapshot {
+    pub(crate) generation: u64,
+    pub(crate) ruleset: Arc<Ruleset>,
+    pub(crate) names: Arc<BTreeMap<u16, String>>,
+    pub(crate) lists: Vec<ListView>,
+    pub(crate) hooks: Vec<Hook>,
+    pub(crate) notices: Vec<String>,
+}
+
+/// One configured list.
+#[derive(Clone)]
+pub(crate) struct ListView {
+    pub(crate) name: String,
+    pub(crate) role: Role,
+    pub(crate) entries: Families,
+    pub(crate) last_success: Option<SystemTime>,
+    pub(crate) fault: Option<String>,
+    pub(crate) rejected: BTreeMap<&'static str, usize>,
+}
+
+impl From<&ListState> for ListView {
+    fn from(list: &ListState) -> Self {
+        let entries = list.good.as_ref().map_or_else(Families::default, |good| families(&good.prefixes));
+        ListView {
+            name: list.source.name.clone(),
+            role: list.source.role,
+            entries,
+            last_success: list.good.as_ref().map(|good| good.read),
+            fault: list.fault.clone(),
+            rejected: list.rejected.clone(),
+        }
+    }
+}
+
+/// Counts by family; the prefixes are sorted, IPv4 first.
+pub(crate) fn families(prefixes: &[Prefix]) -> Families {
+    let ipv4 = prefixes.partition_point(Prefix::is_ipv4);
+    Families { ipv4, ipv6: prefixes.len() - ipv4 }
+}
+
+impl Snapshot {
+    /// Attached wherever it should be: what `/readyz` answers.
+    pub(crate) fn is_ready(&self) -> bool {
+        !self.hooks.is_empty() && self.hooks.iter().all(|hook| hook.mode != "none")
+    }
+
+    /// One line for the service manager.
+    pub(crate) fn summary(&self) -> String {
+        let (ipv4, ipv6) = self.ruleset.count();
+        let attached = self.hooks.iter().filter(|hook| hook.mode != "none").count();
+        let down = self.lists.iter().filter(|list| list.fault.is_some()).count();
+        let mut text = format!(
+            "generation {}: {ipv4} IPv4 and {ipv6} IPv6 prefixes on {attached} of {} interfaces",
+            self.generation,
+            self.hooks.len()
+        );
+        if down > 0 {
+            text.push_str(&format!("; {down} of {} lists not up", self.lists.len()));
+        }
+        text
+    }
+
+    pub(crate) fn status(&self, counters: &Counters) -> Status {
+        Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            generation: self.generation,
+            attached: self.hooks.clone(),
+            lists: self.lists.iter().map(ListView::status).collect(),
+            prefixes: self.ruleset.count().into(),
+            dropped: counters.total(ListAction::Drop).into(),
+            monitored: counters.total(ListAction::Monitor).into(),
+            notices: self.notices.clone(),
+        }
+    }
+
+    /// The answer for an address or prefix.
+    ///
+    /// # Errors
+    ///
+    /// A message when the text is neither.
+    pub(crate) fn lookup(&self, text: &str) -> Result<Vec<Lookup>, String> {
+        let name = |id: u16| self.names.get(&id).cloned().unwrap_or_default();
+        crate::explain::lookup(&self.ruleset, name, text)
+    }
+}
+
+impl ListView {
+    fn status(&self) -> ListStatus {
+        ListStatus {
+            name: self.name.clone(),
+            action: self.role.as_str().into(),
+            up: self.fault.is_none(),
+            entries: self.entries,
+            last_success: self.last_success.and_then(rfc3339),
+            reason: self.fault.clone(),
+        }
+    }
+}
+
+/// A time as JSON prints it, in whole seconds.
+pub(crate) fn rfc3339(time: SystemTime) -> Option<String> {
+    let timestamp = Timestamp::try_from(time).ok()?;
+    Timestamp::from_second(timestamp.as_second()).ok().map(|timestamp| timestamp.to_string())
+}

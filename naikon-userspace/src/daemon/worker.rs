@@ -1,0 +1,207 @@
+//! The one thread that changes the kernel: reloads, attaches, detaches, one after the other.
+//!
+//! It owns the `Kernel`, so no map needs a lock; what others may know it publishes as a [`Snapshot`].
+
+use std::{sync::Arc, thread, time::Instant};
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{
+    hooks::Hooks,
+    metrics::Instruments,
+    reload::{Lists, Origin},
+    snapshot::{ListView, Snapshot},
+};
+use crate::{
+    config::{Config, OnExit},
+    kernel::{Kernel, KernelError},
+    protocol::{Reload, ReloadResult},
+};
+
+/// Jobs that wait at most; more senders wait for room.
+const QUEUE: usize = 64;
+
+/// What the worker can be asked for.
+pub(crate) enum Job {
+    /// Read everything again. Those that wait are answered by one reload.
+    Reload { force: bool, reply: oneshot::Sender<Reload> },
+    /// Look whether every interface still carries the program.
+    Reconcile,
+    /// Show that the worker works.
+    Ping { reply: oneshot::Sender<()> },
+    /// End, with enforcement or without.
+    Stop { on_exit: OnExit, reply: oneshot::Sender<Result<(), KernelError>> },
+}
+
+/// The way to the worker.
+#[derive(Clone)]
+pub(crate) struct Worker {
+    jobs: mpsc::Sender<Job>,
+}
+
+/// Everything that changes the kernel.
+pub(crate) struct Enforcer {
+    pub(crate) kernel: Kernel,
+    pub(crate) lists: Lists,
+    pub(crate) hooks: Hooks,
+    pub(crate) origin: Origin,
+    /// The configuration in force.
+    pub(crate) config: Config,
+    /// The configuration of the start, which some keys stick to.
+    pub(crate) started: Config,
+    pub(crate) instruments: Instruments,
+}
+
+impl Worker {
+    /// Starts the thread. Gives the way to it and what it publishes; `retry` is told when a reload that the kernel
+    /// refused should be tried again.
+    pub(crate) fn spawn(
+        enforcer: Enforcer,
+        retry: mpsc::Sender<()>,
+    ) -> std::io::Result<(Self, watch::Receiver<Arc<Snapshot>>)> {
+        let (jobs, queue) = mpsc::channel(QUEUE);
+        let (publish, snapshots) = watch::channel(Arc::new(enforcer.snapshot()));
+        thread::Builder::new().name("enforcer".into()).spawn(move || work(enforcer, queue, &publish, &retry))?;
+        Ok((Worker { jobs }, snapshots))
+    }
+
+    /// Asks for a reload and waits for it; `None` when the worker has ended.
+    pub(crate) async fn reload(&self, force: bool) -> Option<Reload> {
+        let (reply, answer) = oneshot::channel();
+        self.jobs.send(Job::Reload { force, reply }).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// Asks for a look at the interfaces.
+    pub(crate) async fn reconcile(&self) {
+        // An ended worker is told by those who wait for an answer.
+        let _ended = self.jobs.send(Job::Reconcile).await;
+    }
+
+    /// Waits until the worker has done all that was asked before.
+    pub(crate) async fn ping(&self) -> bool {
+        let (reply, answer) = oneshot::channel();
+        self.jobs.send(Job::Ping { reply }).await.is_ok() && answer.await.is_ok()
+    }
+
+    /// Ends the worker; `None` when it has ended already.
+    pub(crate) async fn stop(&self, on_exit: OnExit) -> Option<Result<(), KernelError>> {
+        let (reply, answer) = oneshot::channel();
+        self.jobs.send(Job::Stop { on_exit, reply }).await.ok()?;
+        answer.await.ok()
+    }
+}
+
+fn work(
+    mut enforcer: Enforcer,
+    mut queue: mpsc::Receiver<Job>,
+    publish: &watch::Sender<Arc<Snapshot>>,
+    retry: &mpsc::Sender<()>,
+) {
+    let mut next = None;
+    while let Some(job) = next.take().or_else(|| queue.blocking_recv()) {
+        match job {
+            Job::Reload { force, reply } => {
+                let mut force = force;
+                let mut waiting = vec![reply];
+                // Whatever else waits for a reload gets this one's answer: one runs, one waits.
+                loop {
+                    match queue.try_recv() {
+                        Ok(Job::Reload { force: also, reply }) => {
+                            force |= also;
+                            waiting.push(reply);
+                        }
+                        Ok(other) => break next = Some(other),
+                        Err(_) => break,
+                    }
+                }
+                let (report, kernel_refused) = enforcer.reload(force);
+                publish.send_replace(Arc::new(enforcer.snapshot()));
+                if kernel_refused {
+                    // Full means that a retry is due already.
+                    let _due = retry.try_send(());
+                }
+                for reply in waiting {
+                    // Who asked may have gone.
+                    let _gone = reply.send(report.clone());
+                }
+            }
+            Job::Reconcile => {
+                if enforcer.reconcile() {
+                    publish.send_replace(Arc::new(enforcer.snapshot()));
+                }
+            }
+            Job::Ping { reply } => {
+                let _gone = reply.send(());
+            }
+            Job::Stop { on_exit, reply } => {
+                let ended = match on_exit {
+                    OnExit::Keep => Ok(()),
+                    OnExit::Detach => enforcer.kernel.detach(),
+                };
+                let _gone = reply.send(ended);
+                return;
+            }
+        }
+    }
+}
+
+impl Enforcer {
+    /// Reloads and says what came of it; the second value asks for another try later.
+    pub(crate) fn reload(&mut self, force: bool) -> (Reload, bool) {
+        let started = Instant::now();
+        let outcome = self.lists.reload(&mut self.kernel, &self.origin, force);
+        let elapsed = started.elapsed();
+        self.instruments.reloaded(outcome.report.result, elapsed, outcome.retries);
+        let Reload { result, generation, added, removed, reason, lists } = &outcome.report;
+        for list in lists {
+            if let Some(reason) = &list.reason {
+                tracing::warn!("list {}: {reason}; its last good content stays", list.name);
+            }
+        }
+        match (result, reason) {
+            (ReloadResult::Applied, _) => tracing::info!(
+                "generation {generation}: +{added} -{removed} prefixes in {} ms",
+                elapsed.as_millis()
+            ),
+            (ReloadResult::Unchanged, _) => tracing::info!("generation {generation}: nothing to change"),
+            (ReloadResult::Refused, reason) => tracing::warn!(
+                "reload refused: {}; generation {generation} stays enforced",
+                reason.as_deref().unwrap_or("no list could be taken")
+            ),
+        }
+        if let Some(config) = outcome.config {
+            for key in config.needs_restart(&self.started) {
+                tracing::warn!("key '{key}' has changed and takes effect when the daemon starts again");
+            }
+            self.config = config;
+            self.reconcile();
+        }
+        (outcome.report, outcome.kernel_refused)
+    }
+
+    /// Puts the program back where it should be. Whether anything is different now.
+    pub(crate) fn reconcile(&mut self) -> bool {
+        let before = self.hooks.confirmed.clone();
+        match self.hooks.reconcile(&mut self.kernel, &self.config.interfaces) {
+            Ok(again) => again.iter().for_each(|interface| self.instruments.reattached(interface)),
+            Err(error) => tracing::error!("looking after the interfaces: {error}"),
+        }
+        before != self.hooks.confirmed
+    }
+
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let lists: Vec<ListView> = self.lists.states().map(ListView::from).collect();
+        let not_up = lists.iter().filter_map(|list| Some(format!("list {} is not up: {}", list.name, list.fault.as_ref()?)));
+        let bare = self.hooks.confirmed.iter().filter(|hook| hook.mode == "none");
+        let unprotected = bare.map(|hook| format!("{} is not protected", hook.interface));
+        Snapshot {
+            generation: self.kernel.generation().unwrap_or_default(),
+            ruleset: self.lists.ruleset(),
+            names: self.lists.names(),
+            notices: not_up.chain(unprotected).collect(),
+            hooks: self.hooks.confirmed.clone(),
+            lists,
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! What the kernel says about interfaces, addresses and routes, by rtnetlink (rtnetlink(7)), in this process's
+//! network namespace.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    address::{AddressAttribute, AddressMessage},
+    link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp, XdpAttached},
+    route::{RouteAddress, RouteAttribute, RouteMessage},
+};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+
+use super::error::{ErrorKind, KernelError};
+use crate::interface::{AttachedXdp, Interface, XdpMode};
+
+/// `RTNLGRP_LINK`: interfaces that appear, change or vanish.
+const GROUP_LINK: u32 = 1;
+
+/// Every interface, by index.
+///
+/// # Errors
+///
+/// When the kernel does not answer or its answer cannot be read.
+pub fn interfaces() -> Result<BTreeMap<u32, Interface>, KernelError> {
+    let mut found = BTreeMap::new();
+    dump("listing the interfaces", RouteNetlinkMessage::GetLink(LinkMessage::default()), |message| {
+        if let RouteNetlinkMessage::NewLink(link) = message {
+            let interface = interface(link);
+            found.insert(interface.index, interface);
+        }
+    })?;
+    Ok(found)
+}
+
+fn interface(link: LinkMessage) -> Interface {
+    let mut interface = Interface {
+        index: link.header.index,
+        name: String::new(),
+        link_type: link.header.link_layer_type.into(),
+        kind: None,
+        lower: None,
+        controller: None,
+        loopback: link.header.flags.contains(LinkFlags::Loopback),
+        xdp: None,
+    };
+    for attribute in link.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => interface.name = name,
+            LinkAttribute::Link(index) => interface.lower = Some(index),
+            LinkAttribute::Controller(index) => interface.controller = Some(index),
+            LinkAttribute::Xdp(parts) => interface.xdp = attached(&parts),
+            LinkAttribute::LinkInfo(parts) => {
+                interface.kind = parts.into_iter().find_map(|part| match part {
+                    LinkInfo::Kind(kind) => Some(kind.to_string()),
+                    _ => None,
+                });
+            }
+            _ => {}
+        }
+    }
+    interface
+}
+
+fn attached(parts: &[LinkXdp]) -> Option<AttachedXdp> {
+    let mode = parts.iter().find_map(|part| match part {
+        LinkXdp::Attached(XdpAttached::Driver) => Some(XdpMode::Native),
+        LinkXdp::Attached(XdpAttached::SocketBuffer) => Some(XdpMode::Generic),
+        LinkXdp::Attached(XdpAttached::Hardware) => Some(XdpMode::Offload),
+        _ => None,
+    })?;
+    let program_id = parts.iter().find_map(|part| match part {
+        LinkXdp::ProgId(id) => Some(*id),
+        _ => None,
+    })?;
+    Some(AttachedXdp { program_id, mode })
+}
+
+/// Every address of this machine.
+///
+/// # Errors
+///
+/// When the kernel does not answer or its answer cannot be read.
+pub fn own_addresses() -> Result<Vec<IpAddr>, KernelError> {
+    let mut found = Vec::new();
+    dump("listing the addresses", RouteNetlinkMessage::GetAddress(AddressMessage::default()), |message| {
+        if let RouteNetlinkMessage::NewAddress(address) = message {
+            // On a point-to-point link IFA_ADDRESS is the peer and IFA_LOCAL this machine.
+            let local = address.attributes.iter().find_map(|attribute| match attribute {
+                AddressAttribute::Local(ip) => Some(*ip),
+                _ => None,
+            });
+            let given = address.attributes.iter().find_map(|attribute| match attribute {
+                AddressAttribute::Address(ip) => Some(*ip),
+                _ => None,
+            });
+            found.extend(local.or(given));
+        }
+    })?;
+    Ok(found)
+}
+
+/// The next hops of every default route.
+///
+/// # Errors
+///
+/// When the kernel does not answer or its answer cannot be read.
+pub fn default_gateways() -> Result<Vec<IpAddr>, KernelError> {
+    let mut found = Vec::new();
+    dump("listing the routes", RouteNetlinkMessage::GetRoute(RouteMessage::default()), |message| {
+        if let RouteNetlinkMessage::NewRoute(route) = message
+            && route.header.destination_prefix_length == 0
+        {
+            found.extend(next_hops(&route.attributes));
+        }
+    })?;
+    Ok(found)
+}
+
+fn next_hops(attributes: &[RouteAttribute]) -> Vec<IpAddr> {
+    let mut found = Vec::new();
+    for attribute in attributes {
+        match attribute {
+            RouteAttribute::Gateway(RouteAddress::Inet(ip)) => found.push(IpAddr::V4(*ip)),
+            RouteAttribute::Gateway(RouteAddress::Inet6(ip)) => found.push(IpAddr::V6(*ip)),
+            RouteAttribute::MultiPath(hops) => {
+                found.extend(hops.iter().flat_map(|hop| next_hops(&hop.attributes)));
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+/// A socket that becomes readable whenever an interface appears, changes or vanishes.
+///
+/// # Errors
+///
+/// When the kernel refuses the subscription.
+pub fn interface_changes() -> Result<Socket, KernelError> {
+    let subscribe = || {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind_auto()?;
+        socket.add_membership(GROUP_LINK)?;
+        socket.set_non_blocking(true)?;
+        Ok(socket)
+    };
+    subscribe().map_err(|error: std::io::Error| KernelError::of("watching the interfaces", &error))
+}
+
+fn dump(
+    operation: &str,
+    request: RouteNetlinkMessage,
+    mut each: impl FnMut(RouteNetlinkMessage),
+) -> Result<(), KernelError> {
+    let refused = |error: std::io::Error| KernelError::of(operation, &error);
+    let socket = {
+        let mut socket = Socket::new(NETLINK_ROUTE).map_err(refused)?;
+        socket.bind_auto().map_err(refused)?;
+        socket.connect(&SocketAddr::new(0, 0)).map_err(refused)?;
+        socket
+    };
+    let mut packet = NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::from(request));
+    packet.header.flags = NLM_F_DUMP | NLM_F_REQUEST;
+    packet.finalize();
+    let mut bytes = vec![0; packet.buffer_len()];
+    packet.serialize(&mut bytes);
+    socket.send(&bytes, 0).map_err(refused)?;
+    loop {
+        let (received, _) = socket.recv_from_full().map_err(refused)?;
+        let mut rest = received.as_slice();
+        while !rest.is_empty() {
+            let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
+                .map_err(|error| KernelError::new(operation, ErrorKind::Other, error))?;
+            match message.payload {
+                NetlinkPayload::Done(_) => return Ok(()),
+                NetlinkPayload::Error(error) => return Err(refused(error.to_io())),
+                NetlinkPayload::InnerMessage(inner) => each(inner),
+                _ => {}
+            }
+            // Messages are padded to four bytes (netlink(7), NLMSG_ALIGN).
+            let length = (message.header.length as usize).next_multiple_of(4);
+            rest = rest.get(length.max(4)..).unwrap_or_default();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_is_listed_with_its_address() {
+        let interfaces = interfaces().unwrap();
+        let loopback = interfaces.values().find(|interface| interface.loopback).expect("every namespace has one");
+        assert_eq!(loopback.name, "lo");
+        assert!(loopback.has_ethernet_header());
+        default_gateways().unwrap();
+        own_addresses().unwrap();
+    }
+}

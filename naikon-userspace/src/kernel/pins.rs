@@ -1,0 +1,190 @@
+//! The pin directory: what outlives the daemon, who may touch it, and whether what lies there is ours.
+//!
+//! ```text
+//! <pin dir>/xdp-<ifindex>      the link that holds the program on an interface
+//! <pin dir>/v<ABI>/<MAP>       the maps, shared by every program of that ABI
+//! ```
+//!
+//! The directory itself is the lock (flock(2)): bpffs has no regular files.
+
+use std::{
+    fs::{self, DirBuilder, File},
+    io,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+};
+
+use aya::maps::{MapInfo, MapType};
+use naikon_ebpf::abi;
+
+use super::error::{ErrorKind, KernelError};
+
+/// `BPF_FS_MAGIC` (include/uapi/linux/magic.h).
+const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
+/// Begins the name of a pinned link. bpffs allows no dot in a name, so interface names would not do.
+const LINK_PREFIX: &str = "xdp-";
+
+/// What each map must be to be adopted: name, type, key size, value size, entries.
+const MAPS: [(&str, MapType, u32, u32, u32); 7] = [
+    (abi::RULES_V4, MapType::LpmTrie, 4 + 4, 4, abi::RULES_MAX),
+    (abi::RULES_V6, MapType::LpmTrie, 4 + 16, 4, abi::RULES_MAX),
+    (abi::INTERFACES, MapType::Array, 4, 8, abi::INTERFACES_LEN),
+    (abi::FRAMES, MapType::PerCpuArray, 4, 8 * abi::FRAME_COUNTS as u32, abi::SLOTS_MAX),
+    (abi::HITS, MapType::PerCpuHash, 4, 8 * abi::HIT_COUNTS as u32, abi::HITS_MAX),
+    (abi::NAMES, MapType::Hash, size_of::<abi::NameKey>() as u32, 4, abi::LISTS_MAX + abi::SLOTS_MAX),
+    (abi::META, MapType::Array, 4, 8, abi::META_LEN),
+];
+
+/// A locked pin directory.
+pub(crate) struct PinDir {
+    root: PathBuf,
+    /// Holds the lock until the process ends.
+    _lock: File,
+}
+
+impl PinDir {
+    /// Makes the directory where it is missing, and locks it.
+    pub(crate) fn open(root: &Path) -> Result<Self, KernelError> {
+        require_bpffs(root)?;
+        make(root)?;
+        let lock = File::open(root).map_err(|error| {
+            KernelError::of(format!("opening the pin directory {}", root.display()), &error)
+                .cure("it belongs to another user; run as that user or as root")
+        })?;
+        match lock.try_lock() {
+            Ok(()) => Ok(PinDir { root: root.to_owned(), _lock: lock }),
+            Err(fs::TryLockError::WouldBlock) => Err(KernelError::new(
+                format!("locking the pin directory {}", root.display()),
+                ErrorKind::Locked,
+                "another naikon works with it",
+            )
+            .cure("stop that one, or give this one its own --pin-dir")),
+            Err(fs::TryLockError::Error(error)) => {
+                Err(KernelError::of(format!("locking the pin directory {}", root.display()), &error))
+            }
+        }
+    }
+
+    /// Whether a directory with pins of ours stands there.
+    pub(crate) fn exists(root: &Path) -> bool {
+        root.join(version()).is_dir()
+    }
+
+    /// Makes the directory of this ABI's maps and checks what lies in it.
+    pub(crate) fn prepare_maps(&self) -> Result<(), KernelError> {
+        make(&self.maps())?;
+        for (name, map_type, key, value, entries) in MAPS {
+            let path = self.map(name);
+            if !path.exists() {
+                continue;
+            }
+            let foreign = |cause: String| {
+                KernelError::new(format!("adopting the pin {}", path.display()), ErrorKind::Foreign, cause)
+                    .cure("it is left alone; find out whose it is, remove it by hand, or use another --pin-dir")
+            };
+            let info = MapInfo::from_pin(&path).map_err(|error| match KernelError::of("", &error) {
+                denied @ KernelError { kind: ErrorKind::Privilege, .. } => {
+                    KernelError { operation: format!("adopting the pin {}", path.display()), ..denied }
+                }
+                other => foreign(format!("it is no BPF map: {}", other.cause)),
+            })?;
+            let found_type = info.map_type().unwrap_or(MapType::Unspecified);
+            let found = (found_type, info.key_size(), info.value_size(), info.max_entries());
+            if found != (map_type, key, value, entries) {
+                return Err(foreign(format!(
+                    "it is a {:?} of {} x ({} + {}) bytes where naikon has a {map_type:?} of {entries} x ({key} + {value})",
+                    found.0, found.3, found.1, found.2,
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Every map of the contract, by name.
+    pub(crate) fn map_names() -> impl Iterator<Item = &'static str> {
+        MAPS.iter().map(|(name, ..)| *name)
+    }
+
+    /// Where the maps of this ABI are pinned.
+    pub(crate) fn maps(&self) -> PathBuf {
+        self.root.join(version())
+    }
+
+    /// Where a map is pinned.
+    pub(crate) fn map(&self, name: &str) -> PathBuf {
+        self.maps().join(name)
+    }
+
+    /// Where the link of an interface is pinned.
+    pub(crate) fn link(&self, ifindex: u32) -> PathBuf {
+        self.root.join(format!("{LINK_PREFIX}{ifindex}"))
+    }
+
+    /// Interface indexes that have a pinned link.
+    pub(crate) fn links(&self) -> Result<Vec<u32>, KernelError> {
+        let entries = fs::read_dir(&self.root)
+            .map_err(|error| KernelError::of(format!("reading {}", self.root.display()), &error))?;
+        Ok(entries
+            .filter_map(Result::ok)
+            .filter_map(|entry| entry.file_name().to_str()?.strip_prefix(LINK_PREFIX)?.parse().ok())
+            .collect())
+    }
+
+    /// Removes the maps and the directory, the links being gone. What is not ours stays, and so does then the
+    /// directory.
+    pub(crate) fn remove(self) -> Result<(), KernelError> {
+        for name in Self::map_names() {
+            unpin(&self.map(name))?;
+        }
+        for directory in [self.maps(), self.root.clone()] {
+            match fs::remove_dir(&directory) {
+                Ok(()) => {}
+                Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => {}
+                Err(error) => return Err(KernelError::of(format!("removing {}", directory.display()), &error)),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Removes a pin; one that is gone already is fine.
+pub(crate) fn unpin(path: &Path) -> Result<(), KernelError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(KernelError::of(format!("removing the pin {}", path.display()), &error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn version() -> String {
+    format!("v{}", abi::ABI_VERSION)
+}
+
+/// The directory must lie on a bpffs: found out at the nearest ancestor that exists.
+fn require_bpffs(root: &Path) -> Result<(), KernelError> {
+    let operation = format!("using the pin directory {}", root.display());
+    let Some(existing) = root.ancestors().find(|path| path.exists()) else {
+        return Err(KernelError::new(operation, ErrorKind::Unsupported, "it has no existing ancestor"));
+    };
+    let stat =
+        rustix::fs::statfs(existing).map_err(|error| KernelError::of(operation.clone(), &io::Error::from(error)))?;
+    if stat.f_type as u64 == BPF_FS_MAGIC {
+        return Ok(());
+    }
+    Err(KernelError::new(operation, ErrorKind::Unsupported, format!("{} is not on a bpffs", existing.display())).cure(
+        "mount one with 'mount -t bpf bpf /sys/fs/bpf', or run without pins: '--pin-dir none' (enforcement then ends \
+         with the daemon)",
+    ))
+}
+
+fn make(directory: &Path) -> Result<(), KernelError> {
+    DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(|error| {
+        let operation = format!("making the directory {}", directory.display());
+        match error.kind() {
+            io::ErrorKind::ReadOnlyFilesystem => KernelError::new(operation, ErrorKind::Unsupported, error)
+                .cure("the bpffs is mounted read-only: 'mount -o remount,rw /sys/fs/bpf'"),
+            _ => KernelError::of(operation, &error),
+        }
+    })
+}

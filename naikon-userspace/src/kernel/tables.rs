@@ -1,0 +1,368 @@
+//! The maps of one naikon: read back, changed, counted. One writer; readers have file descriptors of their own.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    thread,
+    time::Duration,
+};
+
+use aya::{
+    Ebpf, Pod,
+    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues, lpm_trie::Key},
+};
+use naikon_ebpf::abi::{self, Action, Direction, Family};
+
+use super::{
+    PinDir,
+    error::{ErrorKind, KernelError},
+};
+use crate::{
+    delta::{Delta, Op},
+    prefix::Prefix,
+    ruleset::{ListAction, Rule},
+    telemetry::{Counters, FrameCount, HitCount},
+};
+
+/// Pauses before a write that met ENOMEM is tried again. The trie's allocator refills its per-CPU cache from a
+/// worker (`bpf_mem_alloc`), so a fast writer may find it empty while there is plenty of memory.
+const MEMORY_PAUSES: [Duration; 6] =
+    [1, 2, 4, 8, 16, 32].map(Duration::from_millis);
+
+type Trie<A> = LpmTrie<MapData, A, u32>;
+type Hits = PerCpuHashMap<MapData, u32, [u64; abi::HIT_COUNTS]>;
+type Frames = PerCpuArray<MapData, [u64; abi::FRAME_COUNTS]>;
+
+/// Every map, opened for reading and writing.
+pub(crate) struct Tables {
+    rules_v4: Trie<[u8; 4]>,
+    rules_v6: Trie<[u8; 16]>,
+    interfaces: Array<MapData, u64>,
+    frames: Frames,
+    hits: Hits,
+    names: HashMap<MapData, abi::NameKey, u32>,
+    meta: Array<MapData, u64>,
+}
+
+impl Tables {
+    /// Takes the maps out of a loaded object.
+    pub(crate) fn take(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
+        Self::from_maps(|name| {
+            ebpf.take_map(name).ok_or_else(|| {
+                KernelError::new(format!("opening the map {name}"), ErrorKind::Other, "the object does not hold it")
+            })
+        })
+    }
+
+    /// Opens pinned maps.
+    pub(crate) fn from_pins(pins: &PinDir) -> Result<Self, KernelError> {
+        Self::from_maps(|name| {
+            let open = |path| Map::from_map_data(MapData::from_pin(path)?);
+            open(pins.map(name)).map_err(|error| KernelError::of(format!("opening the pinned map {name}"), &error))
+        })
+    }
+
+    fn from_maps(mut open: impl FnMut(&'static str) -> Result<Map, KernelError>) -> Result<Self, KernelError> {
+        fn typed<T: TryFrom<Map, Error = MapError>>(name: &str, map: Map) -> Result<T, KernelError> {
+            T::try_from(map).map_err(|error| KernelError::of(format!("opening the map {name}"), &error))
+        }
+        Ok(Tables {
+            rules_v4: typed(abi::RULES_V4, open(abi::RULES_V4)?)?,
+            rules_v6: typed(abi::RULES_V6, open(abi::RULES_V6)?)?,
+            interfaces: typed(abi::INTERFACES, open(abi::INTERFACES)?)?,
+            frames: typed(abi::FRAMES, open(abi::FRAMES)?)?,
+            hits: typed(abi::HITS, open(abi::HITS)?)?,
+            names: typed(abi::NAMES, open(abi::NAMES)?)?,
+            meta: typed(abi::META, open(abi::META)?)?,
+        })
+    }
+
+    /// The rules that the kernel enforces now, sorted by prefix.
+    pub(crate) fn observed(&self) -> Result<Vec<Rule>, KernelError> {
+        let mut rules = Vec::new();
+        read_trie(abi::RULES_V4, &self.rules_v4, |octets: [u8; 4]| IpAddr::V4(Ipv4Addr::from(octets)), &mut rules)?;
+        read_trie(abi::RULES_V6, &self.rules_v6, |octets: [u8; 16]| IpAddr::V6(Ipv6Addr::from(octets)), &mut rules)?;
+        rules.sort_unstable_by_key(|rule| rule.prefix);
+        Ok(rules)
+    }
+
+    /// Applies every step of a delta, or undoes those done when the kernel refuses one.
+    ///
+    /// At each single write every address has its old or its new verdict (`delta`), while undoing too.
+    pub(crate) fn apply(&mut self, delta: &Delta) -> Result<(), ApplyError> {
+        for (done, op) in delta.ops().iter().enumerate() {
+            if let Err(refusal) = self.write(op) {
+                let undone = delta.ops().iter().take(done).rev().try_for_each(|op| self.write(&op.inverse()));
+                return Err(match undone {
+                    Ok(()) => ApplyError::Undone(refusal),
+                    Err(second) => ApplyError::Stuck { refusal, second },
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, op: &Op) -> Result<(), KernelError> {
+        for pause in MEMORY_PAUSES {
+            match self.write_once(op) {
+                Err(error) if error.kind == ErrorKind::Memory => thread::sleep(pause),
+                result => return result,
+            }
+        }
+        self.write_once(op)
+    }
+
+    fn write_once(&mut self, op: &Op) -> Result<(), KernelError> {
+        let (prefix, action) = match op {
+            Op::Add(rule) => (rule.prefix, Some(rule.action)),
+            Op::Change { prefix, new, .. } => (*prefix, Some(*new)),
+            Op::Remove(rule) => (rule.prefix, None),
+        };
+        let length = u32::from(prefix.length());
+        let (map, result) = match prefix.address() {
+            IpAddr::V4(ip) => (abi::RULES_V4, write_rule(&mut self.rules_v4, &Key::new(length, ip.octets()), action)),
+            IpAddr::V6(ip) => (abi::RULES_V6, write_rule(&mut self.rules_v6, &Key::new(length, ip.octets()), action)),
+        };
+        result.map_err(|error| KernelError::of(format!("writing {prefix} to {map}"), &error))
+    }
+
+    /// Gives `ifindex` its slot, under which its frames are counted. Must come before the program is attached
+    /// there; refuses an index that shares its low bits with another protected one.
+    pub(crate) fn set_slot(&mut self, ifindex: u32, slot: u16) -> Result<(), KernelError> {
+        let index = abi::interface_index(ifindex);
+        let operation = || format!("writing interface {ifindex} to {}", abi::INTERFACES);
+        let entry = self.interfaces.get(&index, 0).map_err(|error| KernelError::of(operation(), &error))?;
+        if entry != 0 && abi::slot_of(entry, ifindex).is_none() {
+            return Err(KernelError::new(
+                operation(),
+                ErrorKind::Interface,
+                format!("interface {} shares its low {} bits", entry >> 32, abi::INTERFACES_LEN.trailing_zeros()),
+            )
+            .cure("recreate one of the two, so that it gets another index"));
+        }
+        self.interfaces
+            .set(index, abi::interface_entry(ifindex, slot), 0)
+            .map_err(|error| KernelError::of(operation(), &error))
+    }
+
+    /// Frees the slot entry of an interface that carries the program no longer.
+    pub(crate) fn clear_slot(&mut self, ifindex: u32) -> Result<(), KernelError> {
+        let index = abi::interface_index(ifindex);
+        let clear = |interfaces: &mut Array<MapData, u64>| {
+            if abi::slot_of(interfaces.get(&index, 0)?, ifindex).is_some() {
+                interfaces.set(index, 0, 0)?;
+            }
+            Ok(())
+        };
+        clear(&mut self.interfaces).map_err(|error: MapError| {
+            KernelError::of(format!("removing interface {ifindex} from {}", abi::INTERFACES), &error)
+        })
+    }
+
+    /// Makes the cells in which hits of these lists on these slots are counted; those that exist are left alone.
+    pub(crate) fn prepare_hits(&mut self, lists: &[u16], slots: &[u16]) -> Result<(), KernelError> {
+        /// `BPF_NOEXIST` (include/uapi/linux/bpf.h): never reset a counter.
+        const NO_EXIST: u64 = 1;
+        let operation = || format!("preparing the counters in {}", abi::HITS);
+        let cpus = aya::util::nr_cpus().map_err(|(_, error)| KernelError::of(operation(), &error))?;
+        for list in lists {
+            for slot in slots {
+                let zero = PerCpuValues::try_from(vec![[0; abi::HIT_COUNTS]; cpus])
+                    .map_err(|error| KernelError::of(operation(), &error))?;
+                match self.hits.insert(abi::hits_key(*list, *slot), zero, NO_EXIST) {
+                    Err(error) if super::error::errno(&error) != Some(rustix::io::Errno::EXIST) => {
+                        return Err(KernelError::of(operation(), &error));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The ids of names of one kind, which stay the same until detach.
+    pub(crate) fn names(&self, kind: u8) -> Result<BTreeMap<String, u16>, KernelError> {
+        self.names
+            .iter()
+            .filter_map(|entry| match entry {
+                Ok((key, id)) => name_of(&key, kind).map(|name| Ok((name, u16::try_from(id).unwrap_or(u16::MAX)))),
+                Err(error) => Some(Err(KernelError::of(format!("reading {}", abi::NAMES), &error))),
+            })
+            .collect()
+    }
+
+    /// Stores the id of a name.
+    pub(crate) fn set_name(&mut self, kind: u8, name: &str, id: u16) -> Result<(), KernelError> {
+        let operation = || format!("storing the name '{name}' in {}", abi::NAMES);
+        let key = name_key(kind, name).ok_or_else(|| {
+            KernelError::new(operation(), ErrorKind::Other, format!("it has over {} bytes", size_of::<abi::NameKey>() - 1))
+        })?;
+        self.names.insert(key, u32::from(id), 0).map_err(|error| KernelError::of(operation(), &error))
+    }
+
+    pub(crate) fn meta(&self, index: u32) -> Result<u64, KernelError> {
+        self.meta.get(&index, 0).map_err(|error| KernelError::of(format!("reading {}", abi::META), &error))
+    }
+
+    pub(crate) fn set_meta(&mut self, index: u32, value: u64) -> Result<(), KernelError> {
+        self.meta.set(index, value, 0).map_err(|error| KernelError::of(format!("writing {}", abi::META), &error))
+    }
+
+    /// A reader of the counters with file descriptors of its own, so that a scrape waits for no reload.
+    pub(crate) fn reader(&self) -> Result<CounterReader, KernelError> {
+        Ok(CounterReader {
+            hits: again(abi::HITS, self.hits.map())?,
+            frames: again(abi::FRAMES, self.frames.map())?,
+            names: again(abi::NAMES, self.names.map())?,
+        })
+    }
+}
+
+/// A delta that the kernel did not take.
+#[derive(Debug)]
+pub(crate) enum ApplyError {
+    /// What was done has been undone: the old set is enforced.
+    Undone(KernelError),
+    /// Undoing failed as well: each address has its old or its new verdict, and the tables must be read back.
+    Stuck { refusal: KernelError, second: KernelError },
+}
+
+/// Reads counters beside the writer.
+pub struct CounterReader {
+    hits: Hits,
+    frames: Frames,
+    names: HashMap<MapData, abi::NameKey, u32>,
+}
+
+impl CounterReader {
+    /// Sums every counter over the CPUs.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses a read.
+    pub fn read(&self) -> Result<Counters, KernelError> {
+        let refused = |map: &str, error: MapError| KernelError::of(format!("reading {map}"), &error);
+        let mut lists = BTreeMap::new();
+        let mut slots = BTreeMap::new();
+        for entry in self.names.iter() {
+            let (key, id) = entry.map_err(|error| refused(abi::NAMES, error))?;
+            if let Some(name) = name_of(&key, abi::NAME_LIST) {
+                lists.insert(id, name);
+            } else if let Some(name) = name_of(&key, abi::NAME_INTERFACE) {
+                slots.insert(id, name);
+            }
+        }
+        let mut counters = Counters::default();
+        for entry in self.hits.iter() {
+            let (key, per_cpu) = entry.map_err(|error| refused(abi::HITS, error))?;
+            if let (Some(list), Some(interface)) = (lists.get(&(key >> 16)), slots.get(&(key & 0xffff))) {
+                push_hits(&mut counters.hits, list, interface, sum(&per_cpu));
+            }
+        }
+        for (slot, interface) in &slots {
+            let per_cpu = self.frames.get(slot, 0).map_err(|error| refused(abi::FRAMES, error))?;
+            let [passed, truncated, tags, depth, malformed, ..] = sum(&per_cpu);
+            let unparsed = [truncated, tags, depth, malformed];
+            counters.frames.push(FrameCount { interface: interface.clone(), passed, unparsed });
+        }
+        Ok(counters)
+    }
+}
+
+/// One cell for each combination of action, direction and family.
+fn push_hits(hits: &mut Vec<HitCount>, list: &str, interface: &str, words: [u64; abi::HIT_COUNTS]) {
+    for (action, probe) in [(ListAction::Drop, Action::drop(0)), (ListAction::Monitor, Action::monitor(0))] {
+        for direction in [Direction::To, Direction::From] {
+            for family in [Family::V4, Family::V6] {
+                let index = abi::hit_index(probe, direction, family);
+                let word = |index| words.get(index).copied().unwrap_or_default();
+                hits.push(HitCount {
+                    list: list.to_owned(),
+                    interface: interface.to_owned(),
+                    action,
+                    direction,
+                    family,
+                    packets: word(index),
+                    bytes: word(index + 1),
+                });
+            }
+        }
+    }
+}
+
+fn sum<const N: usize>(per_cpu: &PerCpuValues<[u64; N]>) -> [u64; N] {
+    let mut total = [0; N];
+    for words in per_cpu.iter() {
+        for (total, word) in total.iter_mut().zip(words) {
+            *total += word;
+        }
+    }
+    total
+}
+
+fn write_rule<A: Pod>(trie: &mut Trie<A>, key: &Key<A>, action: Option<Action>) -> Result<(), MapError> {
+    match action {
+        Some(action) => trie.insert(key, action.to_raw(), 0),
+        None => trie.remove(key),
+    }
+}
+
+fn read_trie<A: Pod>(
+    map: &str,
+    trie: &Trie<A>,
+    address: impl Fn(A) -> IpAddr,
+    rules: &mut Vec<Rule>,
+) -> Result<(), KernelError> {
+    for entry in trie.iter() {
+        let (key, raw) = entry.map_err(|error| KernelError::of(format!("reading {map}"), &error))?;
+        let foreign = || {
+            KernelError::new(
+                format!("reading {map}"),
+                ErrorKind::Foreign,
+                format!("an entry that naikon never writes: {raw:#x} at length {}", key.prefix_len()),
+            )
+            .cure("somebody else wrote to the map; 'naikon detach' starts afresh")
+        };
+        let length = u8::try_from(key.prefix_len()).map_err(|_| foreign())?;
+        let prefix = Prefix::new(address(key.data()), length).ok_or_else(foreign)?;
+        rules.push(Rule { prefix, action: Action::from_raw(raw).ok_or_else(foreign)? });
+    }
+    Ok(())
+}
+
+fn name_key(kind: u8, name: &str) -> Option<abi::NameKey> {
+    let mut key: abi::NameKey = [0; size_of::<abi::NameKey>()];
+    let (first, rest) = key.split_first_mut()?;
+    *first = kind;
+    rest.get_mut(..name.len())?.copy_from_slice(name.as_bytes());
+    Some(key)
+}
+
+fn name_of(key: &abi::NameKey, kind: u8) -> Option<String> {
+    let (first, rest) = key.split_first()?;
+    let end = rest.iter().position(|byte| *byte == 0).unwrap_or(rest.len());
+    (*first == kind).then(|| String::from_utf8_lossy(rest.get(..end).unwrap_or_default()).into_owned())
+}
+
+/// A second file descriptor of the same map.
+fn again<T: TryFrom<Map, Error = MapError>>(name: &str, map: &MapData) -> Result<T, KernelError> {
+    use std::os::fd::AsFd;
+    let operation = || format!("opening the map {name} for reading");
+    let fd = map.fd().as_fd().try_clone_to_owned().map_err(|error| KernelError::of(operation(), &error))?;
+    let open = || T::try_from(Map::from_map_data(MapData::from_fd(fd)?)?);
+    open().map_err(|error| KernelError::of(operation(), &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_round_trip_by_kind() {
+        let key = name_key(abi::NAME_LIST, "naikon-2025-01").unwrap();
+        assert_eq!(name_of(&key, abi::NAME_LIST).as_deref(), Some("naikon-2025-01"));
+        assert_eq!(name_of(&key, abi::NAME_INTERFACE), None);
+        assert!(name_key(abi::NAME_LIST, &"x".repeat(255)).is_some());
+        assert!(name_key(abi::NAME_LIST, &"x".repeat(256)).is_none());
+    }
+}

@@ -1,0 +1,270 @@
+//! What the daemon and its commands say to each other over the control socket, and what `--json` prints.
+//!
+//! One request and one response per connection, each one line of JSON. Fields may be added, never renamed. Times
+//! are RFC 3339.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ruleset::ListAction;
+
+/// Longest request in bytes, the line end included.
+pub const REQUEST_MAX: u64 = 64 * 1024;
+
+/// What a command asks.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(tag = "command", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Request {
+    /// What is attached, loaded and counted.
+    Status,
+    /// Verdicts for addresses or prefixes.
+    Lookup {
+        /// Addresses or CIDR prefixes as text.
+        addresses: Vec<String>,
+    },
+    /// Read the lists again, now.
+    Reload {
+        /// Pass the change guards once.
+        force: bool,
+    },
+    /// End enforcement and the daemon.
+    Detach,
+}
+
+impl Request {
+    /// Whether it changes something, so that only root and the daemon's own user may ask.
+    #[must_use]
+    pub fn changes(&self) -> bool {
+        matches!(self, Request::Reload { .. } | Request::Detach)
+    }
+}
+
+/// What the daemon answers.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(tag = "answer", content = "value", rename_all = "lowercase")]
+pub enum Response {
+    /// To [`Request::Status`].
+    Status(Box<Status>),
+    /// To [`Request::Lookup`].
+    Lookup(Vec<Lookup>),
+    /// To [`Request::Reload`].
+    Reload(Reload),
+    /// To [`Request::Detach`]: it is done.
+    Detached,
+    /// The peer may not ask this, or the request cannot be read.
+    Refused(String),
+}
+
+/// `naikon status --json`.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct Status {
+    /// The daemon's version.
+    pub version: String,
+    /// Sets applied so far.
+    pub generation: u64,
+    /// Every wanted hook and what the kernel confirms.
+    pub attached: Vec<Hook>,
+    /// Configured lists.
+    pub lists: Vec<ListStatus>,
+    /// Prefixes that are dropped or monitored.
+    pub prefixes: Families,
+    /// Since the counters exist.
+    pub dropped: Traffic,
+    /// Since the counters exist.
+    pub monitored: Traffic,
+    /// What is degraded, in words.
+    pub notices: Vec<String>,
+}
+
+/// A hook on an interface.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Hook {
+    /// Name of the interface, or the glob or name that no interface has now.
+    pub interface: String,
+    /// Its index; 0 when there is none.
+    pub ifindex: u32,
+    /// "xdp".
+    pub hook: String,
+    /// "native", "generic", or "none" when the kernel confirms nothing.
+    pub mode: String,
+}
+
+/// A configured list.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct ListStatus {
+    /// Its name.
+    pub name: String,
+    /// "drop", "monitor" or "allow".
+    pub action: String,
+    /// Whether the last attempt to load it succeeded.
+    pub up: bool,
+    /// Prefixes that it contributes.
+    pub entries: Families,
+    /// When its enforced content was last read without fault.
+    pub last_success: Option<String>,
+    /// Why it is not up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// A count by family.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Families {
+    /// IPv4.
+    pub ipv4: usize,
+    /// IPv6.
+    pub ipv6: usize,
+}
+
+impl From<(usize, usize)> for Families {
+    fn from((ipv4, ipv6): (usize, usize)) -> Self {
+        Families { ipv4, ipv6 }
+    }
+}
+
+/// Frames and their bytes.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Traffic {
+    /// Frames.
+    pub packets: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+impl From<(u64, u64)> for Traffic {
+    fn from((packets, bytes): (u64, u64)) -> Self {
+        Traffic { packets, bytes }
+    }
+}
+
+/// One line of `naikon lookup --json`.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Lookup {
+    /// As it was asked.
+    pub address: String,
+    /// "drop", "monitor" or "pass".
+    pub verdict: String,
+    /// The prefix that decides, if one does.
+    pub prefix: Option<String>,
+    /// The lists that hold it.
+    pub lists: Vec<String>,
+    /// Why, in words.
+    pub reason: String,
+}
+
+/// `naikon reload --json`.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Reload {
+    /// The whole.
+    pub result: ReloadResult,
+    /// Sets applied so far.
+    pub generation: u64,
+    /// Prefixes that are dropped or monitored now and were not, or otherwise, before.
+    pub added: usize,
+    /// Prefixes that were dropped or monitored before and are not, or otherwise, now.
+    pub removed: usize,
+    /// List by list.
+    pub lists: Vec<ListReload>,
+    /// Why the whole was refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// How a reload ended.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReloadResult {
+    /// The kernel enforces something new.
+    Applied,
+    /// There was nothing to change.
+    Unchanged,
+    /// The old set stays.
+    Refused,
+}
+
+impl ReloadResult {
+    /// Every result, in the order of their metric series.
+    pub const ALL: [ReloadResult; 3] = [ReloadResult::Applied, ReloadResult::Unchanged, ReloadResult::Refused];
+
+    /// The name in metrics and JSON.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ReloadResult::Applied => "applied",
+            ReloadResult::Unchanged => "unchanged",
+            ReloadResult::Refused => "refused",
+        }
+    }
+}
+
+/// How the reload of one list ended.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ListReload {
+    /// Its name.
+    pub name: String,
+    /// What became of its new content.
+    pub result: ReloadResult,
+    /// Why it was refused.
+    pub reason: Option<String>,
+}
+
+/// `naikon check --json`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Check {
+    /// No list would be refused.
+    pub ok: bool,
+    /// Prefixes that would be dropped or monitored.
+    pub prefixes: Families,
+    /// List by list.
+    pub lists: Vec<CheckedList>,
+}
+
+/// One list in `naikon check --json`.
+#[derive(Clone, Debug, Serialize)]
+pub struct CheckedList {
+    /// Its name.
+    pub name: String,
+    /// Its file.
+    pub path: String,
+    /// Its format; absent when it could not be told.
+    pub format: Option<&'static str>,
+    /// "drop", "monitor" or "allow".
+    pub action: &'static str,
+    /// Prefixes that it contributes.
+    pub accepted: Families,
+    /// Entries that were refused.
+    pub rejected: usize,
+    /// Entries that were accepted with a remark.
+    pub notices: usize,
+    /// The first of both, with their places.
+    pub diagnostics: Vec<CheckedEntry>,
+    /// Why the list would be refused as a whole.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
+}
+
+/// A remark on one entry.
+#[derive(Clone, Debug, Serialize)]
+pub struct CheckedEntry {
+    /// "error" or "notice".
+    pub severity: &'static str,
+    /// From 1.
+    pub line: u32,
+    /// From 1, in bytes.
+    pub column: u32,
+    /// What stands there.
+    pub text: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+impl ListStatus {
+    /// What [`ListStatus::action`] holds for a list with this action.
+    #[must_use]
+    pub fn action_name(action: Option<ListAction>) -> &'static str {
+        match action {
+            Some(ListAction::Drop) => "drop",
+            Some(ListAction::Monitor) => "monitor",
+            None => "allow",
+        }
+    }
+}

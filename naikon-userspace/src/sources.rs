@@ -1,0 +1,315 @@
+//! Reading lists: which files the configuration names now, and their bytes. No policy, no parsing.
+//!
+//! Shared by the daemon and by the offline commands, so that `naikon check` sees just what `naikon run` would.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, Metadata, OpenOptions},
+    io::{self, Read},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    config::{Config, ConfigError},
+    list::{self, Diagnostics, Format, MAX_BYTES, Refusal},
+    prefix::Prefix,
+    ruleset::ListAction,
+    safety::{self, Guards},
+};
+
+/// One file that holds a list.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Source {
+    /// Its name in metrics, events and messages.
+    pub name: String,
+    /// The file.
+    pub path: PathBuf,
+    /// What its entries are for.
+    pub role: Role,
+    /// An empty list is meant so.
+    pub allow_empty: bool,
+}
+
+/// What the entries of a list are for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Role {
+    /// Frames that hit it are dropped or monitored.
+    Listed(ListAction),
+    /// Its addresses are never dropped.
+    Allow,
+}
+
+impl Role {
+    /// "drop", "monitor" or "allow".
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Role::Listed(ListAction::Drop) => "drop",
+            Role::Listed(ListAction::Monitor) => "monitor",
+            Role::Allow => "allow",
+        }
+    }
+}
+
+/// The files that the configuration names now, in order of precedence; directories are read.
+///
+/// # Errors
+///
+/// When two lists have one name or a directory cannot be read.
+pub fn expand(config: &Config) -> Result<Vec<Source>, ConfigError> {
+    let mut sources = Vec::new();
+    for list in &config.lists {
+        let role = Role::Listed(list.action);
+        let directory = list.path.is_dir();
+        if directory && list.name.is_some() {
+            return Err(ConfigError(format!(
+                "{}: a directory holds many lists and cannot have a name; remove the key 'name'",
+                list.path.display()
+            )));
+        }
+        for path in files(&list.path)? {
+            let name = list.name.clone().unwrap_or_else(|| stem(&path));
+            sources.push(Source { name, path, role, allow_empty: list.allow_empty });
+        }
+    }
+    for path in &config.allow {
+        for path in files(path)? {
+            sources.push(Source { name: stem(&path), path, role: Role::Allow, allow_empty: true });
+        }
+    }
+    let mut seen: BTreeMap<(&str, bool), &Path> = BTreeMap::new();
+    for source in &sources {
+        let allow = source.role == Role::Allow;
+        if let Some(first) = seen.insert((&source.name, allow), &source.path) {
+            return Err(ConfigError(format!(
+                "two lists have the name '{}': {} and {}; rename a file, or give one a name in the configuration",
+                source.name,
+                first.display(),
+                source.path.display()
+            )));
+        }
+    }
+    Ok(sources)
+}
+
+/// The file itself, or the lists in a directory by name.
+fn files(path: &Path) -> Result<Vec<PathBuf>, ConfigError> {
+    if !path.is_dir() || path.join("manifest.json").exists() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let unreadable = |error: io::Error| ConfigError(format!("reading the directory {}: {error}", path.display()));
+    let mut found = Vec::new();
+    for entry in fs::read_dir(path).map_err(unreadable)? {
+        let path = entry.map_err(unreadable)?.path();
+        if is_list_name(&path) && path.is_file() {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Editors and people leave other files beside lists.
+fn is_list_name(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    !(name.starts_with('.') || ["~", ".swp", ".tmp", ".md"].iter().any(|end| name.ends_with(end)))
+}
+
+/// The file's name without `.gz` and one extension.
+fn stem(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let name = name.strip_suffix(".gz").unwrap_or(&name);
+    let stem = match name.rsplit_once('.') {
+        Some((stem, _)) if !stem.is_empty() => stem,
+        _ => name,
+    };
+    stem.chars().map(|c| if c.is_control() { '_' } else { c }).collect()
+}
+
+/// What one file gave.
+pub struct Loaded {
+    /// `None` when the bytes were not even read as a list.
+    pub format: Option<Format>,
+    /// Prefixes to enforce, sorted, each once.
+    pub prefixes: Vec<Prefix>,
+    /// What was remarked on single entries, also when the whole is refused.
+    pub diagnostics: Diagnostics,
+    /// Why none of it may be taken.
+    pub fault: Option<Fault>,
+}
+
+/// Why a list is not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// The file cannot be read.
+    #[error("cannot be read: {0}")]
+    Unreadable(io::Error),
+    /// The content is refused as a whole.
+    #[error("{0}")]
+    Refused(#[from] Refusal),
+}
+
+/// Reads, parses and screens one list.
+#[must_use]
+pub fn load(source: &Source, guards: &Guards) -> Loaded {
+    let faulty = |fault| Loaded {
+        format: None,
+        prefixes: Vec::new(),
+        diagnostics: Diagnostics::default(),
+        fault: Some(fault),
+    };
+    let bytes = match read(&source.path) {
+        Ok(bytes) => bytes,
+        Err(error) => return faulty(Fault::Unreadable(error)),
+    };
+    let parsed = match list::parse(&bytes) {
+        Ok(parsed) => parsed,
+        Err(refusal) => return faulty(refusal.into()),
+    };
+    let screened = match source.role {
+        Role::Listed(_) => safety::screen(parsed, guards),
+        Role::Allow => safety::screen_allowlist(parsed),
+    };
+    let fault = screened.judge(source.allow_empty).err().map(Fault::Refused);
+    let (format, prefixes, diagnostics) = (Some(screened.format), screened.prefixes, screened.diagnostics);
+    Loaded { format, prefixes, diagnostics, fault }
+}
+
+/// The bytes of a list.
+///
+/// Opened without blocking, so that a FIFO in place of a file costs nothing but its message.
+///
+/// # Errors
+///
+/// When it is no regular file, too large, or cannot be read.
+pub fn read(path: &Path) -> io::Result<Vec<u8>> {
+    if path.is_dir() {
+        let what = "a directory with a manifest.json is a MISP feed, which this version does not read";
+        return Err(io::Error::new(io::ErrorKind::IsADirectory, what));
+    }
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed())
+        .open(path)
+        .map_err(explained)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+    }
+    let limit = MAX_BYTES as u64;
+    if metadata.len() > limit {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 256 MiB; split it"));
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0));
+    // A file that grows while it is read is cut at one byte over the limit, which the parser then refuses.
+    file.take(limit + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn explained(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => io::Error::new(
+            error.kind(),
+            format!("{error}; naikon reads only what its user may read, also as root without CAP_DAC_OVERRIDE"),
+        ),
+        _ => error,
+    }
+}
+
+/// What the named files look like from outside; equal means nobody touched them.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Fingerprint(BTreeMap<PathBuf, Option<Stat>>);
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct Stat {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+/// Looks at every file that a reload would read; content decides later, this only says when to look.
+#[must_use]
+pub fn fingerprint(config: &Config, config_file: Option<&Path>) -> Fingerprint {
+    let listed = config.lists.iter().map(|list| list.path.as_path());
+    let named = listed.chain(config.allow.iter().map(PathBuf::as_path)).chain(config_file);
+    let mut found = BTreeMap::new();
+    for path in named {
+        // A directory that cannot be read now is told by the reload that follows.
+        for file in files(path).unwrap_or_default() {
+            let stat = fs::metadata(&file).ok().map(|metadata| stat(&metadata));
+            found.insert(file, stat);
+        }
+    }
+    Fingerprint(found)
+}
+
+fn stat(metadata: &Metadata) -> Stat {
+    Stat {
+        device: metadata.dev(),
+        inode: metadata.ino(),
+        size: metadata.size(),
+        modified: (metadata.mtime(), metadata.mtime_nsec()),
+        changed: (metadata.ctime(), metadata.ctime_nsec()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Overrides;
+
+    fn config(lists: &[&Path]) -> Config {
+        let lists = lists.iter().map(|path| (path.to_path_buf(), ListAction::Drop)).collect();
+        Config::merge(None, &Overrides { lists, ..Overrides::default() }).unwrap()
+    }
+
+    #[test]
+    fn names_lose_gz_and_one_extension() {
+        for (file, name) in [("a/b.csv.gz", "b"), ("x.tar.txt", "x.tar"), ("plain", "plain"), ("y.gz", "y")] {
+            assert_eq!(stem(Path::new(file)), name, "{file}");
+        }
+    }
+
+    #[test]
+    fn directory_gives_its_lists_by_name_without_what_editors_leave() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["b.txt", "a.csv", ".hidden", "b.txt~", "x.swp", "x.tmp", "README.md"] {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        fs::create_dir(folder.path().join("deeper")).unwrap();
+        let sources = expand(&config(&[folder.path()])).unwrap();
+        let names: Vec<&str> = sources.iter().map(|source| source.name.as_str()).collect();
+        assert_eq!(names, ["a", "b"]);
+    }
+
+    #[test]
+    fn two_lists_of_one_name_are_refused() {
+        let error = expand(&config(&[Path::new("x/a.txt"), Path::new("y/a.csv")])).unwrap_err();
+        assert!(error.to_string().contains("'a'"), "{error}");
+    }
+
+    #[test]
+    fn fifo_and_device_are_no_lists_and_do_not_block() {
+        let folder = tempfile::tempdir().unwrap();
+        let fifo = folder.path().join("fifo");
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
+        assert!(read(&fifo).is_err());
+        assert!(read(Path::new("/dev/zero")).is_err());
+        assert!(read(folder.path()).is_err());
+    }
+
+    #[test]
+    fn fingerprint_tells_a_touched_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let list = folder.path().join("a.txt");
+        fs::write(&list, "192.0.2.1\n").unwrap();
+        let config = config(&[&list]);
+        let before = fingerprint(&config, None);
+        assert_eq!(before, fingerprint(&config, None));
+        fs::write(&list, "192.0.2.1\n192.0.2.2\n").unwrap();
+        assert_ne!(before, fingerprint(&config, None));
+    }
+}
