@@ -6,4 +6,6 @@
 //! * domain (`prefix`, `list`, `safety`, `ruleset`, `delta`, `config`, `protocol`): bytes in, values out; no IO, no
 //!   clock.
 
+pub mod list;
 pub mod prefix;
+pub mod safety;
