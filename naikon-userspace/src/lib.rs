@@ -2,10 +2,21 @@
 //!
 //! * `cli`: arguments, output; alone prints.
 //! * `daemon`: the running service; alone names tokio.
+//! * `sources`: reads list files, for the daemon and the offline commands.
 //! * `kernel`: maps, programs, links, interfaces; alone names aya and netlink.
-//! * domain (`prefix`, `list`, `safety`, `ruleset`, `delta`, `config`, `protocol`): bytes in, values out; no IO, no
-//!   clock.
+//! * domain (the rest): bytes and values in, values out; no IO, no clock.
 
+pub mod cli;
+pub mod config;
+pub mod daemon;
 pub mod delta;
+pub mod explain;
+pub mod interface;
+pub mod kernel;
+pub mod list;
 pub mod prefix;
+pub mod protocol;
 pub mod ruleset;
+pub mod safety;
+pub mod sources;
+pub mod telemetry;

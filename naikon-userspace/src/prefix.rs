@@ -4,7 +4,11 @@
 //! silently replace `10.0.0.0/8`), and IPv4-mapped IPv6 (`::ffff:a.b.c.d`) is IPv4. The order is IPv4 first, then
 //! by address, then shorter first: a prefix comes right before everything inside it.
 
-use std::{fmt, net::IpAddr, str::FromStr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    str::FromStr,
+};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -36,6 +40,17 @@ impl Prefix {
             IpAddr::V4(v4) => Prefix(IpNet::V4(Ipv4Net::from(v4))),
             IpAddr::V6(v6) => Prefix(IpNet::V6(Ipv6Net::from(v6))),
         }
+    }
+
+    /// The prefix of a canonical IPv4 `network`, for tables written in the source; a test of each proves that it is
+    /// canonical. A length above 32 fails to compile there.
+    pub(crate) const fn from_v4(network: Ipv4Addr, length: u8) -> Self {
+        Prefix(IpNet::V4(Ipv4Net::new_assert(network, length)))
+    }
+
+    /// As [`Prefix::from_v4`], for IPv6.
+    pub(crate) const fn from_v6(network: Ipv6Addr, length: u8) -> Self {
+        Prefix(IpNet::V6(Ipv6Net::new_assert(network, length)))
     }
 
     /// The network address.

@@ -49,7 +49,7 @@ impl Hooks {
         }
         self.say_notices(&selection);
         self.release_unwanted(kernel, &selection)?;
-        self.confirm(&config.interfaces)
+        self.confirm(kernel, &config.interfaces)
     }
 
     /// Attaches where the program should be and is not, releases where it should not be. Gives the names of the
@@ -78,7 +78,7 @@ impl Hooks {
                 Err(error) => self.say_once(&interface.name, &error.to_string()),
             }
         }
-        self.confirm(wanted)?;
+        self.confirm(kernel, wanted)?;
         Ok(again)
     }
 
@@ -97,7 +97,7 @@ impl Hooks {
     }
 
     /// Asks the kernel again: what is told is what it confirms, not what was asked of it.
-    fn confirm(&mut self, wanted: &[Wanted]) -> Result<(), KernelError> {
+    fn confirm(&mut self, kernel: &Kernel, wanted: &[Wanted]) -> Result<(), KernelError> {
         let interfaces = kernel::interfaces()?;
         let selection = select(wanted, &interfaces);
         let hook = |interface: &str, ifindex, mode: &str| Hook {
@@ -106,13 +106,15 @@ impl Hooks {
             hook: "xdp".into(),
             mode: mode.into(),
         };
-        let present = selection.attach.iter().filter_map(|index| interfaces.get(index)).map(|interface| {
-            let ours = interface.xdp.filter(|_| self.known.contains(&interface.name));
-            hook(&interface.name, interface.index, ours.map_or("none", |xdp| xdp.mode.as_str()))
-        });
-        let absent = selection.missing.iter().map(|name| hook(name, 0, "none"));
-        let refused = selection.refused.iter().filter_map(|reason| reason.split(':').next()).map(|name| hook(name, 0, "none"));
-        self.confirmed = present.chain(absent).chain(refused).collect();
+        let mut confirmed = Vec::new();
+        for interface in selection.attach.iter().filter_map(|index| interfaces.get(index)) {
+            let ours = if kernel.carries(interface)? { interface.xdp } else { None };
+            confirmed.push(hook(&interface.name, interface.index, ours.map_or("none", |xdp| xdp.mode.as_str())));
+        }
+        let refused = selection.refused.iter().filter_map(|reason| reason.split(':').next());
+        let absent = selection.missing.iter().map(String::as_str).chain(refused);
+        confirmed.extend(absent.map(|name| hook(name, 0, "none")));
+        self.confirmed = confirmed;
         Ok(())
     }
 

@@ -1,12 +1,12 @@
 //! Facts about this host that the guards need: what must never be dropped, or the gateway locks its people out.
 
-use std::{
-    fs,
-    net::IpAddr,
-    path::Path,
-};
+use std::{fs, net::IpAddr, path::Path};
 
-use crate::{kernel, safety::HostFacts};
+use crate::{
+    kernel,
+    prefix::Prefix,
+    safety::{Guards, Role},
+};
 
 /// Where resolvers are configured: the classic file, and what systemd-resolved asks behind its stub.
 const RESOLVERS: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
@@ -16,19 +16,21 @@ const SESSIONS: &str = "/run/systemd/sessions";
 const UTMP: &str = "/run/utmp";
 
 /// Collects them. What cannot be found out is said and left out: fewer guards, never fewer rules.
-pub(crate) fn facts() -> HostFacts {
+pub(crate) fn guards() -> Guards {
     let known = |what: &str, found: Result<Vec<IpAddr>, kernel::KernelError>| {
         found.unwrap_or_else(|error| {
             tracing::warn!("finding this host's {what}: {error}; they are not guarded");
             Vec::new()
         })
     };
-    HostFacts {
-        own: known("addresses", kernel::own_addresses()),
-        gateways: known("default gateways", kernel::default_gateways()),
-        resolvers: RESOLVERS.iter().flat_map(|path| resolvers(&fs::read_to_string(path).unwrap_or_default())).collect(),
-        sessions: sessions(),
-    }
+    let texts = RESOLVERS.iter().filter_map(|path| fs::read_to_string(path).ok());
+    let facts = [
+        (Role::OwnAddress, known("addresses", kernel::own_addresses())),
+        (Role::Gateway, known("default gateways", kernel::default_gateways())),
+        (Role::Resolver, texts.flat_map(|text| resolvers(&text)).collect()),
+        (Role::Session, sessions()),
+    ];
+    Guards::new(facts.into_iter().flat_map(|(role, found)| found.into_iter().map(move |ip| (Prefix::host(ip), role))))
 }
 
 /// The addresses of `nameserver` lines (resolv.conf(5)).

@@ -350,6 +350,7 @@ fn compile(
     }
     allow.sort_unstable();
     allow.dedup();
-    let spared = Spared { allow: &allow, host: guards.hosts(), special: Guards::special() };
+    let hosts = guards.hosts();
+    let spared = Spared { allow: &allow, host: &hosts, special: Guards::special() };
     Ok((ruleset::compile(&sources, spared), names))
 }

@@ -1,0 +1,462 @@
+//! What is said about a list: per entry ([`Diagnostic`]) and about the whole ([`Refusal`]).
+//!
+//! Every reason has one class, which decides what it counts as: *bad* entries cannot be read as what their format
+//! promises and speak against the list as a whole; *refused* ones are readable but must not be enforced; *filtered*
+//! ones are not meant for us; a *notice* is about an entry that was accepted. The texts name the cause and, where
+//! it is short, the cure; they never contain list text, which the caller has beside them and must clean.
+
+use std::{collections::BTreeMap, fmt};
+
+use super::JsonForm;
+use crate::{prefix::Prefix, safety::Role};
+
+/// Whether an entry was turned away.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Severity {
+    /// The entry is not enforced although it was meant to be.
+    Error,
+    /// The entry is enforced, or was never meant to be (filtered).
+    Notice,
+}
+
+impl Severity {
+    /// `error` or `notice`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Severity::Error => "error",
+            Severity::Notice => "notice",
+        }
+    }
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.as_str())
+    }
+}
+
+/// What a reason counts as; see the head of this file.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Class {
+    /// Cannot be read.
+    Bad,
+    /// Readable, but must not be enforced.
+    Refused,
+    /// Not an address indicator, or switched off by the list itself.
+    Filtered,
+    /// Accepted, with a remark.
+    Noticed,
+}
+
+/// Why an entry is mentioned.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Reason {
+    /// Nothing that could be an address.
+    NotAnAddress,
+    /// `1.2.3`, `1.2.3.4.5`.
+    Octets,
+    /// `1.2.3.256`.
+    OctetTooLarge,
+    /// `010.1.2.3`: octal to some, decimal to others.
+    LeadingZero,
+    /// `3232235777`, `0xC0A80101`.
+    Integer,
+    /// A host name.
+    Name,
+    /// `43.138.x.x`, with the prefix that says the same, if there is one.
+    Pattern(Option<Prefix>),
+    /// `1.2.3.4/33`, `1.2.3.4/08`.
+    Length,
+    /// An IPv4-mapped address with a length below 96, which would mean nearly all of IPv4 and more.
+    MappedLength,
+    /// `1.2.3.0/255.255.255.0`.
+    Netmask,
+    /// `1.2.3.0 /24`.
+    BlankBeforeLength,
+    /// `fe80::1%eth0`.
+    Zone,
+    /// `1.2.3.4:99999`.
+    BadPort,
+    /// `ftp://1.2.3.4/`.
+    Scheme,
+    /// `http://user@1.2.3.4/`.
+    UserPart,
+    /// The end of a range lies before its start.
+    RangeReversed,
+    /// A range from one family to the other.
+    RangeFamilies,
+    /// The end of a range is no full address.
+    RangeEnd,
+    /// Not UTF-8.
+    Encoding,
+    /// Longer than [`super::MAX_LINE_BYTES`].
+    LongLine,
+    /// A CSV quote without its end.
+    OpenQuote,
+    /// A CSV row without a value in the address column.
+    NoValue,
+    /// Shorter than this length.
+    TooShort(u8),
+    /// Lies in, or covers, this special space.
+    Special(Prefix),
+    /// Belongs to this machine's own connectivity.
+    Guarded(Role),
+    /// A row of a type that is no address.
+    Type,
+    /// A row whose `to_ids` is not set.
+    ToIds,
+    /// Bits set behind the length; read as this prefix.
+    HostBits(Prefix),
+    /// IPv4-mapped IPv6; read as this prefix.
+    Mapped(Prefix),
+    /// Lines end in CR LF (told once per list).
+    CarriageReturn,
+    /// The text starts with a byte order mark.
+    ByteOrderMark,
+    /// A port was ignored: the address is enforced for all ports.
+    Port,
+    /// Fields after the address were ignored.
+    Fields,
+    /// As `Fields`, and the first of them is an address itself.
+    AddressIgnored,
+    /// The same prefix stands in this line already.
+    Duplicate(u32),
+    /// Lies inside this prefix of this line.
+    Overlap(Prefix, u32),
+}
+
+impl Reason {
+    /// A name out of a small closed set: the metric label `reason`.
+    #[must_use]
+    pub fn label(&self) -> &'static str {
+        match self {
+            Reason::NotAnAddress
+            | Reason::Octets
+            | Reason::OctetTooLarge
+            | Reason::LeadingZero
+            | Reason::Integer
+            | Reason::BlankBeforeLength
+            | Reason::BadPort
+            | Reason::OpenQuote
+            | Reason::NoValue => "syntax",
+            Reason::Name => "name",
+            Reason::Pattern(_) => "pattern",
+            Reason::Length | Reason::MappedLength | Reason::Netmask => "length",
+            Reason::Zone => "zone",
+            Reason::Scheme | Reason::UserPart => "url",
+            Reason::RangeReversed | Reason::RangeFamilies | Reason::RangeEnd => "range",
+            Reason::Encoding => "encoding",
+            Reason::LongLine => "long_line",
+            Reason::TooShort(_) => "too_short",
+            Reason::Special(_) => "special",
+            Reason::Guarded(role) => role.label(),
+            Reason::Type => "type",
+            Reason::ToIds => "to_ids",
+            Reason::HostBits(_) => "host_bits",
+            Reason::Mapped(_) => "mapped",
+            Reason::CarriageReturn => "crlf",
+            Reason::ByteOrderMark => "bom",
+            Reason::Port => "port",
+            Reason::Fields | Reason::AddressIgnored => "fields",
+            Reason::Duplicate(_) => "duplicate",
+            Reason::Overlap(..) => "overlap",
+        }
+    }
+
+    /// What the entry counts as.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            Reason::TooShort(_) | Reason::Special(_) | Reason::Guarded(_) => Class::Refused,
+            Reason::Type | Reason::ToIds => Class::Filtered,
+            Reason::HostBits(_)
+            | Reason::Mapped(_)
+            | Reason::CarriageReturn
+            | Reason::ByteOrderMark
+            | Reason::Port
+            | Reason::Fields
+            | Reason::AddressIgnored
+            | Reason::Duplicate(_)
+            | Reason::Overlap(..) => Class::Noticed,
+            _ => Class::Bad,
+        }
+    }
+
+    /// `Error` for what is bad or refused.
+    #[must_use]
+    pub fn severity(&self) -> Severity {
+        match self.class() {
+            Class::Bad | Class::Refused => Severity::Error,
+            Class::Filtered | Class::Noticed => Severity::Notice,
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let fixed = match self {
+            Reason::NotAnAddress => "not an IP address, prefix or range",
+            Reason::Octets => "an IPv4 address has four octets",
+            Reason::OctetTooLarge => "an octet is larger than 255",
+            Reason::LeadingZero => "an octet with a leading zero is read differently by different tools; drop the zero",
+            Reason::Integer => "a bare number is not read as an address; write it dotted",
+            Reason::Name => "a name is no address; only addresses can be enforced",
+            Reason::Pattern(None) => "a pattern is not a prefix; write the prefixes it stands for",
+            Reason::Length => "the prefix length is out of range",
+            Reason::MappedLength => "an IPv4-mapped prefix has a length from 96 to 128; write it as IPv4",
+            Reason::Netmask => "a netmask is not read; write the prefix length",
+            Reason::BlankBeforeLength => "a blank before the prefix length; remove it",
+            Reason::Zone => "an address with a zone is local to one link and cannot be listed",
+            Reason::BadPort => "the part after the address is not a port",
+            Reason::Scheme => "only http, https, hxxp and hxxps URLs are read",
+            Reason::UserPart => "a URL with a user part is not read",
+            Reason::RangeReversed => "the range ends before it starts",
+            Reason::RangeFamilies => "the range starts in one address family and ends in the other",
+            Reason::RangeEnd => "the end of the range is not a full address",
+            Reason::Encoding => "not UTF-8",
+            Reason::LongLine => "longer than 64 KiB",
+            Reason::OpenQuote => "the quote is not closed",
+            Reason::NoValue => "the address column is empty",
+            Reason::Guarded(role) => return write!(formatter, "{role}; dropping it would cut off this machine"),
+            Reason::Type => "the row's type is not an address; filtered",
+            Reason::ToIds => "to_ids=false; filtered",
+            Reason::CarriageReturn => "lines end in CR LF",
+            Reason::ByteOrderMark => "starts with a byte order mark",
+            Reason::Port => "the port is ignored; the address is meant whole",
+            Reason::Fields => "what follows the address is ignored",
+            Reason::AddressIgnored => {
+                "what follows the address is ignored, also the address in it; one entry a line, a range is a-b"
+            }
+            Reason::Pattern(Some(prefix)) => {
+                return write!(formatter, "a pattern is not a prefix; write {prefix} if all of it is meant");
+            }
+            Reason::TooShort(shortest) => return write!(formatter, "shorter than /{shortest}, the shortest accepted"),
+            Reason::Special(space) => {
+                return write!(formatter, "special-purpose space {space} is never listed");
+            }
+            Reason::HostBits(prefix) => return write!(formatter, "bits are set behind the length; read as {prefix}"),
+            Reason::Mapped(prefix) => return write!(formatter, "IPv4-mapped; read as {prefix}"),
+            Reason::Duplicate(line) => return write!(formatter, "stands in line {line} already"),
+            Reason::Overlap(prefix, line) => return write!(formatter, "lies inside {prefix} of line {line}"),
+        };
+        formatter.write_str(fixed)
+    }
+}
+
+/// One remark with its place.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Diagnostic {
+    /// Follows from the reason.
+    pub severity: Severity,
+    /// From 1.
+    pub line: u32,
+    /// From 1, in characters; where the entry starts.
+    pub column: u32,
+    /// The entry as given, at most [`TEXT_CHARACTERS`] of it, or its canonical form when screening refused it.
+    /// Hostile text: whoever prints it cleans it.
+    pub text: String,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// How much of an entry's text a diagnostic keeps: an address with everything around it fits, a novel does not.
+pub const TEXT_CHARACTERS: usize = 80;
+
+/// How many diagnostics are kept of each severity. More helps nobody; all are counted.
+pub const KEPT_DIAGNOSTICS: usize = 1000;
+
+/// Diagnostics of one list: the first of each severity are kept, all are counted. A million bad lines cost no more
+/// than a thousand.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Diagnostics {
+    errors: Vec<Diagnostic>,
+    notices: Vec<Diagnostic>,
+    bad: usize,
+    refused: usize,
+    filtered: usize,
+    noticed: usize,
+    labels: BTreeMap<&'static str, (Severity, usize)>,
+}
+
+impl Diagnostics {
+    /// Adds a remark about `text`, which may be anything.
+    pub fn push(&mut self, line: u32, column: u32, text: &[u8], reason: Reason) {
+        let severity = reason.severity();
+        match reason.class() {
+            Class::Bad => self.bad += 1,
+            Class::Refused => self.refused += 1,
+            Class::Filtered => self.filtered += 1,
+            Class::Noticed => self.noticed += 1,
+        }
+        self.labels.entry(reason.label()).or_insert((severity, 0)).1 += 1;
+        let kept = match severity {
+            Severity::Error => &mut self.errors,
+            Severity::Notice => &mut self.notices,
+        };
+        if kept.len() < KEPT_DIAGNOSTICS {
+            // Four bytes a character at most: never convert a 10 MB line to keep 80 characters of it.
+            let start = text.get(..TEXT_CHARACTERS * 4).unwrap_or(text);
+            let text = String::from_utf8_lossy(start).chars().take(TEXT_CHARACTERS).collect();
+            kept.push(Diagnostic { severity, line, column, text, reason });
+        }
+    }
+
+    /// The kept diagnostics by place.
+    pub fn iter(&self) -> impl Iterator<Item = &Diagnostic> {
+        let mut all: Vec<&Diagnostic> = self.errors.iter().chain(&self.notices).collect();
+        all.sort_by_key(|diagnostic| (diagnostic.line, diagnostic.column));
+        all.into_iter()
+    }
+
+    /// How many entries were turned away: bad or refused.
+    #[must_use]
+    pub fn errors(&self) -> usize {
+        self.bad + self.refused
+    }
+
+    /// How many notices there are, filtered entries included.
+    #[must_use]
+    pub fn notices(&self) -> usize {
+        self.filtered + self.noticed
+    }
+
+    /// How many entries could not be read.
+    #[must_use]
+    pub fn bad(&self) -> usize {
+        self.bad
+    }
+
+    /// How many entries were not meant for us.
+    #[must_use]
+    pub fn filtered(&self) -> usize {
+        self.filtered
+    }
+
+    /// Counts of errors and notices by [`Reason::label`].
+    #[must_use]
+    pub fn by_label(&self) -> BTreeMap<&'static str, usize> {
+        self.labels.iter().map(|(label, (_, count))| (*label, *count)).collect()
+    }
+
+    /// Counts of errors only: the series of `naikon_list_rejected_entries`.
+    #[must_use]
+    pub fn errors_by_label(&self) -> BTreeMap<&'static str, usize> {
+        let errors = self.labels.iter().filter(|(_, (severity, _))| *severity == Severity::Error);
+        errors.map(|(label, (_, count))| (*label, *count)).collect()
+    }
+
+    /// Why entries are missing from the result: what was refused, unreadable or filtered, most frequent first.
+    fn causes(&self) -> Vec<(&'static str, usize)> {
+        let mut causes: Vec<_> = self
+            .labels
+            .iter()
+            .filter(|(label, (severity, _))| *severity == Severity::Error || matches!(**label, "type" | "to_ids"))
+            .map(|(label, (_, count))| (*label, *count))
+            .collect();
+        causes.sort_by(|left, right| right.1.cmp(&left.1));
+        causes
+    }
+
+    /// Whether the list must be refused whole: too much of it is bad, or `usable` is none.
+    ///
+    /// # Errors
+    /// [`Refusal::TooManyBad`], [`Refusal::Empty`] or [`Refusal::NothingUsable`].
+    pub fn judge(&self, read: usize, usable: usize, allow_empty: bool) -> Result<(), Refusal> {
+        // Both conditions: a short list may have a typo, a long one a few.
+        if self.bad > 3 && self.bad.saturating_mul(20) > read {
+            return Err(Refusal::TooManyBad { bad: self.bad, read });
+        }
+        match (usable, read) {
+            (0, _) if allow_empty => Ok(()),
+            (0, 0) => Err(Refusal::Empty),
+            (0, _) => Err(Refusal::NothingUsable { read, causes: self.causes() }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Why a list is not taken at all; the last good one stays.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Refusal {
+    /// Over [`super::MAX_BYTES`], as given or unpacked.
+    TooLarge,
+    /// Over [`super::MAX_ENTRIES`].
+    TooManyEntries,
+    /// gzip that cannot be unpacked to its end.
+    Gzip,
+    /// A NUL byte in this line.
+    Binary(u32),
+    /// UTF-16 text.
+    Utf16,
+    /// A web page.
+    Html,
+    /// JSON of this form, which is not read yet.
+    Json(JsonForm),
+    /// CSV, but no column has a name we know.
+    NoAddressColumn,
+    /// No entry at all.
+    Empty,
+    /// Entries, but none to enforce; what became of them, by label.
+    NothingUsable { read: usize, causes: Vec<(&'static str, usize)> },
+    /// Over 5 % and more than three entries cannot be read.
+    TooManyBad { bad: usize, read: usize },
+    /// Change guard: over half of the list is gone.
+    Shrinks { removed: usize, of: usize },
+    /// Change guard: the drop lists cover far more than before, in addresses (IPv4) or /48 sites (IPv6).
+    Grows { ipv6: bool, from: u64, to: u64 },
+}
+
+impl Refusal {
+    /// Whether `naikon reload --force` passes it.
+    #[must_use]
+    pub fn is_change_guard(&self) -> bool {
+        matches!(self, Refusal::Shrinks { .. } | Refusal::Grows { .. })
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refusal::TooLarge => formatter.write_str("larger than 256 MiB; split it"),
+            Refusal::TooManyEntries => {
+                write!(formatter, "more than {} prefixes; split it", super::MAX_ENTRIES)
+            }
+            Refusal::Gzip => formatter.write_str("gzip that is cut short or broken; fetch it again"),
+            Refusal::Binary(line) => {
+                write!(formatter, "binary, there is a NUL byte in line {line}; a list is plain text or CSV")
+            }
+            Refusal::Utf16 => formatter.write_str("UTF-16 text; save it as UTF-8"),
+            Refusal::Html => {
+                formatter.write_str("an HTML page instead of a list; look for an error or login page at its source")
+            }
+            Refusal::Json(form) => write!(formatter, "{form}; this version reads plain text and CSV only"),
+            Refusal::NoAddressColumn => formatter.write_str(
+                "CSV without an address column; name one of value, indicator, ip, address, dst_ip, src_ip, ip_address",
+            ),
+            Refusal::Empty => formatter.write_str("empty, no entry in it; allow_empty accepts that"),
+            Refusal::NothingUsable { read, causes } => {
+                write!(formatter, "nothing usable, 0 of {read}:")?;
+                for (place, (label, count)) in causes.iter().enumerate() {
+                    let what = if *label == "to_ids" { "to_ids=false" } else { label };
+                    write!(formatter, "{} {count} x {what}", if place == 0 { "" } else { "," })?;
+                }
+                formatter.write_str("; allow_empty accepts that")
+            }
+            Refusal::TooManyBad { bad, read } => {
+                write!(formatter, "{bad} of {read} entries cannot be read, over 5 %; mend or replace it")
+            }
+            Refusal::Shrinks { removed, of } => write!(
+                formatter,
+                "{removed} of {of} prefixes would be removed, over half; reload with --force if that is right"
+            ),
+            Refusal::Grows { ipv6, from, to } => write!(
+                formatter,
+                "the drop lists would cover {to} instead of {from} {}; reload with --force if that is right",
+                if *ipv6 { "IPv6 sites (/48)" } else { "IPv4 addresses" }
+            ),
+        }
+    }
+}
+
+impl std::error::Error for Refusal {}

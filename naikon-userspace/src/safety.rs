@@ -1,0 +1,359 @@
+//! What must never be dropped, whatever a list says: special-purpose address space and this machine's own
+//! connectivity; and which change of a list is too large to be believed.
+//!
+//! Host facts (own addresses, gateways, resolvers, session peers) are given by the caller: nothing here looks at
+//! the machine, so `check` answers the same everywhere unless it is asked for this host.
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use crate::{
+    list::{Diagnostics, Entry, Format, Parsed, Reason, Refusal},
+    prefix::Prefix,
+};
+
+/// What an address is to this machine.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Role {
+    /// One of its own addresses.
+    OwnAddress,
+    /// A default gateway.
+    Gateway,
+    /// A name server it asks.
+    Resolver,
+    /// The peer of an authenticated login session: who may just be mending the list.
+    Session,
+}
+
+impl Role {
+    /// The metric label.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Role::OwnAddress => "own_address",
+            Role::Gateway => "gateway",
+            Role::Resolver => "resolver",
+            Role::Session => "session",
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Role::OwnAddress => "an own address of this machine",
+            Role::Gateway => "a default gateway of this machine",
+            Role::Resolver => "a resolver of this machine",
+            Role::Session => "the peer of a login session on this machine",
+        })
+    }
+}
+
+/// The shortest prefixes a drop or monitor list may name: an IPv4 /8 is the largest block ever given out, an IPv6
+/// /19 the largest to one holder.
+pub const SHORTEST_IPV4: u8 = 8;
+/// See [`SHORTEST_IPV4`].
+pub const SHORTEST_IPV6: u8 = 19;
+
+/// Space in which an indicator is a mistake or an attack: this network, private (RFC 1918), shared (RFC 6598),
+/// loopback, link-local, multicast and reserved; IPv4-compatible with loopback and unspecified, unique local
+/// (RFC 4193), link-local, multicast. Documentation ranges are accepted: examples use them.
+const SPECIAL: [Prefix; 12] = [
+    v4([0, 0, 0, 0], 8),
+    v4([10, 0, 0, 0], 8),
+    v4([100, 64, 0, 0], 10),
+    v4([127, 0, 0, 0], 8),
+    v4([169, 254, 0, 0], 16),
+    v4([172, 16, 0, 0], 12),
+    v4([192, 168, 0, 0], 16),
+    v4([224, 0, 0, 0], 3),
+    v6([0, 0], 96),
+    v6([0xfc00, 0], 7),
+    v6([0xfe80, 0], 10),
+    v6([0xff00, 0], 8),
+];
+
+/// Teredo, 6to4 and NAT64: each embeds all of IPv4, so the whole is never meant; an address inside is.
+const EMBEDDING: [Prefix; 3] = [v6([0x2001, 0], 32), v6([0x2002, 0], 16), v6([0x64, 0xff9b], 96)];
+
+const fn v4(octets: [u8; 4], length: u8) -> Prefix {
+    Prefix::from_v4(Ipv4Addr::from_octets(octets), length)
+}
+
+const fn v6(start: [u16; 2], length: u8) -> Prefix {
+    Prefix::from_v6(Ipv6Addr::new(start[0], start[1], 0, 0, 0, 0, 0, 0), length)
+}
+
+/// What drop and monitor lists may not touch.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Guards {
+    /// Sorted; may nest.
+    hosts: Vec<(Prefix, Role)>,
+    /// Special space and hosts; sorted, disjoint: what lies in another is left out.
+    guarded: Vec<Prefix>,
+}
+
+impl Guards {
+    /// Special space only: lists are judged without regard to a machine.
+    #[must_use]
+    pub fn none() -> Self {
+        Guards::new([])
+    }
+
+    /// Special space and these hosts.
+    #[must_use]
+    pub fn new(hosts: impl IntoIterator<Item = (Prefix, Role)>) -> Self {
+        let mut hosts: Vec<_> = hosts.into_iter().collect();
+        hosts.sort_unstable();
+        hosts.dedup();
+        let mut all: Vec<Prefix> = SPECIAL.iter().copied().chain(hosts.iter().map(|(prefix, _)| *prefix)).collect();
+        all.sort_unstable();
+        // A prefix comes right before what it holds.
+        all.dedup_by(|inner, outer| outer.contains(inner));
+        Guards { hosts, guarded: all }
+    }
+
+    /// What is guarded for the sake of this machine; sorted.
+    #[must_use]
+    pub fn hosts(&self) -> Vec<Prefix> {
+        self.hosts.iter().map(|(prefix, _)| *prefix).collect()
+    }
+
+    /// Special space; sorted.
+    #[must_use]
+    pub fn special() -> &'static [Prefix] {
+        &SPECIAL
+    }
+
+    /// Everything guarded, sorted, without overlaps: what may become a `pass P guard` entry.
+    #[must_use]
+    pub fn prefixes(&self) -> Vec<Prefix> {
+        self.guarded.clone()
+    }
+
+    /// The holes in `listed` (sorted): guarded prefixes that lie strictly inside a listed one.
+    #[must_use]
+    pub fn holes(&self, listed: &[Prefix]) -> Vec<Prefix> {
+        let is_inside = |guarded: &&Prefix| {
+            let mut wider = (0..guarded.length()).filter_map(|length| guarded.truncated(length));
+            wider.any(|wider| listed.binary_search(&wider).is_ok())
+        };
+        self.guarded.iter().filter(is_inside).copied().collect()
+    }
+
+    /// Why `prefix` must not be listed, lengths aside: it lies in something guarded.
+    fn refusal(&self, prefix: &Prefix) -> Option<Reason> {
+        // Sorted and disjoint: only the last that is not behind `prefix` can hold it.
+        let before = self.guarded.partition_point(|guarded| guarded <= prefix);
+        let guarded = before.checked_sub(1).and_then(|last| self.guarded.get(last))?;
+        if guarded.contains(prefix) {
+            let role = self.hosts.iter().rfind(|(host, _)| host.contains(prefix)).map(|(_, role)| *role);
+            return Some(role.map_or(Reason::Special(*guarded), Reason::Guarded));
+        }
+        None
+    }
+}
+
+/// A list after screening. Sorted prefixes without duplicates, and all there is to say.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Screened {
+    pub format: Format,
+    /// What may be enforced: sorted, each once, overlaps kept.
+    pub prefixes: Vec<Prefix>,
+    /// Of parsing and of screening.
+    pub diagnostics: Diagnostics,
+    /// As in [`Parsed`].
+    pub read: usize,
+    /// As in [`Parsed`].
+    pub bad: usize,
+}
+
+impl Screened {
+    /// Whether the list can be taken as a whole. An allowlist may always be empty.
+    ///
+    /// # Errors
+    /// Too much of it is bad, or nothing is usable and `allow_empty` is not set.
+    pub fn judge(&self, allow_empty: bool) -> Result<(), Refusal> {
+        self.diagnostics.judge(self.read, self.prefixes.len(), allow_empty)
+    }
+}
+
+/// Screens a drop or monitor list.
+#[must_use]
+pub fn screen(parsed: Parsed, guards: &Guards) -> Screened {
+    screen_by(parsed, |prefix| {
+        if let Some(reason) = guards.refusal(prefix) {
+            return Some(reason);
+        }
+        if let Some(whole) = EMBEDDING.iter().find(|whole| *whole == prefix) {
+            return Some(Reason::Special(*whole));
+        }
+        let shortest = if prefix.is_ipv4() { SHORTEST_IPV4 } else { SHORTEST_IPV6 };
+        if prefix.length() < shortest {
+            return Some(Reason::TooShort(shortest));
+        }
+        EMBEDDING.iter().find(|whole| prefix.contains(whole)).map(|whole| Reason::Special(*whole))
+    })
+}
+
+/// Screens an allowlist: everything may be allowed, except everything.
+#[must_use]
+pub fn screen_allowlist(parsed: Parsed) -> Screened {
+    screen_by(parsed, |prefix| (prefix.length() == 0).then_some(Reason::TooShort(1)))
+}
+
+fn screen_by(parsed: Parsed, refusal: impl Fn(&Prefix) -> Option<Reason>) -> Screened {
+    let Parsed { format, entries, mut diagnostics, read, bad } = parsed;
+    let mut kept = Vec::with_capacity(entries.len());
+    // The prefixes of a range stand together.
+    for range in entries.chunk_by(|left, right| (left.line, left.column) == (right.line, right.column)) {
+        let is_kept = |entry: &&Entry| refusal(&entry.prefix).is_none();
+        let before = kept.len();
+        kept.extend(range.iter().filter(is_kept).copied());
+        if kept.len() - before == range.len() {
+            continue;
+        }
+        let mut reasons = range.iter().filter_map(|entry| refusal(&entry.prefix)).peekable();
+        // What is left of a range when its special part is taken away is enforced, as a wider prefix is with its
+        // hole; a range that is too wide is not enforced at all.
+        let first = reasons.peek().cloned();
+        let too_short = reasons.find(|reason| matches!(reason, Reason::TooShort(_)));
+        if too_short.is_some() {
+            kept.truncate(before);
+        }
+        let is_all_refused = kept.len() == before;
+        let reason = if is_all_refused && range.len() == 1 { first } else { too_short.or(first) };
+        if let (Some(entry), Some(reason)) = (range.first(), reason) {
+            diagnostics.push(entry.line, entry.column, text_of(range).as_bytes(), reason);
+        }
+    }
+    note_overlaps(&mut kept, &mut diagnostics);
+    let mut prefixes: Vec<Prefix> = kept.iter().map(|entry| entry.prefix).collect();
+    prefixes.dedup();
+    Screened { format, prefixes, diagnostics, read, bad }
+}
+
+/// The canonical text of an entry: its own is not kept.
+fn text_of(range: &[Entry]) -> String {
+    match range {
+        [one] if Prefix::host(one.prefix.address()) == one.prefix => one.prefix.address().to_string(),
+        [one] => one.prefix.to_string(),
+        [first, .., last] => format!("{}-{}", first.prefix.address(), last.prefix.last()),
+        [] => String::new(),
+    }
+}
+
+/// Sorts `entries` and tells of each that stands there already, or lies inside another.
+fn note_overlaps(entries: &mut [Entry], diagnostics: &mut Diagnostics) {
+    entries.sort_unstable_by_key(|entry| (entry.prefix, entry.line, entry.column));
+    // The entries that hold the current one, widest first.
+    let mut around: Vec<Entry> = Vec::new();
+    // The pieces of a range are worth one notice.
+    let mut noted = (0, 0);
+    for entry in entries.iter() {
+        while around.last().is_some_and(|outer| !outer.prefix.contains(&entry.prefix)) {
+            around.pop();
+        }
+        let place = (entry.line, entry.column);
+        let reason = match around.last() {
+            Some(outer) if outer.prefix == entry.prefix => Some(Reason::Duplicate(outer.line)),
+            Some(outer) => Some(Reason::Overlap(outer.prefix, outer.line)),
+            None => None,
+        };
+        if let Some(reason) = reason.clone().filter(|_| noted != place) {
+            diagnostics.push(entry.line, entry.column, text_of(&[*entry]).as_bytes(), reason);
+            noted = place;
+        }
+        if !matches!(reason, Some(Reason::Duplicate(_))) {
+            around.push(*entry);
+        }
+    }
+}
+
+/// Fewer removed prefixes than this are an ordinary day in a short list.
+const FEW_REMOVED: usize = 16;
+
+/// Refuses a change that removes over half of a list's prefixes and more than 16: a feed that was cut, or emptied
+/// by whoever profits. Both sorted and without duplicates.
+///
+/// # Errors
+/// [`Refusal::Shrinks`].
+pub fn change_guard(old: &[Prefix], new: &[Prefix]) -> Result<(), Refusal> {
+    let mut left = new.iter().peekable();
+    let is_removed = |prefix: &&Prefix| {
+        while left.next_if(|other| other < prefix).is_some() {}
+        left.peek() != Some(prefix)
+    };
+    let removed = old.iter().filter(is_removed).count();
+    if removed > FEW_REMOVED && removed * 2 > old.len() {
+        return Err(Refusal::Shrinks { removed, of: old.len() });
+    }
+    Ok(())
+}
+
+/// How much more the drop lists may cover at once, with [`GROWTH_FACTOR`]: an IPv4 /12, in addresses; an IPv6 /28,
+/// in sites.
+const GROWTH: u64 = 1 << 20;
+const GROWTH_FACTOR: u64 = 10;
+
+/// Refuses a change after which all drop lists together cover over ten times more and over a /12 more: a list
+/// that suddenly blocks a continent. Sorted prefixes; a first load (`old` is empty) passes.
+///
+/// IPv6 is counted in /48 sites, the unit a holder of one IPv4 address gets (RFC 6177): a /12 of IPv4 then weighs
+/// as a /28 of IPv6. Each family is judged alone.
+///
+/// # Errors
+/// [`Refusal::Grows`].
+pub fn growth_guard(old: &[Prefix], new: &[Prefix]) -> Result<(), Refusal> {
+    if old.is_empty() {
+        return Ok(());
+    }
+    let (before, after) = (Covered::of(old), Covered::of(new));
+    for (ipv6, from, to) in [(false, before.ipv4, after.ipv4), (true, before.ipv6_sites, after.ipv6_sites)] {
+        if to > from.saturating_mul(GROWTH_FACTOR) && to - from > GROWTH {
+            return Err(Refusal::Grows { ipv6, from, to });
+        }
+    }
+    Ok(())
+}
+
+/// How much a set of prefixes covers, overlaps counted once.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Covered {
+    /// Addresses.
+    pub ipv4: u64,
+    /// /48 networks touched: a single address counts as its site.
+    pub ipv6_sites: u64,
+}
+
+impl Covered {
+    /// Of `prefixes`, which are sorted.
+    #[must_use]
+    pub fn of(prefixes: &[Prefix]) -> Self {
+        let mut covered = Covered::default();
+        // The first unit not yet counted, per family.
+        let (mut next_v4, mut next_v6) = (0, 0);
+        for prefix in prefixes {
+            let (first, last) = (unit(prefix.address()), unit(prefix.last()));
+            let (next, count) = if prefix.is_ipv4() {
+                (&mut next_v4, &mut covered.ipv4)
+            } else {
+                (&mut next_v6, &mut covered.ipv6_sites)
+            };
+            let end = last + 1;
+            *count += end.saturating_sub(first.max(*next));
+            *next = end.max(*next);
+        }
+        covered
+    }
+}
+
+/// The number of an IPv4 address, or of an IPv6 address's /48: below 2^48, so sums never overflow.
+fn unit(address: IpAddr) -> u64 {
+    match address {
+        IpAddr::V4(v4) => u64::from(v4.to_bits()),
+        IpAddr::V6(v6) => u64::try_from(v6.to_bits() >> 80).unwrap_or(u64::MAX - 1),
+    }
+}
