@@ -17,20 +17,20 @@
 
 use std::{
     fmt,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr},
 };
 
-use naikon_ebpf::{
-    abi::Action,
-    embedded::{Embedded, embedded},
-};
+use naikon_ebpf::abi::Action;
 use serde::{Deserialize, Serialize};
 
 use crate::prefix::Prefix;
 
 mod explain;
+mod search;
 
 pub use explain::ANSWERS_MAX;
+pub use search::action_of;
+use search::{Lengths, forms, longest};
 
 /// What a list asks for.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
@@ -174,6 +174,7 @@ pub struct Ruleset {
     special: Vec<Prefix>,
     /// Drop and monitor rules by family.
     count: (usize, usize),
+    lengths: Lengths,
 }
 
 /// The lists of one rule: from `start` in [`Ruleset::lists`] to where the next one starts.
@@ -302,7 +303,7 @@ impl Ruleset {
     pub fn lookup(&self, address: IpAddr) -> Answer {
         let mut found: Option<(usize, &Rule, Option<Ipv4Addr>)> = None;
         for form in forms(address).into_iter().flatten() {
-            if let Some((index, rule)) = longest(&self.rules, &form.probe)
+            if let Some((index, rule)) = longest(&self.rules, self.lengths, &form.probe)
                 // Strictly stronger: the first form that decides names the list, as in `Action::or_stronger`.
                 && found.is_none_or(|(_, best, _)| rule.action.rank() > best.action.rank())
             {
@@ -354,6 +355,7 @@ impl Ruleset {
     }
 
     fn push(&mut self, prefix: Prefix, action: Action) {
+        self.lengths.insert(&prefix);
         self.rules.push(Rule { prefix, action });
     }
 
@@ -422,74 +424,6 @@ impl Ruleset {
             embedded: None,
         }
     }
-}
-
-/// The kernel's action for an address under any rules sorted by prefix, compiled or read back.
-#[must_use]
-pub fn action_of(rules: &[Rule], address: IpAddr) -> Action {
-    forms(address)
-        .into_iter()
-        .flatten()
-        .map(|form| longest(rules, &form.probe).map_or(Action::NONE, |(_, rule)| rule.action))
-        .fold(Action::NONE, Action::or_stronger)
-}
-
-/// One way an address is looked up.
-struct Form {
-    /// Held by exactly those prefixes that hold the address.
-    probe: Prefix,
-    embedded: Option<Ipv4Addr>,
-}
-
-/// The forms of an address in the kernel's order: itself, then the IPv4 addresses inside it.
-fn forms(address: IpAddr) -> [Option<Form>; 3] {
-    let inner = |octets: [u8; 4]| {
-        let inner = Ipv4Addr::from(octets);
-        Some(Form { probe: Prefix::host(IpAddr::V4(inner)), embedded: Some(inner) })
-    };
-    let own = Some(Form { probe: probe(address), embedded: None });
-    match address {
-        IpAddr::V4(_) => [own, None, None],
-        IpAddr::V6(v6) => match embedded(v6.octets()) {
-            Embedded::None => [own, None, None],
-            Embedded::One(only) => [own, inner(only), None],
-            Embedded::Two(server, client) => [own, inner(server), inner(client)],
-        },
-    }
-}
-
-/// The prefix that stands for an address in its own family.
-///
-/// A mapped IPv6 address has no canonical IPv6 prefix longer than 95 bits; its first 95 bits are in the same prefixes.
-fn probe(address: IpAddr) -> Prefix {
-    let host = Prefix::host(address);
-    if address.is_ipv6() && host.is_ipv4() { Prefix::new(address, 95).unwrap_or(host) } else { host }
-}
-
-/// The longest rule that holds `probe`, with its index, among rules sorted by prefix.
-///
-/// The rule right before `probe` either holds it, or lies in every rule that does: those are no longer than what both
-/// addresses have in common, so the search goes on from there. At most one binary search for each length.
-fn longest<'a>(rules: &'a [Rule], probe: &Prefix) -> Option<(usize, &'a Rule)> {
-    let mut probe = *probe;
-    loop {
-        let index = rules.partition_point(|rule| rule.prefix <= probe).checked_sub(1)?;
-        let rule = rules.get(index)?;
-        if rule.prefix.contains(&probe) {
-            return Some((index, rule));
-        }
-        probe = probe.truncated(common_bits(rule.prefix.address(), probe.address())?)?;
-    }
-}
-
-/// How many leading bits two addresses share; none across families.
-fn common_bits(a: IpAddr, b: IpAddr) -> Option<u8> {
-    let bits = match (a, b) {
-        (IpAddr::V4(a), IpAddr::V4(b)) => (a.to_bits() ^ b.to_bits()).leading_zeros(),
-        (IpAddr::V6(a), IpAddr::V6(b)) => (Ipv6Addr::to_bits(a) ^ Ipv6Addr::to_bits(b)).leading_zeros(),
-        _ => return None,
-    };
-    u8::try_from(bits).ok()
 }
 
 /// For counts that [`Shared`] bounds; more would be cut, never wrap.

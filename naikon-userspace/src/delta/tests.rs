@@ -176,7 +176,7 @@ fn check_sees_wrong_orders() {
     // Enough for one form, not for several.
     assert_eq!(caught(Law::OneForm, |op| by_step(op, [0, 1, 2])), 0);
     assert!(caught(Law::AllForms, |op| by_step(op, [0, 1, 2])) > 0);
-    // Removals first; all at random places; additions from the shortest.
+    // Removals first; whatever is shortest first; additions from the shortest.
     assert!(caught(Law::OneForm, |op| by_step(op, [2, 1, 0])) > 50);
     assert!(caught(Law::OneForm, |op| (0, i16::from(op.prefix().length()))) > 50);
     let shortest_first = |op: &Op| match op {

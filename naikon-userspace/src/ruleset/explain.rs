@@ -47,7 +47,13 @@ impl Ruleset {
     /// Costs a lookup for each rule inside the prefix, until enough answers are found.
     #[must_use]
     pub fn explain(&self, prefix: &Prefix) -> Vec<Answer> {
-        let mut found = Found { ruleset: self, answers: Vec::new(), strictest: None };
+        let verdicts = self.rules.iter().map(|rule| Verdict::from(rule.action));
+        let mut found = Found {
+            ruleset: self,
+            answers: Vec::new(),
+            strictest: None,
+            strictest_of_all: verdicts.max().unwrap_or(Verdict::Pass),
+        };
         match prefix.address() {
             IpAddr::V4(first) => {
                 found.visit(IpAddr::V4(first));
@@ -155,6 +161,8 @@ struct Found<'a> {
     ruleset: &'a Ruleset,
     answers: Vec<Answer>,
     strictest: Option<Verdict>,
+    /// No address has a stricter one.
+    strictest_of_all: Verdict,
 }
 
 impl Found<'_> {
@@ -176,7 +184,7 @@ impl Found<'_> {
     }
 
     fn is_complete(&self) -> bool {
-        self.answers.len() >= ANSWERS_MAX && self.strictest == Some(Verdict::Drop)
+        self.answers.len() >= ANSWERS_MAX && self.strictest == Some(self.strictest_of_all)
     }
 }
 

@@ -1,7 +1,10 @@
 //! The law of `compile`: the compiled answer is the one that the contract's own sentences give, for every address of a
 //! small world. The world is also where `delta` proves its order.
 
+use std::net::Ipv6Addr;
+
 use super::*;
+use naikon_ebpf::embedded::{Embedded, embedded};
 use proptest::prelude::*;
 
 pub(crate) fn prefix(text: &str) -> Prefix {
