@@ -9,4 +9,5 @@
 
 mod harness;
 mod packets;
+mod traffic;
 mod verdict;
