@@ -3,6 +3,8 @@
 
 mod ci;
 mod kernel;
+mod lab;
+mod run;
 mod setup;
 mod shell;
 mod source;
@@ -28,6 +30,19 @@ enum Task {
     /// Takes a rustup nightly with rust-src, else the distribution's rustc with its source, else installs one of
     /// them. bpf-linker is built once into the user's cache folder. Does nothing when all is there.
     Setup,
+    /// Run naikon: in the lab, or with arguments on this machine.
+    ///
+    /// The lab is a client, a gateway with naikon and a server in network namespaces, with real packets to listed and
+    /// other addresses; nothing leaves the machine and everything is removed in the end. It needs root and uses sudo.
+    /// It fails when a listed address gets through.
+    Run {
+        /// End the lab by itself after so many seconds.
+        #[arg(long, value_name = "N", conflicts_with = "arguments")]
+        seconds: Option<u64>,
+        /// Arguments of `naikon run`, after `--`; they leave the lab away: `cargo xtask run -- -i eth0 --list FILE`.
+        #[arg(last = true)]
+        arguments: Vec<OsString>,
+    },
     /// Run all tests: those of the host, and those that drive the real kernel.
     ///
     /// The system tests need root; without it sudo is used for them alone, and without sudo they say that they were
@@ -39,6 +54,14 @@ enum Task {
     },
     /// Everything that must hold before a merge: format, lints of both sides, house rules, all tests.
     Ci,
+    /// The lab alone, with everything built: what `run` becomes through sudo.
+    #[command(hide = true)]
+    Lab {
+        #[arg(long)]
+        workspace: PathBuf,
+        #[arg(long)]
+        seconds: Option<u64>,
+    },
     /// Started by the test runner in place of each test binary: elevates the one that needs it.
     #[command(hide = true)]
     TestRunner {
@@ -61,6 +84,8 @@ fn main() -> ExitCode {
 fn perform(task: Task) -> Result<ExitCode> {
     match task {
         Task::Setup => setup::setup(&shell::workspace()?, true)?,
+        Task::Run { seconds, arguments } => return run::run_naikon(&shell::workspace()?, seconds, &arguments),
+        Task::Lab { workspace, seconds } => lab::lab(&workspace, seconds)?,
         Task::Test { runner_arguments } => return test::test(&shell::workspace()?, &runner_arguments),
         Task::Ci => return ci::ci(&shell::workspace()?),
         Task::TestRunner { binary, arguments } => return Err(test::run_binary(&binary, &arguments)),
