@@ -221,6 +221,15 @@ fn explained(error: io::Error) -> io::Error {
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Fingerprint(BTreeMap<PathBuf, Option<Stat>>);
 
+impl Fingerprint {
+    /// Files that look different, or are there only in one of the two.
+    pub fn changed<'a>(&'a self, before: &'a Fingerprint) -> impl Iterator<Item = &'a Path> {
+        let now = self.0.iter().filter(|(path, stat)| before.0.get(*path) != Some(stat));
+        let gone = before.0.keys().filter(|path| !self.0.contains_key(*path));
+        now.map(|(path, _)| path.as_path()).chain(gone.map(PathBuf::as_path))
+    }
+}
+
 #[derive(Clone, Debug, Eq, PartialEq)]
 struct Stat {
     device: u64,

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 use super::reload::ListState;
 use crate::{
+    config::Config,
     prefix::Prefix,
     protocol::{Families, Hook, ListStatus, Lookup, Status},
     ruleset::{ListAction, Ruleset},
@@ -14,8 +15,9 @@ use crate::{
 };
 
 /// One consistent view of the daemon.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct Snapshot {
+    pub(crate) config: Arc<Config>,
     pub(crate) generation: u64,
     pub(crate) ruleset: Arc<Ruleset>,
     pub(crate) names: Arc<BTreeMap<u16, String>>,

@@ -196,6 +196,7 @@ impl Enforcer {
         let bare = self.hooks.confirmed.iter().filter(|hook| hook.mode == "none");
         let unprotected = bare.map(|hook| format!("{} is not protected", hook.interface));
         Snapshot {
+            config: Arc::new(self.config.clone()),
             generation: self.kernel.generation().unwrap_or_default(),
             ruleset: self.lists.ruleset(),
             names: self.lists.names(),

@@ -1,0 +1,185 @@
+//! The control socket: one request and one response a connection, asked by local users whom the kernel names.
+//!
+//! Root and the daemon's own user may change things; who else can open the socket may read.
+
+use std::{
+    fs, io,
+    os::unix::{
+        fs::{DirBuilderExt, FileTypeExt, PermissionsExt, chown},
+        net::UnixStream as BlockingStream,
+    },
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{UnixListener, UnixStream},
+    sync::{Semaphore, mpsc, watch},
+    time::timeout,
+};
+
+use super::{metrics::Metrics, snapshot::Snapshot, worker::Worker};
+use crate::{
+    config::OnExit,
+    kernel::{ErrorKind, KernelError},
+    protocol::{REQUEST_MAX, Request, Response},
+};
+
+/// Connections at a time; more wait in the socket's backlog.
+const CONNECTIONS_MAX: usize = 64;
+/// Time to send a request and to take a response.
+const PEER_TIMEOUT: Duration = Duration::from_secs(5);
+/// The group that may read.
+const GROUP: &str = "naikon";
+
+/// A bound socket; removed when dropped.
+pub(crate) struct Control {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+/// What the server needs of the daemon.
+#[derive(Clone)]
+pub(crate) struct Daemon {
+    pub(crate) worker: Worker,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// Told when enforcement has ended over the socket, so that the daemon ends too.
+    pub(crate) detached: mpsc::Sender<()>,
+}
+
+impl Control {
+    /// Binds the socket. One that a dead daemon left is replaced, one that answers is not.
+    pub(crate) fn bind(path: &Path) -> Result<Self, KernelError> {
+        let refused = |error: &io::Error| {
+            KernelError::of(format!("binding the control socket {}", path.display()), error)
+                .cure(format!("make its directory writable for this user, or choose another path with --control"))
+        };
+        if let Some(parent) = path.parent() {
+            fs::DirBuilder::new().recursive(true).mode(0o755).create(parent).map_err(|error| refused(&error))?;
+        }
+        match fs::symlink_metadata(path) {
+            Ok(found) if found.file_type().is_socket() => {
+                if BlockingStream::connect(path).is_ok() {
+                    return Err(KernelError::new(
+                        format!("binding the control socket {}", path.display()),
+                        ErrorKind::Locked,
+                        "another naikon answers there",
+                    )
+                    .cure("stop that one, or give this one its own --control"));
+                }
+                fs::remove_file(path).map_err(|error| refused(&error))?;
+            }
+            Ok(_) => return Err(refused(&io::Error::new(io::ErrorKind::AlreadyExists, "something else is there"))),
+            Err(_) => {}
+        }
+        let listener = UnixListener::bind(path).map_err(|error| refused(&error))?;
+        let mode = match nix::unistd::Group::from_name(GROUP) {
+            Ok(Some(group)) => match chown(path, None, Some(group.gid.as_raw())) {
+                Ok(()) => 0o660,
+                Err(error) => {
+                    tracing::warn!("giving {} to group {GROUP}: {error}; only this user may ask", path.display());
+                    0o600
+                }
+            },
+            _ => {
+                tracing::info!("no group {GROUP} here: only root and this user may use {}", path.display());
+                0o600
+            }
+        };
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(|error| refused(&error))?;
+        Ok(Control { listener, path: path.to_owned() })
+    }
+
+    /// Serves until the daemon ends.
+    pub(crate) async fn serve(self, daemon: Daemon) {
+        let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        loop {
+            let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
+            match self.listener.accept().await {
+                Ok((stream, _)) => {
+                    let daemon = daemon.clone();
+                    tokio::spawn(async move {
+                        if let Err(error) = connection(stream, &daemon).await {
+                            tracing::debug!("a control connection: {error}");
+                        }
+                        drop(permit);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!("accepting a control connection: {error}");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.path) {
+            tracing::debug!("removing {}: {error}", self.path.display());
+        }
+    }
+}
+
+async fn connection(stream: UnixStream, daemon: &Daemon) -> io::Result<()> {
+    let peer = stream.peer_cred()?.uid();
+    let (read, mut write) = stream.into_split();
+    let mut line = String::new();
+    let mut reader = BufReader::new(read.take(REQUEST_MAX));
+    timeout(PEER_TIMEOUT, reader.read_line(&mut line)).await??;
+    let (response, detached) = match serde_json::from_str::<Request>(&line) {
+        Err(error) => (Response::Refused(format!("the request cannot be read: {error}")), false),
+        Ok(request) if request.changes() && !may_change(peer) => {
+            (Response::Refused("only root and the daemon's own user may change something".into()), false)
+        }
+        Ok(request) => respond(request, daemon).await,
+    };
+    let mut bytes = serde_json::to_vec(&response)?;
+    bytes.push(b'\n');
+    let written = timeout(PEER_TIMEOUT, write.write_all(&bytes)).await;
+    if detached {
+        // Full means that the daemon is ending already.
+        let _ending = daemon.detached.try_send(());
+    }
+    written?
+}
+
+fn may_change(peer: u32) -> bool {
+    peer == 0 || peer == rustix::process::geteuid().as_raw()
+}
+
+/// The response, and whether enforcement has ended with it.
+async fn respond(request: Request, daemon: &Daemon) -> (Response, bool) {
+    let ended = || Response::Refused("the daemon is ending".into());
+    let response = match request {
+        Request::Status => {
+            let (metrics, snapshot) = (Arc::clone(&daemon.metrics), Arc::clone(&daemon.snapshots.borrow()));
+            match tokio::task::spawn_blocking(move || snapshot.status(&metrics.counters())).await {
+                Ok(status) => Response::Status(Box::new(status)),
+                Err(error) => Response::Refused(error.to_string()),
+            }
+        }
+        Request::Lookup { addresses } => {
+            let snapshot = Arc::clone(&daemon.snapshots.borrow());
+            let look = move || -> Result<Vec<_>, String> {
+                Ok(addresses.iter().map(|text| snapshot.lookup(text)).collect::<Result<Vec<_>, _>>()?.concat())
+            };
+            match tokio::task::spawn_blocking(look).await {
+                Ok(Ok(answers)) => Response::Lookup(answers),
+                Ok(Err(error)) => Response::Refused(error),
+                Err(error) => Response::Refused(error.to_string()),
+            }
+        }
+        Request::Reload { force } => daemon.worker.reload(force).await.map_or_else(ended, Response::Reload),
+        Request::Detach => match daemon.worker.stop(OnExit::Detach).await {
+            None => ended(),
+            Some(Err(error)) => return (Response::Refused(error.to_string()), true),
+            Some(Ok(())) => return (Response::Detached, true),
+        },
+    };
+    (response, false)
+}

@@ -1,0 +1,142 @@
+//! `/metrics`, `/healthz`, `/readyz` over HTTP/1.1, for scrapers that may be slow or hostile.
+
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+
+use http_body_util::Full;
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+    header::{ACCEPT, ALLOW, CONTENT_TYPE},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, watch},
+    time::{sleep, timeout},
+};
+
+use super::{metrics::Metrics, snapshot::Snapshot};
+
+/// Connections at a time; more are closed at once, so that half-open ones cannot take the last descriptor.
+const CONNECTIONS_MAX: usize = 256;
+/// Time for a request's head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(3);
+/// Time for a whole connection; one request each.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(15);
+/// Bytes of a request's head.
+const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// Between attempts to bind a port that somebody else has.
+const BIND_PAUSE: Duration = Duration::from_secs(5);
+
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Serves until the daemon ends. A taken port is said and tried again: enforcement does not depend on it.
+pub(crate) async fn serve(listen: SocketAddr, metrics: Arc<Metrics>, snapshots: watch::Receiver<Arc<Snapshot>>) {
+    let listener = bind(listen).await;
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let Ok(permit) = Arc::clone(&room).try_acquire_owned() else { continue };
+                let (metrics, snapshots) = (Arc::clone(&metrics), snapshots.clone());
+                tokio::spawn(async move {
+                    // What goes wrong on one connection is the peer's matter.
+                    let _closed = timeout(CONNECTION_TIMEOUT, connection(stream, metrics, snapshots)).await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                tracing::warn!("accepting a metrics connection: {error}");
+                sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn bind(listen: SocketAddr) -> TcpListener {
+    let mut said = false;
+    loop {
+        match TcpListener::bind(listen).await {
+            Ok(listener) => {
+                tracing::info!("metrics at http://{listen}/metrics");
+                return listener;
+            }
+            Err(error) if !said => {
+                tracing::warn!(
+                    "binding {listen} for metrics: {error}; enforcement goes on, trying again every {} s; free the \
+                     port or choose another with --listen",
+                    BIND_PAUSE.as_secs()
+                );
+                said = true;
+            }
+            Err(error) => tracing::debug!("binding {listen}: {error}"),
+        }
+        sleep(BIND_PAUSE).await;
+    }
+}
+
+async fn connection(stream: TcpStream, metrics: Arc<Metrics>, snapshots: watch::Receiver<Arc<Snapshot>>) {
+    let service = service_fn(move |request| {
+        let (metrics, snapshots) = (Arc::clone(&metrics), snapshots.clone());
+        async move { Ok::<_, Infallible>(answer(request, metrics, &snapshots).await) }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .keep_alive(false)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+    if let Err(error) = served {
+        tracing::debug!("a metrics connection: {error}");
+    }
+}
+
+async fn answer(
+    request: Request<Incoming>,
+    metrics: Arc<Metrics>,
+    snapshots: &watch::Receiver<Arc<Snapshot>>,
+) -> Response<Full<Bytes>> {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
+        response.headers_mut().insert(ALLOW, hyper::header::HeaderValue::from_static("GET, HEAD"));
+        return response;
+    }
+    match request.uri().path() {
+        "/metrics" => {
+            let accept = request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+            let open_metrics = accept.contains("application/openmetrics-text");
+            // Reading every counter is many syscalls: not on the threads that serve.
+            match tokio::task::spawn_blocking(move || metrics.encode(open_metrics)).await {
+                Ok(Ok(body)) => typed(StatusCode::OK, if open_metrics { OPEN_METRICS } else { CLASSIC }, body),
+                Ok(Err(error)) => plain(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
+                Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
+            }
+        }
+        "/healthz" => plain(StatusCode::OK, "ok\n"),
+        "/readyz" => {
+            let snapshot = Arc::clone(&snapshots.borrow());
+            if snapshot.is_ready() {
+                plain(StatusCode::OK, "ready\n")
+            } else {
+                let waits = if snapshot.hooks.is_empty() { "no interface matches yet\n" } else { "an interface is not protected\n" };
+                plain(StatusCode::SERVICE_UNAVAILABLE, waits)
+            }
+        }
+        _ => plain(StatusCode::NOT_FOUND, "/metrics, /healthz, /readyz\n"),
+    }
+}
+
+fn plain(status: StatusCode, body: &str) -> Response<Full<Bytes>> {
+    typed(status, "text/plain; charset=utf-8", body.to_owned())
+}
+
+fn typed(status: StatusCode, content_type: &'static str, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(content_type));
+    response
+}

@@ -1,0 +1,433 @@
+//! Prometheus metrics: what the kernel counted, what the worker published, what happened here, and this process.
+//!
+//! Names and labels are PRODUCT.md's contract, told in the README's table. No address is ever a label.
+
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Write as _},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use naikon_ebpf::{
+    abi::{Direction, Family},
+    packet::Unparsed,
+};
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder, text},
+    metrics::{
+        MetricType,
+        counter::{ConstCounter, Counter},
+        family::Family as Series,
+        gauge::ConstGauge,
+        histogram::Histogram,
+    },
+    registry::Registry,
+};
+use tokio::sync::watch;
+
+use super::snapshot::Snapshot;
+use crate::{
+    kernel::CounterReader,
+    protocol::{Families, ReloadResult},
+    ruleset::ListAction,
+    telemetry::Counters,
+};
+
+/// Upper bounds in seconds: a small reload takes milliseconds, a million prefixes some seconds.
+const DURATION_BUCKETS: [f64; 10] = [0.001, 0.005, 0.02, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
+
+type Labels = Vec<(&'static str, String)>;
+
+/// What the daemon itself counts.
+#[derive(Clone)]
+pub(crate) struct Instruments {
+    reloads: Series<Labels, Counter>,
+    durations: Histogram,
+    retries: Counter,
+    reattached: Series<Labels, Counter>,
+}
+
+impl Instruments {
+    pub(crate) fn new() -> Self {
+        let reloads = Series::<Labels, Counter>::default();
+        for result in ReloadResult::ALL {
+            // A series that begins at zero shows the first increase.
+            reloads.get_or_create(&vec![("result", result.as_str().into())]);
+        }
+        Instruments {
+            reloads,
+            durations: Histogram::new(DURATION_BUCKETS),
+            retries: Counter::default(),
+            reattached: Series::default(),
+        }
+    }
+
+    pub(crate) fn reloaded(&self, result: ReloadResult, duration: Duration, retries: u64) {
+        self.reloads.get_or_create(&vec![("result", result.as_str().into())]).inc();
+        self.durations.observe(duration.as_secs_f64());
+        self.retries.inc_by(retries);
+    }
+
+    pub(crate) fn reattached(&self, interface: &str) {
+        self.reattached.get_or_create(&vec![("interface", interface.into())]).inc();
+    }
+}
+
+/// Everything that a scrape reads.
+pub(crate) struct Metrics {
+    registry: Registry,
+    kernel: Arc<Kernel>,
+}
+
+impl Metrics {
+    pub(crate) fn new(
+        instruments: &Instruments,
+        reader: CounterReader,
+        snapshots: watch::Receiver<Arc<Snapshot>>,
+        lines_lost: impl Fn() -> u64 + Send + Sync + 'static,
+    ) -> Self {
+        let mut registry = Registry::with_prefix("naikon");
+        registry.register("reloads", "Reloads by result", instruments.reloads.clone());
+        registry.register("reload_duration_seconds", "Time a reload took", instruments.durations.clone());
+        registry.register(
+            "apply_retries",
+            "Applies that the kernel refused for want of memory and that were tried again",
+            instruments.retries.clone(),
+        );
+        registry.register(
+            "reattached",
+            "Times the program was put back on an interface that had lost it",
+            instruments.reattached.clone(),
+        );
+        let kernel = Arc::new(Kernel { reader: Mutex::new(reader), snapshots, lines_lost: Box::new(lines_lost) });
+        registry.register_collector(Box::new(Arc::clone(&kernel)));
+        let mut whole = Registry::default();
+        std::mem::swap(&mut whole, &mut registry);
+        Metrics { registry: whole, kernel }
+    }
+
+    /// Every counter of the kernel, for `status`.
+    pub(crate) fn counters(&self) -> Counters {
+        self.kernel.counters()
+    }
+
+    /// The exposition, as OpenMetrics or as the older text format 0.0.4.
+    pub(crate) fn encode(&self, open_metrics: bool) -> Result<String, fmt::Error> {
+        let mut body = String::new();
+        text::encode_registry(&mut body, &self.registry)?;
+        body.push_str(&process()?);
+        text::encode_eof(&mut body)?;
+        Ok(if open_metrics { body } else { classic(&body) })
+    }
+}
+
+/// OpenMetrics names the family of a counter without `_total`; the older format names the series.
+fn classic(open_metrics: &str) -> String {
+    let mut text = String::with_capacity(open_metrics.len());
+    let mut help = None;
+    for line in open_metrics.lines() {
+        if line.starts_with("# HELP ") {
+            // Whether it needs the suffix stands in the next line.
+            help = Some(line);
+            continue;
+        }
+        if line == "# EOF" || line.starts_with("# UNIT ") {
+            continue;
+        }
+        let counter = line.strip_prefix("# TYPE ").and_then(|rest| rest.strip_suffix(" counter"));
+        if let (Some(name), Some(help)) = (counter, help) {
+            text.push_str(&help.replacen(name, &format!("{name}_total"), 1));
+            text.push('\n');
+        } else if let Some(help) = help {
+            text.push_str(help);
+            text.push('\n');
+        }
+        help = None;
+        match counter {
+            Some(name) => {
+                text.push_str("# TYPE ");
+                text.push_str(name);
+                text.push_str("_total counter\n");
+            }
+            None => {
+                text.push_str(line);
+                text.push('\n');
+            }
+        }
+    }
+    text
+}
+
+/// The standard process metrics, which have no prefix of ours. What /proc does not tell is left out.
+fn process() -> Result<String, fmt::Error> {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Process));
+    let mut body = String::new();
+    text::encode_registry(&mut body, &registry)?;
+    Ok(body)
+}
+
+struct Kernel {
+    reader: Mutex<CounterReader>,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    lines_lost: Box<dyn Fn() -> u64 + Send + Sync>,
+}
+
+impl fmt::Debug for Kernel {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Kernel")
+    }
+}
+
+impl Kernel {
+    fn counters(&self) -> Counters {
+        // A reader holds nothing that a panic could leave half done.
+        let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        reader.read().unwrap_or_else(|error| {
+            tracing::error!("{error}");
+            Counters::default()
+        })
+    }
+}
+
+impl Collector for Kernel {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let counters = self.counters();
+        let snapshot = Arc::clone(&self.snapshots.borrow());
+        let out = &mut encoder;
+        hits(out, &counters, &snapshot)?;
+        frames(out, &counters)?;
+        lists(out, &snapshot)?;
+        let (ipv4, ipv6) = snapshot.ruleset.count();
+        gauges(out, "prefixes", "Prefixes that are dropped or monitored", by_family(&[], Families { ipv4, ipv6 }))?;
+        let attached = snapshot.hooks.iter().map(|hook| {
+            let labels = vec![
+                ("interface", hook.interface.clone()),
+                ("hook", hook.hook.clone()),
+                ("mode", hook.mode.clone()),
+            ];
+            (labels, if hook.mode == "none" { 0.0 } else { 1.0 })
+        });
+        gauges(out, "attached", "1 while the kernel confirms the program on the interface", attached)?;
+        gauges(out, "generation", "Sets of prefixes applied so far", [(Vec::new(), snapshot.generation as f64)])?;
+        let build = vec![
+            ("version", env!("CARGO_PKG_VERSION").to_owned()),
+            ("revision", option_env!("NAIKON_REVISION").unwrap_or("unknown").to_owned()),
+        ];
+        gauges(out, "build_info", "Version of this naikon", [(build, 1.0)])?;
+        let lost = (self.lines_lost)();
+        counts(out, "log_lines_lost", "Log lines that nobody took in time", [(Vec::new(), lost)])
+    }
+}
+
+fn hits(out: &mut DescriptorEncoder<'_>, counters: &Counters, snapshot: &Snapshot) -> fmt::Result {
+    let of = |action: ListAction, what: fn(u64, u64) -> u64| {
+        counters.hits.iter().filter(move |hit| hit.action == action).filter_map(move |hit| {
+            // A drop list has no use for a monitor series that was never anything but zero, and the reverse.
+            let wanted = snapshot
+                .lists
+                .iter()
+                .any(|list| list.name == hit.list && list.role == crate::sources::Role::Listed(action));
+            let labels = vec![
+                ("list", hit.list.clone()),
+                ("interface", hit.interface.clone()),
+                ("direction", direction(hit.direction).to_owned()),
+                ("family", family(hit.family).to_owned()),
+            ];
+            (wanted || hit.packets > 0).then(|| (labels, what(hit.packets, hit.bytes)))
+        })
+    };
+    let (packets, bytes): (fn(u64, u64) -> u64, fn(u64, u64) -> u64) = (|packets, _| packets, |_, bytes| bytes);
+    counts(out, "dropped_packets", "Frames dropped", of(ListAction::Drop, packets))?;
+    counts(out, "dropped_bytes", "Bytes of frames dropped", of(ListAction::Drop, bytes))?;
+    counts(out, "monitored_packets", "Frames that hit a monitor list and passed", of(ListAction::Monitor, packets))?;
+    counts(out, "monitored_bytes", "Bytes of monitored frames", of(ListAction::Monitor, bytes))
+}
+
+fn frames(out: &mut DescriptorEncoder<'_>, counters: &Counters) -> fmt::Result {
+    let passed = counters.frames.iter().map(|frame| (vec![("interface", frame.interface.clone())], frame.passed));
+    counts(out, "passed_packets", "Frames that passed, monitored and unreadable ones among them", passed)?;
+    let unparsed = counters.frames.iter().flat_map(|frame| {
+        Unparsed::ALL.iter().zip(frame.unparsed).map(|((_, reason), count)| {
+            (vec![("interface", frame.interface.clone()), ("reason", (*reason).to_owned())], count)
+        })
+    });
+    counts(out, "unparsed_packets", "Frames that could not be read", unparsed)
+}
+
+fn lists(out: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Result {
+    let entries = snapshot.lists.iter().flat_map(|list| by_family(&[("list", &list.name)], list.entries));
+    gauges(out, "list_entries", "Prefixes that a list contributes", entries)?;
+    let rejected = snapshot.lists.iter().flat_map(|list| {
+        list.rejected.iter().map(|(reason, count)| {
+            (vec![("list", list.name.clone()), ("reason", (*reason).to_owned())], *count as f64)
+        })
+    });
+    gauges(out, "list_rejected_entries", "Entries of a list that were refused", rejected)?;
+    let one = |name: &String| vec![("list", name.clone())];
+    let up = snapshot.lists.iter().map(|list| (one(&list.name), if list.fault.is_none() { 1.0 } else { 0.0 }));
+    gauges(out, "list_up", "1 when the newest content of a list is enforced", up)?;
+    let success = snapshot.lists.iter().filter_map(|list| {
+        let age = list.last_success?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+        Some((one(&list.name), age.as_secs_f64()))
+    });
+    gauges(out, "list_last_success_timestamp_seconds", "When the enforced content of a list was read", success)
+}
+
+fn by_family(labels: &[(&'static str, &String)], count: Families) -> Vec<(Labels, f64)> {
+    [("ipv4", count.ipv4), ("ipv6", count.ipv6)]
+        .map(|(family, count)| {
+            let mut labels: Labels = labels.iter().map(|(key, value)| (*key, (*value).clone())).collect();
+            labels.push(("family", family.to_owned()));
+            (labels, count as f64)
+        })
+        .into()
+}
+
+pub(crate) fn direction(direction: Direction) -> &'static str {
+    match direction {
+        Direction::To => "to",
+        Direction::From => "from",
+    }
+}
+
+pub(crate) fn family(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "ipv4",
+        Family::V6 => "ipv6",
+    }
+}
+
+fn counts(
+    out: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    series: impl IntoIterator<Item = (Labels, u64)>,
+) -> fmt::Result {
+    // Two interfaces of one name share a series: counters go on over a recreation.
+    let mut sums: BTreeMap<Labels, u64> = BTreeMap::new();
+    for (labels, value) in series {
+        *sums.entry(labels).or_default() += value;
+    }
+    let metric = out.encode_descriptor(name, help, None, MetricType::Counter)?;
+    each(metric, sums, |value, encoder| ConstCounter::new(value).encode(encoder))
+}
+
+fn gauges(
+    out: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    series: impl IntoIterator<Item = (Labels, f64)>,
+) -> fmt::Result {
+    let metric = out.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    each(metric, series, |value, encoder| ConstGauge::new(value).encode(encoder))
+}
+
+fn each<V>(
+    mut metric: MetricEncoder<'_>,
+    series: impl IntoIterator<Item = (Labels, V)>,
+    encode: impl Fn(V, MetricEncoder<'_>) -> fmt::Result,
+) -> fmt::Result {
+    for (labels, value) in series {
+        if labels.is_empty() {
+            return encode(value, metric);
+        }
+        let labels = Escaped(&labels);
+        encode(value, metric.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+/// Labels whose values may hold anything that a file name may hold.
+#[derive(Debug)]
+struct Escaped<'a>(&'a Labels);
+
+impl EncodeLabelSet for Escaped<'_> {
+    fn encode(&self, encoder: &mut prometheus_client::encoding::LabelSetEncoder<'_>) -> fmt::Result {
+        for (key, value) in self.0 {
+            let mut label = encoder.encode_label();
+            let mut label_key = label.encode_label_key()?;
+            label_key.write_str(key)?;
+            let mut label_value = label_key.encode_label_value()?;
+            label_value.write_str(value)?;
+            label_value.finish()?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads this process's own numbers at each scrape.
+#[derive(Debug)]
+struct Process;
+
+impl Collector for Process {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let Ok(process) = procfs::process::Process::myself() else { return Ok(()) };
+        let ticks = procfs::ticks_per_second() as f64;
+        let out = &mut encoder;
+        let one = |value: f64| [(Vec::new(), value)];
+        if let Ok(stat) = process.stat() {
+            let cpu = (stat.utime + stat.stime) as f64 / ticks;
+            let metric = out.encode_descriptor(
+                "process_cpu_seconds",
+                "User and system time of this process",
+                None,
+                MetricType::Counter,
+            )?;
+            ConstCounter::new(cpu).encode(metric)?;
+            gauges(out, "process_virtual_memory_bytes", "Virtual memory", one(stat.vsize as f64))?;
+            let resident = stat.rss as f64 * rustix::param::page_size() as f64;
+            gauges(out, "process_resident_memory_bytes", "Resident memory", one(resident))?;
+            gauges(out, "process_threads", "Threads", one(stat.num_threads as f64))?;
+            if let Ok(boot) = procfs::boot_time_secs() {
+                let start = boot as f64 + stat.starttime as f64 / ticks;
+                gauges(out, "process_start_time_seconds", "When this process started", one(start))?;
+            }
+        }
+        if let Ok(open) = process.fd_count() {
+            gauges(out, "process_open_fds", "Open file descriptors", one(open as f64))?;
+        }
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        gauges(out, "process_max_fds", "Most open file descriptors", one(limit.map_or(f64::INFINITY, |limit| limit as f64)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn older_format_names_counters_by_their_series() {
+        let open = "# HELP naikon_a_packets Frames.\n# TYPE naikon_a_packets counter\nnaikon_a_packets_total{x=\"y\"} 1\n\
+                    # HELP naikon_b B.\n# TYPE naikon_b gauge\nnaikon_b 2\n# EOF\n";
+        let expected = "# HELP naikon_a_packets_total Frames.\n# TYPE naikon_a_packets_total counter\n\
+                        naikon_a_packets_total{x=\"y\"} 1\n# HELP naikon_b B.\n# TYPE naikon_b gauge\nnaikon_b 2\n";
+        assert_eq!(classic(open), expected);
+    }
+
+    #[test]
+    fn label_values_are_escaped() {
+        let mut registry = Registry::default();
+        #[derive(Debug)]
+        struct Odd;
+        impl Collector for Odd {
+            fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+                gauges(&mut encoder, "odd", "Odd", [(vec![("list", "a\"b\\c\nd".to_owned())], 1.0)])
+            }
+        }
+        registry.register_collector(Box::new(Odd));
+        let mut body = String::new();
+        text::encode(&mut body, &registry).unwrap();
+        assert!(body.contains(r#"odd{list="a\"b\\c\nd"} 1.0"#), "{body}");
+    }
+
+    #[test]
+    fn process_metrics_are_there() {
+        let body = process().unwrap();
+        for name in ["process_cpu_seconds_total", "process_open_fds", "process_resident_memory_bytes", "process_start_time_seconds"] {
+            assert!(body.contains(name), "{name} is missing in {body}");
+        }
+    }
+}
