@@ -361,8 +361,8 @@ mod tests {
             ("trailing blanks", b"192.0.2.1  \t\n", &["plain 1/0", "1:1 192.0.2.1/32"]),
             (
                 "spamhaus",
-                b"; Spamhaus DROP List\n; Expires: x\n1.4.0.0/17 ; SBL256893\n",
-                &["plain 1/0", "3:1 1.4.0.0/17"],
+                b"; Spamhaus DROP List\n; Expires: x\n198.51.100.0/24 ; SBL0001\n",
+                &["plain 1/0", "3:1 198.51.100.0/24"],
             ),
             (
                 "firehol",
