@@ -272,7 +272,7 @@ fn note_overlaps(entries: &mut [Entry], diagnostics: &mut Diagnostics) {
     }
 }
 
-/// Fewer removed prefixes than this are an ordinary day in a short list.
+/// So many removed prefixes are an ordinary day of a short list.
 const FEW_REMOVED: usize = 16;
 
 /// Refuses a change that removes over half of a list's prefixes and more than 16: a feed that was cut, or emptied
@@ -355,5 +355,240 @@ fn unit(address: IpAddr) -> u64 {
     match address {
         IpAddr::V4(v4) => u64::from(v4.to_bits()),
         IpAddr::V6(v6) => u64::try_from(v6.to_bits() >> 80).unwrap_or(u64::MAX - 1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::list;
+    use proptest::prelude::*;
+
+    fn prefixes(text: &[&str]) -> Vec<Prefix> {
+        let mut prefixes: Vec<Prefix> = text.iter().map(|text| text.parse().unwrap()).collect();
+        prefixes.sort();
+        prefixes
+    }
+
+    fn host_guards() -> Guards {
+        Guards::new([
+            ("198.51.100.1".parse().unwrap(), Role::OwnAddress),
+            ("192.168.1.1".parse().unwrap(), Role::OwnAddress),
+            ("198.51.100.254".parse().unwrap(), Role::Gateway),
+            ("2001:db8::53".parse().unwrap(), Role::Resolver),
+            ("203.0.113.9".parse().unwrap(), Role::Session),
+        ])
+    }
+
+    /// What is left of a list, and `text label` of each diagnostic.
+    fn told(screened: &Screened) -> (Vec<String>, Vec<String>) {
+        (
+            screened.prefixes.iter().map(Prefix::to_string).collect(),
+            screened.diagnostics.iter().map(|said| format!("{} {}", said.text, said.reason.label())).collect(),
+        )
+    }
+
+    #[test]
+    fn the_tables_are_canonical() {
+        for prefix in SPECIAL.iter().chain(&EMBEDDING) {
+            assert_eq!(prefix.to_string().parse(), Ok(*prefix));
+        }
+        assert_eq!(Guards::none().prefixes().len(), SPECIAL.len());
+    }
+
+    #[test]
+    fn special_and_short_entries_are_refused_and_the_rest_stays() {
+        for (entry, expected) in [
+            ("0.1.2.3", Some("special")),
+            ("10.0.0.0/8", Some("special")),
+            ("10.20.30.40", Some("special")),
+            ("100.64.0.1", Some("special")),
+            ("100.63.255.255", None),
+            ("127.0.0.1", Some("special")),
+            ("169.254.169.254", Some("special")),
+            ("172.16.0.0/12", Some("special")),
+            ("172.31.255.255", Some("special")),
+            ("172.32.0.0", None),
+            ("192.168.1.1", Some("special")),
+            ("224.0.0.1", Some("special")),
+            ("240.0.0.0/4", Some("special")),
+            ("255.255.255.255", Some("special")),
+            ("0.0.0.0/0", Some("too_short")),
+            ("2.0.0.0/7", Some("too_short")),
+            ("100.0.0.0/8", None),
+            ("192.0.0.0/8", None),
+            ("192.0.2.0/24", None),
+            ("198.51.100.0/24", None),
+            ("203.0.113.0/24", None),
+            ("::", Some("special")),
+            ("::1", Some("special")),
+            ("::192.0.2.1", Some("special")),
+            ("::ffff:10.0.0.1", Some("special")),
+            ("::ffff:0:0/96", Some("too_short")),
+            ("fc00::1", Some("special")),
+            ("fe80::1", Some("special")),
+            ("ff02::1", Some("special")),
+            ("::/0", Some("too_short")),
+            ("2000::/3", Some("too_short")),
+            ("2400::/18", Some("too_short")),
+            ("2400::/19", None),
+            ("2001:db8::/32", None),
+            ("2001::/32", Some("special")),
+            ("2001::/23", Some("special")),
+            ("2001::/33", None),
+            ("2001:0:0:1::1", None),
+            ("2002::/16", Some("special")),
+            ("2002:c000:201::/48", None),
+            ("64:ff9b::/96", Some("special")),
+            ("64:ff9b::/32", Some("special")),
+            ("64:ff9b::192.0.2.1", None),
+        ] {
+            let screened = screen(list::parse(entry.as_bytes()).unwrap(), &Guards::none());
+            let refused: Vec<_> = screened.diagnostics.errors_by_label().into_keys().collect();
+            assert_eq!(refused, expected.into_iter().collect::<Vec<_>>(), "{entry}");
+            assert_eq!(screened.prefixes.is_empty(), expected.is_some(), "{entry}");
+            assert_eq!(screened.bad, 0, "{entry}");
+        }
+    }
+
+    #[test]
+    fn ranges_with_a_short_piece_are_refused_whole() {
+        let text = b"1.0.0.0-3.255.255.255\n9.255.255.255-10.0.0.1\n10.0.0.0-10.0.0.2\n224.0.0.0-255.255.255.255\n";
+        let (left, said) = told(&screen(list::parse(text).unwrap(), &Guards::none()));
+        assert_eq!(left, ["9.255.255.255/32"]);
+        assert_eq!(
+            said,
+            [
+                "1.0.0.0-3.255.255.255 too_short",
+                "9.255.255.255-10.0.0.1 special",
+                "10.0.0.0-10.0.0.2 special",
+                "224.0.0.0/3 special"
+            ]
+        );
+    }
+
+    #[test]
+    fn host_guards_refuse_the_host_and_leave_holes_in_wider_prefixes() {
+        let text =
+            b"198.51.100.1\n198.51.100.254\n198.51.100.0/24\n2001:db8::53\n203.0.113.9\n203.0.113.8\n192.168.1.1\n";
+        let screened = screen(list::parse(text).unwrap(), &host_guards());
+        let (left, said) = told(&screened);
+        assert_eq!(left, ["198.51.100.0/24", "203.0.113.8/32"]);
+        assert_eq!(
+            said,
+            [
+                "198.51.100.1 own_address",
+                "198.51.100.254 gateway",
+                "2001:db8::53 resolver",
+                "203.0.113.9 session",
+                "192.168.1.1 own_address"
+            ]
+        );
+        assert_eq!(host_guards().holes(&screened.prefixes), prefixes(&["198.51.100.1", "198.51.100.254"]));
+        let wide = prefixes(&["100.0.0.0/8", "172.0.0.0/8", "192.0.2.0/24"]);
+        assert_eq!(Guards::none().holes(&wide), prefixes(&["100.64.0.0/10", "172.16.0.0/12"]));
+    }
+
+    #[test]
+    fn allowlists_take_anything_but_everything() {
+        let text = b"10.0.0.0/8\n0.0.0.0/1\n127.0.0.1\n::1\n2000::/3\n0.0.0.0/0\n::/0\n";
+        let (left, said) = told(&screen_allowlist(list::parse(text).unwrap()));
+        assert_eq!(left, ["0.0.0.0/1", "10.0.0.0/8", "127.0.0.1/32", "::1/128", "2000::/3"]);
+        assert!(said.contains(&"0.0.0.0/0 too_short".to_owned()) && said.contains(&"::/0 too_short".to_owned()));
+    }
+
+    #[test]
+    fn duplicates_and_overlaps_are_told_where_they_stand() {
+        let text = b"192.0.2.1\n192.0.2.0/24\n192.0.2.1\n192.0.2.0/24\n192.0.2.8-192.0.2.11\n198.51.100.1\n";
+        let screened = screen(list::parse(text).unwrap(), &Guards::none());
+        let said: Vec<String> =
+            screened.diagnostics.iter().map(|said| format!("{}: {} {}", said.line, said.text, said.reason)).collect();
+        assert_eq!(
+            said,
+            [
+                "1: 192.0.2.1 lies inside 192.0.2.0/24 of line 2",
+                "3: 192.0.2.1 stands in line 1 already",
+                "4: 192.0.2.0/24 stands in line 2 already",
+                "5: 192.0.2.8/30 lies inside 192.0.2.0/24 of line 2"
+            ]
+        );
+        assert_eq!(screened.prefixes.len(), 4);
+        assert_eq!(screened.diagnostics.errors(), 0);
+    }
+
+    #[test]
+    fn a_list_is_judged_whole() {
+        let nothing = |text: &str, allow_empty| {
+            let screened = screen(list::parse(text.as_bytes()).unwrap(), &Guards::none());
+            screened.judge(allow_empty).map_err(|refusal| refusal.to_string())
+        };
+        assert_eq!(nothing("192.0.2.1\nx\ny\nz\n", false), Ok(()));
+        let told = nothing("192.0.2.1\nx\ny\nz\nw\n", true).unwrap_err();
+        assert!(told.starts_with("4 of 5 entries cannot be read"), "{told}");
+        let few = |good| "192.0.2.1\n".repeat(good) + "x\nx\nx\nx\n";
+        assert_eq!(nothing(&few(76), false), Ok(()));
+        assert!(nothing(&few(75), false).is_err());
+        let told = nothing("10.0.0.1\n127.0.0.1\n", false).unwrap_err();
+        assert!(told.contains("0 of 2: 2 x special"), "{told}");
+        let misp = "type,value,to_ids\n".to_owned() + &"ip-dst,192.0.2.1,0\n".repeat(87);
+        let told = nothing(&misp, false).unwrap_err();
+        assert!(told.contains("0 of 87: 87 x to_ids=false"), "{told}");
+        assert_eq!(nothing(&misp, true), Ok(()));
+        for empty in ["", "\n", "# c\n", "ip\n", "ip,x\n", "#ip,x\n"] {
+            assert!(nothing(empty, false).is_err_and(|told| told.starts_with("empty")), "{empty:?}");
+            assert_eq!(nothing(empty, true), Ok(()));
+        }
+    }
+
+    fn hosts(count: u32) -> Vec<Prefix> {
+        (0..count).map(|number| Prefix::host(Ipv4Addr::from(0xcb00_7100 + number).into())).collect()
+    }
+
+    #[test]
+    fn over_half_and_over_16_removed_is_refused() {
+        for (old, new, is_refused) in [(16, 0, false), (17, 0, true), (34, 17, false), (35, 17, true), (0, 9, false)] {
+            assert_eq!(change_guard(&hosts(old), &hosts(new)).is_err(), is_refused, "{old} to {new}");
+        }
+        // Replaced prefixes are removed ones.
+        assert!(change_guard(&hosts(40), &hosts(80)[40..]).is_err());
+        assert_eq!(change_guard(&hosts(17), &[]), Err(Refusal::Shrinks { removed: 17, of: 17 }));
+    }
+
+    #[test]
+    fn sudden_growth_is_refused() {
+        for (old, new, is_refused) in [
+            (&["192.0.2.1"][..], &["203.0.0.0/12", "192.0.2.1"][..], false),
+            (&["192.0.2.1"], &["203.0.0.0/12", "192.0.2.0/31"], true),
+            (&["1.0.0.0/8"], &["1.0.0.0/8", "2.0.0.0/8"], false),
+            (&["2001:db8::1"], &["1.0.0.0/8"], true),
+            (&["2001:db8::1"], &["2400::/28", "2001:db8::1"], false),
+            (&["2001:db8::1"], &["2400::/27"], true),
+            (&[], &["1.0.0.0/8"], false),
+        ] {
+            assert_eq!(growth_guard(&prefixes(old), &prefixes(new)).is_err(), is_refused, "{old:?} to {new:?}");
+        }
+    }
+
+    #[test]
+    fn covered_counts_overlaps_once() {
+        let covered = Covered::of(&prefixes(&[
+            "192.0.2.0/24",
+            "192.0.2.1",
+            "198.51.100.0/24",
+            "2001:db8::1",
+            "2001:db8::2",
+            "2001:db8:1::/47",
+        ]));
+        assert_eq!(covered, Covered { ipv4: 512, ipv6_sites: 2 });
+    }
+
+    proptest! {
+        #[test]
+        fn refusal_is_what_a_plain_search_says(bits: u32, length in 8_u8..=32) {
+            let prefix = Prefix::new(Ipv4Addr::from(bits).into(), length).unwrap();
+            let guards = host_guards();
+            let is_guarded = SPECIAL.iter().chain(guards.hosts.iter().map(|(host, _)| host)).any(|it| it.contains(&prefix));
+            prop_assert_eq!(guards.refusal(&prefix).is_some(), is_guarded);
+        }
     }
 }

@@ -131,12 +131,13 @@ fn names(line: &[u8], separator: u8) -> Option<Vec<String>> {
     split.map(clean).collect()
 }
 
-/// Whether the first line that is no comment consists of several names: a header of columns we do not know.
+/// Whether the first line that is no comment consists of several names: a header of columns we do not know. Dots
+/// make host names, so they do not count.
 pub(super) fn looks_like_unknown_header(text: &[u8]) -> bool {
     let is_data = |line: &&[u8]| !line.is_empty() && !line.starts_with(b"#") && !line.starts_with(b";");
     let first = lines(text).map(|(_, line)| line.trim_ascii()).find(is_data);
     let is_name = |name: &String| {
-        let is_sign = |sign: char| sign.is_alphanumeric() || matches!(sign, '_' | '-' | '.' | ' ' | '(' | ')' | '/');
+        let is_sign = |sign: char| sign.is_alphanumeric() || matches!(sign, '_' | '-' | ' ' | '(' | ')');
         name.starts_with(char::is_alphabetic) && name.chars().all(is_sign)
     };
     first.is_some_and(|line| {
@@ -149,12 +150,14 @@ pub(super) fn looks_like_unknown_header(text: &[u8]) -> bool {
 
 /// Reads every row below the header.
 pub(super) fn parse(text: &[u8], header: &Header, collector: &mut Collector) {
-    let mut records = Records { text, separator: header.separator, next: 0, line: 1, fields: Vec::new() };
+    let mut records =
+        Records { text, separator: header.separator, next: 0, line: 1, wasted_bytes: 0, fields: Vec::new() };
     while let Some(start) = records.skip_to_row(header) {
         let line = records.line;
         match records.read() {
             Ok(()) => row(&records, start, header, collector),
             Err(reason) => {
+                records.wasted_bytes += MAX_LINE_BYTES;
                 let whole = records.skip_line();
                 collector.mention(line, 1, whole, reason);
             }
@@ -234,9 +237,15 @@ struct Records<'a> {
     /// Where the next record starts, and its line.
     next: usize,
     line: u32,
+    /// Bytes looked at for quotes that were never closed.
+    wasted_bytes: usize,
     /// Of the record read last.
     fields: Vec<Field>,
 }
+
+/// How much may be wasted so. After that a record is one line: lines made for it (`a","`) would each cost the
+/// longest record otherwise, hours for a large list.
+const MAX_WASTED_BYTES: usize = 16 << 20;
 
 impl<'a> Records<'a> {
     /// Goes to the next row: below the header, no comment, not blank. Gives its place.
@@ -269,7 +278,11 @@ impl<'a> Records<'a> {
     /// Reads the record at `next` into `fields` and moves behind it; on an error nothing moves.
     fn read(&mut self) -> Result<(), Reason> {
         self.fields.clear();
-        let limit = self.next + MAX_LINE_BYTES;
+        let mut limit = self.next + MAX_LINE_BYTES;
+        if self.wasted_bytes > MAX_WASTED_BYTES {
+            let rest = self.text.get(self.next..).unwrap_or(&[]).iter();
+            limit = limit.min(self.next + rest.take_while(|byte| **byte != b'\n').count());
+        }
         let (mut place, mut line) = (self.next, self.line);
         loop {
             let field_line = line;
@@ -384,7 +397,8 @@ mod tests {
     }
 
     fn fields(text: &str, separator: u8) -> Vec<Vec<String>> {
-        let mut records = Records { text: text.as_bytes(), separator, next: 0, line: 1, fields: Vec::new() };
+        let mut records =
+            Records { text: text.as_bytes(), separator, next: 0, line: 1, wasted_bytes: 0, fields: Vec::new() };
         let mut all = Vec::new();
         while records.next < text.len() {
             records.read().unwrap();

@@ -354,7 +354,7 @@ impl Diagnostics {
             .filter(|(label, (severity, _))| *severity == Severity::Error || matches!(**label, "type" | "to_ids"))
             .map(|(label, (_, count))| (*label, *count))
             .collect();
-        causes.sort_by(|left, right| right.1.cmp(&left.1));
+        causes.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
         causes
     }
 
@@ -438,7 +438,11 @@ impl fmt::Display for Refusal {
             Refusal::NothingUsable { read, causes } => {
                 write!(formatter, "nothing usable, 0 of {read}:")?;
                 for (place, (label, count)) in causes.iter().enumerate() {
-                    let what = if *label == "to_ids" { "to_ids=false" } else { label };
+                    let what = match *label {
+                        "to_ids" => "to_ids=false",
+                        "type" => "typed as no address",
+                        label => label,
+                    };
                     write!(formatter, "{} {count} x {what}", if place == 0 { "" } else { "," })?;
                 }
                 formatter.write_str("; allow_empty accepts that")
