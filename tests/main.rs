@@ -7,7 +7,10 @@
     reason = "a panic is how a test says no; clippy.toml exempts only the functions that are marked as tests"
 )]
 
+mod cli;
 mod harness;
+mod lifecycle;
 mod packets;
+mod reload;
 mod traffic;
 mod verdict;

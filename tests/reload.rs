@@ -1,0 +1,538 @@
+//! Lists that change while frames come in: what is picked up, what is refused, and that no address ever has a verdict
+//! that neither the old nor the new set gives.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use nix::mount::{MsFlags, mount};
+use nix::sys::signal::Signal;
+
+use crate::harness::{
+    C2, C2_6, C2_NEIGHBOUR, CLIENT, CLIENT6, Daemon, Lab, RANGE, SERVER, Wire, eventually, holds, needs_root, within,
+};
+use crate::packets::{Frame, ipv4, ipv6, udp};
+
+/// A change of a file should be enforced so soon.
+const PICKED_UP: Duration = Duration::from_secs(2);
+
+const LISTED_MARK: &[u8] = b"listed-frame";
+const CLEAN_MARK: &[u8] = b"clean-frame";
+
+/// What a flood did.
+pub(crate) struct Flood {
+    /// Listed frames that went out.
+    pub(crate) sent: usize,
+    /// Of those, the ones that came out behind the program.
+    pub(crate) leaked: usize,
+}
+
+/// A closed loop of frames from the client: a burst to listed addresses, then one clean frame that must come through
+/// before the next burst. So nothing is lost in a queue, and every number can be exact.
+pub(crate) struct Flooder {
+    client: Wire,
+    gateway: Wire,
+    listed: Vec<Frame>,
+    clean: Frame,
+}
+
+impl Flooder {
+    /// Floods C2 in both families.
+    pub(crate) fn new(lab: &Lab) -> Self {
+        let v4 = ipv4(CLIENT, C2).carry(udp(40_000, 443, LISTED_MARK));
+        let v6 = ipv6(CLIENT6, C2_6).carry(udp(40_000, 443, LISTED_MARK));
+        Flooder {
+            client: lab.client.wire("eth0"),
+            gateway: lab.gateway.wire("lan0"),
+            listed: [v4, v6].map(Lab::from_client).to_vec(),
+            // To a port of the gateway where nobody listens: the clean frame needs no server.
+            clean: Lab::from_client(ipv4(CLIENT, SERVER).carry(udp(40_000, 443, CLEAN_MARK))),
+        }
+    }
+
+    /// One round; the frames of it are counted in `flood`.
+    fn round(&self, flood: &mut Flood) {
+        for _ in 0..16 {
+            for frame in &self.listed {
+                self.client.send(frame);
+                flood.sent += 1;
+            }
+        }
+        self.client.send(&self.clean);
+        let end = std::time::Instant::now() + crate::harness::DEADLINE;
+        let mut through = false;
+        while !through {
+            flood.leaked += self.gateway.take(|frame| {
+                // The server's answer to the clean frame quotes it; only the way in is meant.
+                through |= holds(frame, CLEAN_MARK) && frame[..6] == self.clean.bytes[..6];
+                holds(frame, LISTED_MARK) && frame[..6] == self.clean.bytes[..6]
+            });
+            assert!(std::time::Instant::now() < end, "a clean frame should pass, whatever happens to the lists");
+            std::thread::yield_now();
+        }
+    }
+
+    /// Floods while `work` runs.
+    pub(crate) fn during<T>(&self, work: impl FnOnce() -> T) -> (Flood, T) {
+        let stop = AtomicBool::new(false);
+        /// Stops the flood also when `work` panics: the scope would wait for ever.
+        struct Stop<'a>(&'a AtomicBool);
+        impl Drop for Stop<'_> {
+            fn drop(&mut self) {
+                self.0.store(true, Ordering::Relaxed);
+            }
+        }
+        std::thread::scope(|scope| {
+            let flood = scope.spawn(|| {
+                let mut flood = Flood { sent: 0, leaked: 0 };
+                while !stop.load(Ordering::Relaxed) {
+                    self.round(&mut flood);
+                }
+                // One more, so that what happened last is seen too.
+                self.round(&mut flood);
+                flood
+            });
+            let stopping = Stop(&stop);
+            let done = work();
+            drop(stopping);
+            (flood.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), done)
+        })
+    }
+}
+
+/// Puts `content` in place of `path` for the gateway without touching the folder, so that no watch can tell.
+fn replace_unseen(lab: &Lab, path: &Path, content: &str) {
+    let unseen = tempfile::NamedTempFile::new_in("/tmp").unwrap();
+    fs::write(unseen.path(), content).unwrap();
+    lab.gateway.enter(|| mount(Some(unseen.path()), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)).unwrap();
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// `count` different addresses, as lines.
+fn addresses(count: u32) -> String {
+    (0..count).map(|index| format!("203.0.113.{index}\n")).collect()
+}
+
+#[test]
+fn every_way_of_changing_a_list_is_picked_up() {
+    if needs_root() {
+        return;
+    }
+    let lab = Lab::new();
+    // A list as a Kubernetes volume has it: two links deep.
+    fs::create_dir_all(lab.path("volume/v1")).unwrap();
+    lab.write("volume/v1/linked.txt", "198.51.100.50\n");
+    symlink("v1", lab.path("volume/..data")).unwrap();
+    symlink("..data/linked.txt", lab.path("volume/linked.txt")).unwrap();
+    let plain = lab.write("plain.txt", "198.51.100.40\n");
+    let daemon = Daemon::start(&lab, &["-l", text(&plain), "-l", text(&lab.path("volume/linked.txt"))]);
+
+    let enforced = |address: &str| {
+        within(PICKED_UP, &format!("{address} should be dropped"), || {
+            (daemon.verdict(address) == "drop").then_some(())
+        });
+    };
+    let mut generation = daemon.generation();
+    let mut grew = |how: &str| {
+        let now = daemon.generation();
+        assert!(now > generation, "{how}: an applied change should raise the generation");
+        generation = now;
+    };
+
+    lab.write("plain.txt", "198.51.100.40\n198.51.100.41\n");
+    enforced("198.51.100.41");
+    grew("written in place");
+
+    let mut open = File::options().append(true).open(&plain).unwrap();
+    open.write_all(b"198.51.100.42\n").unwrap();
+    enforced("198.51.100.42");
+    grew("appended to and left open");
+
+    lab.write("new.txt", "198.51.100.40\n198.51.100.43\n");
+    fs::rename(lab.path("new.txt"), &plain).unwrap();
+    enforced("198.51.100.43");
+    grew("replaced by rename");
+    assert_eq!(daemon.verdict("198.51.100.41"), "pass", "what left the list should pass");
+
+    lab.write("plain.txt", "198.51.100.40\n198.51.100.44\n");
+    enforced("198.51.100.44");
+    grew("written in place after a rename");
+
+    fs::create_dir(lab.path("volume/v2")).unwrap();
+    lab.write("volume/v2/linked.txt", "198.51.100.50\n198.51.100.51\n");
+    symlink("v2", lab.path("volume/..tmp")).unwrap();
+    fs::rename(lab.path("volume/..tmp"), lab.path("volume/..data")).unwrap();
+    enforced("198.51.100.51");
+    grew("swapped behind a link");
+    drop(open);
+}
+
+#[test]
+fn hangup_signal_and_reload_command_read_what_no_watch_sees() {
+    if needs_root() {
+        return;
+    }
+    let lab = Lab::new();
+    let list = lab.write("c2.txt", &format!("{C2}\n198.51.100.30\n"));
+    let daemon = Daemon::start(&lab, &["-l", text(&list)]);
+    let generation = daemon.generation();
+
+    replace_unseen(&lab, &list, &format!("{C2}\n198.51.100.31\n198.51.100.32\n2001:db8:f::1\n"));
+    let run = lab.naikon(&["reload"]).exits(0);
+    assert!(run.out.contains("+3 -1"), "the change should be told: {run}");
+    assert_eq!(daemon.generation(), generation + 1.0);
+    assert_eq!(daemon.verdict("198.51.100.31"), "drop", "the new set should be enforced when the command returns");
+    assert_eq!(daemon.verdict("198.51.100.30"), "pass");
+
+    replace_unseen(&lab, &list, &format!("{C2}\n198.51.100.33\n2001:db8:f::1\n"));
+    let reload = lab.naikon(&["reload", "--json"]).exits(0).json();
+    assert_eq!(reload["result"], "applied", "{reload}");
+    assert_eq!((&reload["added"], &reload["removed"]), (&1.into(), &2.into()), "{reload}");
+    assert_eq!(reload["generation"], generation + 2.0, "{reload}");
+    assert_eq!(reload["lists"][0]["name"], "c2", "{reload}");
+
+    let reload = lab.naikon(&["reload", "--json"]).exits(0).json();
+    assert_eq!(reload["result"], "unchanged", "{reload}");
+    assert_eq!(reload["generation"], generation + 2.0, "nothing changed");
+
+    replace_unseen(&lab, &list, &format!("{C2}\n198.51.100.34\n2001:db8:f::1\n"));
+    daemon.signal(Signal::SIGHUP);
+    daemon.await_verdict("198.51.100.34", "drop");
+    let metrics = daemon.metrics();
+    assert_eq!(metrics.sum("naikon_generation", &[]), generation + 3.0);
+    assert_eq!(metrics.sum("naikon_reloads_total", &[("result", "unchanged")]), 1.0);
+    assert_eq!(metrics.sum("naikon_reloads_total", &[("result", "refused")]), 0.0);
+    assert_eq!(metrics.sum("naikon_prefixes", &[("family", "ipv4")]), 2.0);
+    assert_eq!(metrics.sum("naikon_prefixes", &[("family", "ipv6")]), 1.0);
+    assert!(metrics.sum("naikon_reload_duration_seconds_count", &[]) >= 4.0, "every reload should be timed");
+}
+
+#[test]
+fn unusable_list_keeps_the_last_good_one() {
+    if needs_root() {
+        return;
+    }
+    let good = format!("{C2}\n{C2_6}\n");
+    let lab = Lab::new();
+    let list = lab.write("c2.txt", &good);
+    let other = lab.write("other.txt", "198.51.100.60\n");
+    let daemon = Daemon::start(&lab, &["-l", text(&list), "-l", text(&other)]);
+    let up = |name: &str| daemon.metrics().sum("naikon_list_up", &[("list", name)]);
+    let generation = daemon.generation();
+
+    let bad_lines: String = (0..20).map(|index| format!("198.51.100.{index}\nno address {index}\n")).collect();
+    let contents: [(&str, &[u8]); 9] = [
+        ("empty", b""),
+        ("comments only", b"# nothing\n; here\n"),
+        ("an HTML page", b"<!DOCTYPE html><html><body>502 Bad Gateway 198.51.100.99</body></html>\n"),
+        ("binary", b"\x7fELF\0\0\0\x01198.51.100.99\n"),
+        ("UTF-16", b"\xff\xfe1\09\08\0.\0"),
+        ("truncated JSON", b"{\"type\": \"bundle\", \"objects\": [{\"type\": \"indicator\", "),
+        ("an empty bundle", b"{\"type\": \"bundle\", \"id\": \"bundle--1\", \"objects\": []}"),
+        ("a header without rows", b"type,value\n"),
+        ("every second line bad", bad_lines.as_bytes()),
+    ];
+    let refused = |what: &str| {
+        let run = lab.naikon(&["reload"]);
+        assert_eq!(run.code, Some(1), "{what}: a refused list should make reload exit 1: {run}");
+        assert!(run.out.contains("c2") || run.err.contains("c2"), "{what}: the list should be named: {run}");
+        assert_eq!(up("c2"), 0.0, "{what}: the list should be down");
+        assert_eq!(up("other"), 1.0, "{what}: the other list should be up");
+        for address in [C2.to_string(), C2_6.to_string()] {
+            assert_eq!(daemon.verdict(&address), "drop", "{what}: what was blocked should stay blocked");
+        }
+        assert_eq!(daemon.verdict("198.51.100.99"), "pass", "{what}: nothing of it should be enforced");
+    };
+    for (what, content) in contents {
+        fs::write(&list, content).unwrap();
+        refused(what);
+    }
+
+    type Make = fn(&Path);
+    let places: [(&str, Make); 5] = [
+        ("deleted", |_| ()),
+        ("a directory", |path| fs::create_dir(path).unwrap()),
+        ("a dangling link", |path| symlink("nowhere", path).unwrap()),
+        ("a FIFO", |path| assert!(Command::new("mkfifo").arg(path).status().unwrap().success())),
+        ("a device", |path| symlink("/dev/zero", path).unwrap()),
+    ];
+    for (what, make) in places {
+        match fs::symlink_metadata(&list) {
+            Ok(found) if found.is_dir() => fs::remove_dir(&list).unwrap(),
+            Ok(_) => fs::remove_file(&list).unwrap(),
+            Err(_) => {}
+        }
+        make(&list);
+        if what == "a directory" {
+            // An empty directory is a list of lists: whether that is "nothing usable" or refused, nothing opens.
+            let _ = lab.naikon(&["reload"]);
+            assert_eq!(daemon.verdict(&C2.to_string()), "drop", "{what}: what was blocked should stay blocked");
+            continue;
+        }
+        refused(what);
+    }
+    assert_eq!(daemon.generation(), generation, "nothing was applied");
+    assert!(daemon.metrics().sum("naikon_reloads_total", &[("result", "refused")]) >= 13.0);
+
+    fs::remove_file(&list).unwrap();
+    fs::write(&list, good + "198.51.100.61\n").unwrap();
+    daemon.await_verdict("198.51.100.61", "drop");
+    assert_eq!(up("c2"), 1.0, "a good list should be up again");
+}
+
+#[test]
+fn bad_entries_are_refused_one_by_one() {
+    if needs_root() {
+        return;
+    }
+    let lab = Lab::new();
+    let list = lab.write("c2.txt", &format!("{C2}\n43.138.x.x\n10.1.2.3\n198.51.100.0/33\n{C2_6}\n"));
+    let daemon = Daemon::start(&lab, &["-l", text(&list)]);
+    assert_eq!(daemon.verdict(&C2.to_string()), "drop");
+    assert_eq!(daemon.verdict(&C2_6.to_string()), "drop");
+    assert_eq!(daemon.verdict("10.1.2.3"), "pass", "special space is never blocked");
+    let metrics = daemon.metrics();
+    assert_eq!(metrics.sum("naikon_list_entries", &[("list", "c2"), ("family", "ipv4")]), 1.0);
+    assert_eq!(metrics.sum("naikon_list_entries", &[("list", "c2"), ("family", "ipv6")]), 1.0);
+    assert_eq!(metrics.sum("naikon_list_rejected_entries", &[("list", "c2")]), 3.0);
+    assert_eq!(metrics.sum("naikon_list_up", &[("list", "c2")]), 1.0);
+}
+
+#[test]
+fn change_that_removes_most_of_a_list_needs_force() {
+    if needs_root() {
+        return;
+    }
+    let lab = Lab::new();
+    let list = lab.write("c2.txt", &addresses(40));
+    let daemon = Daemon::start(&lab, &["-l", text(&list)]);
+    lab.write("c2.txt", &addresses(10));
+    lab.naikon(&["reload"]).exits(1).says("c2");
+    assert_eq!(daemon.verdict("203.0.113.39"), "drop", "the old set should stay");
+    lab.naikon(&["reload", "--force"]).exits(0);
+    assert_eq!(daemon.verdict("203.0.113.39"), "pass", "force passes the guard");
+    assert_eq!(daemon.verdict("203.0.113.9"), "drop");
+
+    // Force never passes the other guards.
+    lab.write("c2.txt", "<html></html>\n");
+    lab.naikon(&["reload", "--force"]).exits(1);
+    assert_eq!(daemon.verdict("203.0.113.9"), "drop");
+}
+
+#[test]
+fn change_that_covers_far_more_addresses_needs_force() {
+    if needs_root() {
+        return;
+    }
+    let lab = Lab::new();
+    let list = lab.write("c2.txt", &format!("{C2}\n"));
+    let daemon = Daemon::start(&lab, &["-l", text(&list)]);
+    // Documentation networks are too small for this guard; 43.0.0.0/9 is more than a /12.
+    lab.write("c2.txt", &format!("{C2}\n43.0.0.0/9\n"));
+    lab.naikon(&["reload"]).exits(1);
+    assert_eq!(daemon.verdict("43.1.2.3"), "pass", "the old set should stay");
+    lab.naikon(&["reload", "--force"]).exits(0);
+    assert_eq!(daemon.verdict("43.1.2.3"), "drop", "force passes the guard");
+}
+
+#[test]
+fn address_in_two_lists_stays_blocked_until_both_drop_it() {
+    if needs_root() {
+        return;
+    }
+    let lab = Lab::new();
+    let first = lab.write("first.txt", &format!("{C2}\n198.51.100.20\n"));
+    let second = lab.write("second.txt", &format!("{C2}\n198.51.100.21\n"));
+    let daemon = Daemon::start(&lab, &["-l", text(&first), "-l", text(&second)]);
+    let lists = || {
+        let run = lab.naikon(&["lookup", "--json", &C2.to_string()]).exits(0);
+        run.json()[0]["lists"].clone()
+    };
+    assert_eq!(lists(), serde_json::json!(["first", "second"]));
+    lab.write("first.txt", "198.51.100.20\n");
+    lab.naikon(&["reload"]).exits(0);
+    assert_eq!(lists(), serde_json::json!(["second"]), "the second list still holds it");
+    assert_eq!(daemon.verdict(&C2.to_string()), "drop");
+    let client = lab.client.wire("eth0");
+    client.send(&Lab::from_client(ipv4(CLIENT, C2).carry(udp(1, 2, b"x"))));
+    daemon.expect_count("drops of the second list", 1.0, |metrics| {
+        metrics.sum("naikon_dropped_packets_total", &[("list", "second")])
+    });
+    lab.write("second.txt", "198.51.100.21\n");
+    lab.naikon(&["reload"]).exits(0);
+    assert_eq!(daemon.verdict(&C2.to_string()), "pass");
+    let metrics = daemon.metrics();
+    let dropped = metrics.sum("naikon_dropped_packets_total", &[("list", "second")]);
+    assert_eq!(dropped, 1.0, "counters never go backwards");
+}
+
+#[test]
+fn allowlist_change_takes_effect_and_an_emptied_one_is_accepted() {
+    if needs_root() {
+        return;
+    }
+    let lab = Lab::new();
+    let list = lab.write("net.txt", "198.51.100.0/24\n");
+    let allow = lab.write("allow.txt", &format!("{C2}\n"));
+    let daemon = Daemon::start(&lab, &["-l", text(&list), "-a", text(&allow)]);
+    assert_eq!(daemon.verdict(&C2.to_string()), "pass");
+    lab.write("allow.txt", &format!("{C2_NEIGHBOUR}\n"));
+    daemon.await_verdict(&C2.to_string(), "drop");
+    assert_eq!(daemon.verdict(&C2_NEIGHBOUR.to_string()), "pass");
+    lab.write("allow.txt", "");
+    daemon.await_verdict(&C2_NEIGHBOUR.to_string(), "drop");
+}
+
+#[test]
+fn established_flow_dies_when_its_peer_is_listed() {
+    if needs_root() {
+        return;
+    }
+    let lab = Lab::new();
+    let list = lab.write("c2.txt", "198.51.100.30\n");
+    let daemon = Daemon::start(&lab, &["-l", text(&list)]);
+    let server = lab.server.udp((C2, 0));
+    let client = lab.client.udp((CLIENT, 0));
+    let mut buffer = [0; 16];
+    client.send_to(b"hello", server.local_addr().unwrap()).unwrap();
+    let (_, peer) = server.recv_from(&mut buffer).expect("the flow should work before");
+    lab.write("c2.txt", &format!("198.51.100.30\n{C2}\n"));
+    daemon.await_verdict(&C2.to_string(), "drop");
+    client.send_to(b"more", server.local_addr().unwrap()).unwrap();
+    server.send_to(b"more", peer).unwrap();
+    let metrics = daemon
+        .expect_count("dropped packets", 2.0, |metrics| metrics.sum("naikon_dropped_packets_total", &[("list", "c2")]));
+    for (interface, direction) in [("lan0", "to"), ("wan0", "from")] {
+        let labels = [("interface", interface), ("direction", direction)];
+        assert_eq!(metrics.sum("naikon_dropped_packets_total", &labels), 1.0, "{direction} on {interface}");
+    }
+}
+
+#[test]
+fn directory_is_a_list_of_lists_that_may_grow() {
+    if needs_root() {
+        return;
+    }
+    let lab = Lab::new();
+    fs::create_dir(lab.path("lists.d")).unwrap();
+    lab.write("lists.d/one.txt", "198.51.100.41\n");
+    lab.write("lists.d/.hidden", "198.51.100.49\n");
+    lab.write("lists.d/README.md", "198.51.100.49\n");
+    let daemon = Daemon::start(&lab, &["-l", text(&lab.path("lists.d"))]);
+    assert_eq!(daemon.verdict("198.51.100.41"), "drop");
+    lab.write("lists.d/two.txt", "198.51.100.42\n");
+    daemon.await_verdict("198.51.100.42", "drop");
+    assert_eq!(daemon.verdict("198.51.100.49"), "pass", "hidden files and documents are no lists");
+    let metrics = daemon.metrics();
+    let lists = metrics.rows("naikon_list_up", ["list"]);
+    assert_eq!(lists, [(["one".to_owned()], 1.0), (["two".to_owned()], 1.0)].into());
+}
+
+#[test]
+fn storm_of_reloads_is_coalesced_and_every_asker_is_answered() {
+    if needs_root() {
+        return;
+    }
+    let lab = Lab::new();
+    let list = lab.write("c2.txt", &format!("{C2}\n"));
+    let mut daemon = Daemon::start(&lab, &["-l", text(&list)]);
+    let reloads = |daemon: &Daemon<'_>| daemon.metrics().sum("naikon_reloads_total", &[]);
+    let before = reloads(&daemon);
+    const SIGNALS: usize = 500;
+    for index in 0..SIGNALS {
+        if index == SIGNALS / 2 {
+            lab.write("c2.txt", &format!("{C2}\n{RANGE}\n"));
+        }
+        daemon.signal(Signal::SIGHUP);
+    }
+    daemon.await_verdict(&RANGE.to_string(), "drop");
+    for _ in 0..5 {
+        lab.naikon(&["reload"]).exits(0);
+    }
+    let done = reloads(&daemon) - before;
+    assert!(done < SIGNALS as f64 / 2.0, "a storm should be coalesced: {done} reloads for {SIGNALS} signals");
+    assert!(daemon.is_running());
+}
+
+#[test]
+fn config_file_is_read_again_and_an_invalid_one_is_refused_whole() {
+    if needs_root() {
+        return;
+    }
+    let lab = Lab::new();
+    lab.write("first.txt", "198.51.100.41\n");
+    lab.write("second.txt", "198.51.100.42\n");
+    let head = "interfaces = [\"lan0\"]\n[[list]]\npath = \"first.txt\"\naction = \"drop\"\n";
+    let more = format!("{head}[[list]]\npath = \"second.txt\"\naction = \"monitor\"\nname = \"renamed\"\n");
+    let config = lab.write("naikon.toml", head);
+    let daemon = Daemon::start_on(&lab, &["--config", text(&config)]);
+    assert_eq!(daemon.verdict("198.51.100.41"), "drop");
+    assert_eq!(daemon.verdict("198.51.100.42"), "pass");
+
+    lab.write("naikon.toml", &more);
+    daemon.await_verdict("198.51.100.42", "monitor");
+    assert_eq!(daemon.metrics().sum("naikon_list_up", &[("list", "renamed")]), 1.0);
+
+    let broken = more.replace("first.txt", "second.txt").replace("interfaces", "interfacse");
+    lab.write("naikon.toml", &broken);
+    lab.naikon(&["reload"]).exits(1).says("interfacse");
+    assert_eq!(daemon.verdict("198.51.100.41"), "drop", "nothing of an invalid file should take effect");
+    assert_eq!(daemon.verdict("198.51.100.42"), "monitor");
+
+    lab.write("naikon.toml", &more.replace("[\"lan0\"]", "[\"lan0\", \"wan0\"]"));
+    daemon.await_metrics("the added interface should be attached", |metrics| {
+        metrics.sum("naikon_attached", &[("interface", "wan0"), ("hook", "xdp")]) == 1.0
+    });
+}
+
+#[test]
+fn unchanged_indicator_never_leaks_while_lists_change_around_it() {
+    if needs_root() {
+        return;
+    }
+    let lab = Lab::new();
+    // The flooded addresses stay blocked all the time, though the prefix and the list that decide change: a wider and
+    // a narrower prefix come and go, and many neighbours.
+    let many = |from: u32| -> String { (from..from + 100).map(|index| format!("203.0.113.{index}\n")).collect() };
+    let steady = lab.write("steady.txt", "198.51.100.0/28\n2001:db8:f:bad::/64\n");
+    let even = format!("{}{C2}\n2001:db8:f:b00::/56\n", many(0));
+    let odd = format!("{}198.51.100.0/24\n{C2_6}\n", many(40));
+    let churn = lab.write("churn.txt", &even);
+    let daemon = Daemon::start(&lab, &["-l", text(&steady), "-l", text(&churn)]);
+    let flooder = Flooder::new(&lab);
+
+    let generation = daemon.generation();
+    const RELOADS: usize = 40;
+    let (flood, ()) = flooder.during(|| {
+        for index in 0..RELOADS {
+            lab.write("churn.txt", if index % 2 == 0 { &odd } else { &even });
+            lab.naikon(&["reload"]).exits(0);
+        }
+    });
+    assert!(daemon.generation() >= generation + RELOADS as f64, "every change should be applied");
+    assert!(flood.sent > 1000, "the flood should be one: {} frames", flood.sent);
+    assert_eq!(flood.leaked, 0, "of {} frames to unchanged indicators none should pass", flood.sent);
+    daemon
+        .expect_count("dropped packets", flood.sent as f64, |metrics| metrics.sum("naikon_dropped_packets_total", &[]));
+
+    // The same flood notices a gap: for a moment the indicator is on no list.
+    let (control, ()) = flooder.during(|| {
+        lab.write("churn.txt", &many(40));
+        lab.write("steady.txt", "198.51.100.200\n");
+        eventually("the indicator should pass for once", || {
+            (lab.naikon(&["reload", "--force"]).code == Some(0) && daemon.verdict(&C2.to_string()) == "pass")
+                .then_some(())
+        });
+        lab.write("steady.txt", "198.51.100.0/28\n2001:db8:f:bad::/64\n");
+        daemon.await_verdict(&C2.to_string(), "drop");
+    });
+    assert!(control.leaked > 0, "a gap should be noticed, or the claim above means nothing");
+    assert!(control.leaked < control.sent, "the indicator should be blocked again after the gap");
+}
