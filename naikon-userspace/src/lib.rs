@@ -20,3 +20,4 @@ pub mod ruleset;
 pub mod safety;
 pub mod sources;
 pub mod telemetry;
+pub mod text;

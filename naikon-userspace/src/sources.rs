@@ -16,6 +16,7 @@ use crate::{
     prefix::Prefix,
     ruleset::ListAction,
     safety::{self, Guards},
+    text,
 };
 
 /// One file that holds a list.
@@ -124,7 +125,7 @@ fn stem(path: &Path) -> String {
         Some((stem, _)) if !stem.is_empty() => stem,
         _ => name,
     };
-    stem.chars().map(|c| if c.is_control() { '_' } else { c }).collect()
+    text::escape(stem)
 }
 
 /// What one file gave.

@@ -54,7 +54,7 @@ impl Instruments {
         let reloads = Series::<Labels, Counter>::default();
         for result in ReloadResult::ALL {
             // A series that begins at zero shows the first increase.
-            reloads.get_or_create(&vec![("result", result.as_str().into())]);
+            drop(reloads.get_or_create(&vec![("result", result.as_str().into())]));
         }
         Instruments {
             reloads,
@@ -103,9 +103,7 @@ impl Metrics {
         );
         let kernel = Arc::new(Kernel { reader: Mutex::new(reader), snapshots, lines_lost: Box::new(lines_lost) });
         registry.register_collector(Box::new(Arc::clone(&kernel)));
-        let mut whole = Registry::default();
-        std::mem::swap(&mut whole, &mut registry);
-        Metrics { registry: whole, kernel }
+        Metrics { registry, kernel }
     }
 
     /// Every counter of the kernel, for `status`.

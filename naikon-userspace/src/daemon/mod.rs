@@ -1,1 +1,381 @@
-pub(crate) mod host;
+//! The running service: what starts in which order, what runs beside what, and how it ends.
+//!
+//! ```text
+//! files, SIGHUP, socket ──> worker (one thread, owns the kernel) ──> snapshot ──> metrics, socket, systemd
+//! ```
+//!
+//! Start: settings, privileges, maps, lists, and only then programs on interfaces, so that a program never runs with
+//! tables that are not filled. A start that fails leaves what was enforced before. The end is what `--on-exit` says.
+
+mod control;
+mod hooks;
+mod host;
+mod http;
+mod metrics;
+mod reload;
+mod snapshot;
+mod state;
+mod watch;
+mod worker;
+
+use std::{io, sync::Arc, thread, time::Duration};
+
+use netlink_sys::Socket;
+use sd_notify::NotifyState;
+use tokio::{
+    runtime,
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{Notify, mpsc, watch as channel},
+    time::{interval, sleep, timeout},
+};
+
+pub use self::reload::Origin;
+use self::{
+    control::{Control, Daemon},
+    hooks::Hooks,
+    metrics::{Instruments, Metrics},
+    reload::{Cause, Lists},
+    snapshot::Snapshot,
+    worker::{Enforcer, Worker},
+};
+use crate::{
+    config::{Config, ConfigError, OnExit},
+    kernel::{self, Kernel, KernelError, Settings, Trace},
+    sources::{self, Fingerprint},
+};
+
+pub(crate) use self::{host::guards as host_guards, snapshot::families};
+
+/// Between looks at the interfaces when the kernel tells of no change: a link can be detached without an event.
+const RECONCILE_INTERVAL: Duration = Duration::from_secs(2);
+/// An interface that appears often changes several times in a row; one look after this pause sees them all.
+const RECONCILE_PAUSE: Duration = Duration::from_millis(50);
+/// First and longest pause before a reload that the kernel refused is tried again.
+const RETRY_PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// Why the daemon did not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The configuration cannot be used.
+    #[error("{0}")]
+    Config(#[from] ConfigError),
+    /// There is nothing to enforce.
+    #[error("{0}")]
+    Lists(String),
+    /// The kernel refused.
+    #[error("{0}")]
+    Kernel(#[from] KernelError),
+    /// The operating system refused.
+    #[error("{0}: {1}")]
+    System(&'static str, io::Error),
+}
+
+/// Everything that is told to the service manager and to those who scrape.
+struct Started {
+    enforcer: Enforcer,
+    control: Control,
+    metrics: MetricsParts,
+    trace: Option<Trace>,
+    changes: Socket,
+    looked_at: Fingerprint,
+}
+
+struct MetricsParts {
+    instruments: Instruments,
+    reader: kernel::CounterReader,
+}
+
+/// Runs until SIGTERM or SIGINT, or until enforcement is ended over the socket.
+///
+/// # Errors
+///
+/// When it cannot start; then nothing has been changed that was enforced before.
+pub fn run(origin: Origin, lines_lost: impl Fn() -> u64 + Send + Sync + 'static) -> Result<(), RunError> {
+    let runtime = runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| RunError::System("starting the runtime", error))?;
+    runtime.block_on(async {
+        // First of all: a SIGHUP must never end the daemon, not even while it starts.
+        let signals = Signals::new().map_err(|error| RunError::System("handling signals", error))?;
+        let config = origin.read()?;
+        require_wishes(&config)?;
+        let begun = tokio::task::spawn_blocking(move || start(origin, config)).await;
+        let started = begun.map_err(|error| RunError::System("starting", io::Error::other(error)))??;
+        serve(started, signals, lines_lost).await
+    })
+}
+
+/// What cannot be guessed must be said: where to protect, and from what.
+fn require_wishes(config: &Config) -> Result<(), RunError> {
+    if config.interfaces.is_empty() {
+        let candidates = kernel::interfaces().map(|found| hooks::names(&found)).unwrap_or_default();
+        let message = format!("no interface is named; name each port of the gateway with -i, for example: {candidates}");
+        return Err(ConfigError(message).into());
+    }
+    if config.lists.is_empty() {
+        return Err(RunError::Lists("no list is named; name one with --list or --monitor".into()));
+    }
+    Ok(())
+}
+
+/// Everything up to enforcement, without a thread that could interfere.
+fn start(origin: Origin, config: Config) -> Result<Started, RunError> {
+    sources::expand(&config)?;
+    kernel::require_support()?;
+    let settings = Settings {
+        pin_dir: config.pin_dir.clone(),
+        mode: config.mode,
+        unparsed_drop: config.unparsed == crate::config::Unparsed::Drop,
+        trace: config.trace,
+    };
+    let kernel = Kernel::open(&settings)?;
+    let looked_at = sources::fingerprint(&config, origin.file.as_deref());
+    let prepared = Lists::new(&kernel, &config.state_dir);
+    let mut enforcer = match prepared {
+        Ok(lists) => Enforcer {
+            kernel,
+            lists,
+            hooks: Hooks::default(),
+            origin,
+            started: config.clone(),
+            config,
+            instruments: Instruments::new(),
+        },
+        Err(error) => return Err(abandon(kernel, error.into())),
+    };
+    match enforce(&mut enforcer) {
+        Ok((control, reader, trace, changes)) => Ok(Started {
+            metrics: MetricsParts { instruments: enforcer.instruments.clone(), reader },
+            enforcer,
+            control,
+            trace,
+            changes,
+            looked_at,
+        }),
+        Err(error) => Err(abandon(enforcer.kernel, error)),
+    }
+}
+
+type Enforced = (Control, kernel::CounterReader, Option<Trace>, Socket);
+
+fn enforce(enforcer: &mut Enforcer) -> Result<Enforced, RunError> {
+    let control = Control::bind(&enforcer.config.control)?;
+    if let Some(cause) = enforcer.load() {
+        return Err(match cause {
+            Cause::Config(error) => RunError::Config(error),
+            Cause::Lists(message) => RunError::Lists(message),
+            Cause::Kernel(error) => RunError::Kernel(error),
+        });
+    }
+    let reader = enforcer.kernel.counter_reader()?;
+    let trace = if enforcer.config.trace { Some(enforcer.kernel.trace()?) } else { None };
+    let changes = kernel::interface_changes()?;
+    enforcer.hooks.start(&mut enforcer.kernel, &enforcer.config)?;
+    Ok((control, reader, trace, changes))
+}
+
+/// Leaves the kernel as it was before a start that failed.
+fn abandon(kernel: Kernel, error: RunError) -> RunError {
+    if let Err(second) = kernel.abandon() {
+        tracing::error!("cleaning up after a failed start: {second}");
+    }
+    error
+}
+
+async fn serve(
+    started: Started,
+    mut signals: Signals,
+    lines_lost: impl Fn() -> u64 + Send + Sync + 'static,
+) -> Result<(), RunError> {
+    let Started { enforcer, control, metrics, trace, changes, looked_at } = started;
+    let (config, config_file) = (enforcer.config.clone(), enforcer.origin.file.clone());
+    let (retry, retries) = mpsc::channel(1);
+    let (worker, snapshots) =
+        Worker::spawn(enforcer, retry).map_err(|error| RunError::System("starting the worker", error))?;
+    let metrics = Arc::new(Metrics::new(&metrics.instruments, metrics.reader, snapshots.clone(), lines_lost));
+    if let Some(listen) = config.listen {
+        tokio::spawn(http::serve(listen, Arc::clone(&metrics), snapshots.clone()));
+    }
+    let (detached, mut ended) = mpsc::channel(1);
+    let daemon = Daemon { worker: worker.clone(), metrics, snapshots: snapshots.clone(), detached };
+    let control = tokio::spawn(control.serve(daemon));
+    tokio::spawn(watch::follow(looked_at, config_file, worker.clone(), snapshots.clone()));
+    let changes = hear_changes(changes).map_err(|error| RunError::System("watching the interfaces", error))?;
+    tokio::spawn(look_after_interfaces(changes, worker.clone()));
+    tokio::spawn(try_again(retries, worker.clone()));
+    tokio::spawn(tell_service_manager(snapshots.clone(), worker.clone()));
+    if let Some(trace) = trace {
+        follow_trace(trace).map_err(|error| RunError::System("following the program's log", error))?;
+    }
+    tell(&[NotifyState::Ready, NotifyState::Status(&snapshots.borrow().summary())]);
+    tracing::info!("{}", snapshots.borrow().summary());
+
+    let stopping = loop {
+        tokio::select! {
+            told = signals.next() => match told {
+                Told::Stop(signal) => break Some(signal),
+                // Not awaited here: SIGTERM is heard during a long reload too.
+                Told::Reload => drop(tokio::spawn(reload_on_signal(worker.clone()))),
+            },
+            _ = ended.recv() => break None,
+        }
+    };
+    tell(&[NotifyState::Stopping]);
+    if let Some(signal) = stopping {
+        let ending = match config.on_exit {
+            OnExit::Keep => "enforcement continues from the pins",
+            OnExit::Detach => "enforcement ends",
+        };
+        tracing::info!("{signal}: stopping; {ending}");
+        if let Some(result) = worker.stop(config.on_exit).await {
+            result?;
+        }
+    } else {
+        tracing::info!("detached over the control socket; enforcement has ended");
+    }
+    control.abort();
+    // Its end removes the socket.
+    let _aborted = control.await;
+    Ok(())
+}
+
+async fn reload_on_signal(worker: Worker) {
+    tell_reloading();
+    // An ended worker means that the daemon is ending.
+    let _report = worker.reload(false).await;
+    tell(&[NotifyState::Ready]);
+}
+
+struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Signals {
+            hangup: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+}
+
+impl Signals {
+    async fn next(&mut self) -> Told {
+        tokio::select! {
+            _ = self.hangup.recv() => Told::Reload,
+            _ = self.terminate.recv() => Told::Stop("SIGTERM"),
+            _ = self.interrupt.recv() => Told::Stop("SIGINT"),
+        }
+    }
+}
+
+enum Told {
+    Reload,
+    Stop(&'static str),
+}
+
+/// Looks at the interfaces whenever the kernel tells of a change, and from time to time.
+async fn look_after_interfaces(changes: Arc<Notify>, worker: Worker) {
+    loop {
+        // Whether a change or the time ends the wait: either way it is time to look.
+        if timeout(RECONCILE_INTERVAL, changes.notified()).await.is_ok() {
+            sleep(RECONCILE_PAUSE).await;
+        }
+        worker.reconcile().await;
+    }
+}
+
+/// Waits for changes in a thread of its own, which ends with the process: the socket is a plain blocking one.
+fn hear_changes(changes: Socket) -> io::Result<Arc<Notify>> {
+    let heard = Arc::new(Notify::new());
+    let tell = Arc::clone(&heard);
+    thread::Builder::new().name("interfaces".into()).spawn(move || {
+        loop {
+            match changes.recv_from_full() {
+                Ok(_) => tell.notify_one(),
+                // More changes than the queue holds say no less than one.
+                Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NOBUFS.raw_os_error()) => {
+                    tell.notify_one();
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    let seconds = RECONCILE_INTERVAL.as_secs();
+                    tracing::warn!("watching the interfaces: {error}; looking every {seconds} s only");
+                    return;
+                }
+            }
+        }
+    })?;
+    Ok(heard)
+}
+
+/// Tries a reload again that the kernel refused, ever more rarely.
+async fn try_again(mut retries: mpsc::Receiver<()>, worker: Worker) {
+    let (mut pause, longest) = RETRY_PAUSES;
+    loop {
+        if retries.recv().await.is_none() {
+            return;
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(longest);
+        if worker.reload(false).await.is_none() {
+            return;
+        }
+        if retries.is_empty() {
+            pause = RETRY_PAUSES.0;
+        }
+    }
+}
+
+/// Tells systemd the status, and feeds its watchdog while the worker answers.
+async fn tell_service_manager(mut snapshots: channel::Receiver<Arc<Snapshot>>, worker: Worker) {
+    let pause = sd_notify::watchdog_enabled().map_or(Duration::from_secs(3600), |watchdog| watchdog / 2);
+    let fed = sd_notify::watchdog_enabled().is_some();
+    let mut tick = interval(pause);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => if fed && worker.ping().await {
+                tell(&[NotifyState::Watchdog]);
+            },
+            changed = snapshots.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                let summary = snapshots.borrow_and_update().summary();
+                tell(&[NotifyState::Status(&summary)]);
+            }
+        }
+    }
+}
+
+fn tell(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!("telling the service manager: {error}");
+    }
+}
+
+fn tell_reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => tell(&[NotifyState::Reloading, now]),
+        Err(error) => tracing::debug!("reading the clock: {error}"),
+    }
+}
+
+/// Passes the program's log on, in a thread of its own, which ends with the process.
+fn follow_trace(mut trace: Trace) -> io::Result<()> {
+    thread::Builder::new().name("trace".into()).spawn(move || {
+        loop {
+            if let Err(error) = trace.wait() {
+                tracing::warn!("following the program's log: {error}; --trace shows nothing any more");
+                return;
+            }
+            trace.flush();
+        }
+    })?;
+    Ok(())
+}

@@ -25,7 +25,8 @@ use crate::{
 };
 
 /// Pauses before an apply that met ENOMEM is tried again as a whole; then the next reload tries.
-const RETRY_PAUSES: [Duration; 3] = [100, 400, 1600].map(Duration::from_millis);
+const RETRY_PAUSES: [Duration; 3] =
+    [Duration::from_millis(100), Duration::from_millis(400), Duration::from_millis(1600)];
 
 /// Where the configuration comes from, so that a reload reads it again.
 #[derive(Clone, Debug)]
@@ -91,8 +92,22 @@ pub(crate) struct Outcome {
     pub(crate) config: Option<Config>,
     /// Times that an apply was tried again.
     pub(crate) retries: u64,
-    /// The kernel refused: worth trying again by itself.
-    pub(crate) kernel_refused: bool,
+    /// Why nothing was taken at all.
+    pub(crate) cause: Option<Cause>,
+}
+
+/// Why a reload was refused as a whole.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Cause {
+    /// The configuration cannot be used.
+    #[error("{0}")]
+    Config(ConfigError),
+    /// There is nothing to enforce, or an allowlist is missing.
+    #[error("{0}")]
+    Lists(String),
+    /// The kernel refused; worth trying again.
+    #[error("{0}")]
+    Kernel(KernelError),
 }
 
 impl Lists {
@@ -126,7 +141,7 @@ impl Lists {
         let prepared = origin.read().and_then(|config| Ok((sources::expand(&config)?, config)));
         let (found, config) = match prepared {
             Ok(prepared) => prepared,
-            Err(error) => return self.refused(kernel, Vec::new(), &error),
+            Err(error) => return refused(kernel, Vec::new(), Cause::Config(error)),
         };
         let guards = host::guards();
         let mut lists = self.fetch(&found, &guards, force);
@@ -136,12 +151,15 @@ impl Lists {
         let reports: Vec<ListReload> = lists.iter().map(|list| self.report(list)).collect();
         if let Some(allow) = lists.iter().find(|list| list.source.role == Role::Allow && list.good.is_none()) {
             let fault = allow.fault.as_deref().unwrap_or_default();
-            let error = format!("allowlist {} never loaded: {fault}", allow.source.path.display());
-            return self.refused(kernel, reports, &error);
+            let message = format!("allowlist {} never loaded: {fault}", allow.source.path.display());
+            return refused(kernel, reports, Cause::Lists(message));
+        }
+        if !lists.iter().any(|list| list.source.role != Role::Allow && list.good.is_some()) {
+            return refused(kernel, reports, Cause::Lists(nothing_usable(&lists)));
         }
         let compiled = match compile(kernel, &lists, &guards) {
             Ok(compiled) => compiled,
-            Err(error) => return self.refused(kernel, reports, &error),
+            Err(error) => return refused(kernel, reports, Cause::Kernel(error)),
         };
         let mut retries = 0;
         match self.execute(kernel, compiled, &mut retries) {
@@ -161,29 +179,13 @@ impl Lists {
                     reason: None,
                 };
                 self.keep(lists);
-                Outcome { report, config: Some(config), retries, kernel_refused: false }
+                Outcome { report, config: Some(config), retries, cause: None }
             }
             Err(error) => {
-                let outcome = self.refused(kernel, reports, &error);
-                Outcome { retries, kernel_refused: true, ..outcome }
+                let outcome = refused(kernel, reports, Cause::Kernel(error));
+                Outcome { retries, ..outcome }
             }
         }
-    }
-
-    fn refused(&self, kernel: &Kernel, lists: Vec<ListReload>, reason: &dyn std::fmt::Display) -> Outcome {
-        let generation = kernel.generation().unwrap_or_else(|error| {
-            tracing::error!("{error}");
-            0
-        });
-        let report = Reload {
-            result: ReloadResult::Refused,
-            generation,
-            added: 0,
-            removed: 0,
-            lists,
-            reason: Some(reason.to_string()),
-        };
-        Outcome { report, config: None, retries: 0, kernel_refused: false }
     }
 
     fn fetch(&self, sources: &[Source], guards: &Guards, force: bool) -> Vec<ListState> {
@@ -318,6 +320,28 @@ impl Lists {
         }
         self.lists = lists.into_iter().map(|list| (key(&list.source), list)).collect();
     }
+}
+
+fn refused(kernel: &Kernel, lists: Vec<ListReload>, cause: Cause) -> Outcome {
+    let generation = kernel.generation().unwrap_or_else(|error| {
+        tracing::error!("{error}");
+        0
+    });
+    let reason = Some(cause.to_string());
+    let report = Reload { result: ReloadResult::Refused, generation, added: 0, removed: 0, lists, reason };
+    Outcome { report, config: None, retries: 0, cause: Some(cause) }
+}
+
+fn nothing_usable(lists: &[ListState]) -> String {
+    let faults: Vec<String> = lists
+        .iter()
+        .filter(|list| list.source.role != Role::Allow)
+        .filter_map(|list| Some(format!("{}: {}", list.source.path.display(), list.fault.as_ref()?)))
+        .collect();
+    if faults.is_empty() {
+        return "no usable list: the named directories hold none".into();
+    }
+    format!("no usable list: {}", faults.join("; "))
 }
 
 fn warn_unsaved(name: &str, error: &io::Error) {

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::{
     hooks::Hooks,
     metrics::Instruments,
-    reload::{Lists, Origin},
+    reload::{Cause, Lists, Origin},
     snapshot::{ListView, Snapshot},
 };
 use crate::{
@@ -147,8 +147,22 @@ fn work(
 }
 
 impl Enforcer {
-    /// Reloads and says what came of it; the second value asks for another try later.
+    /// The first load, before anything is attached. What kept it from happening, if something did.
+    pub(crate) fn load(&mut self) -> Option<Cause> {
+        self.reload_lists(false).1
+    }
+
+    /// Reloads and looks after the interfaces. Whether the kernel refused.
     pub(crate) fn reload(&mut self, force: bool) -> (Reload, bool) {
+        let (report, cause) = self.reload_lists(force);
+        if cause.is_none() {
+            self.reconcile();
+        }
+        (report, matches!(cause, Some(Cause::Kernel(_))))
+    }
+
+    /// Reloads and says what came of it.
+    fn reload_lists(&mut self, force: bool) -> (Reload, Option<Cause>) {
         let started = Instant::now();
         let outcome = self.lists.reload(&mut self.kernel, &self.origin, force);
         let elapsed = started.elapsed();
@@ -175,9 +189,8 @@ impl Enforcer {
                 tracing::warn!("key '{key}' has changed and takes effect when the daemon starts again");
             }
             self.config = config;
-            self.reconcile();
         }
-        (outcome.report, outcome.kernel_refused)
+        (outcome.report, outcome.cause)
     }
 
     /// Puts the program back where it should be. Whether anything is different now.

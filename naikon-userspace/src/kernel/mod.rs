@@ -11,7 +11,6 @@ mod tables;
 
 use std::{
     collections::BTreeMap,
-    os::fd::{AsFd, BorrowedFd},
     path::{Path, PathBuf},
 };
 
@@ -504,21 +503,20 @@ pub struct Refused {
 pub struct Trace(EbpfLogger<&'static dyn log::Log>);
 
 impl Trace {
+    /// Waits until there is something to pass on.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses to wait.
+    pub fn wait(&self) -> std::io::Result<()> {
+        use rustix::event::{PollFd, PollFlags, poll};
+        poll(&mut [PollFd::new(&self.0, PollFlags::IN)], None)?;
+        Ok(())
+    }
+
     /// Passes on what has been logged since.
     pub fn flush(&mut self) {
         self.0.flush();
-    }
-}
-
-impl AsFd for Trace {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-impl std::os::fd::AsRawFd for Trace {
-    fn as_raw_fd(&self) -> i32 {
-        self.0.as_raw_fd()
     }
 }
 

@@ -133,7 +133,7 @@ fn next_hops(attributes: &[RouteAttribute]) -> Vec<IpAddr> {
     found
 }
 
-/// A socket that becomes readable whenever an interface appears, changes or vanishes.
+/// A blocking socket that gives a message whenever an interface appears, changes or vanishes.
 ///
 /// # Errors
 ///
@@ -143,7 +143,6 @@ pub fn interface_changes() -> Result<Socket, KernelError> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
         socket.add_membership(GROUP_LINK)?;
-        socket.set_non_blocking(true)?;
         Ok(socket)
     };
     subscribe().map_err(|error: std::io::Error| KernelError::of("watching the interfaces", &error))

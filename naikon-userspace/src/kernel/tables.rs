@@ -9,7 +9,7 @@ use std::{
 
 use aya::{
     Ebpf, Pod,
-    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues, lpm_trie::Key},
+    maps::{Array, HashMap, IterableMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues, lpm_trie::Key},
 };
 use naikon_ebpf::abi::{self, Action, Direction, Family};
 
@@ -26,8 +26,7 @@ use crate::{
 
 /// Pauses before a write that met ENOMEM is tried again. The trie's allocator refills its per-CPU cache from a
 /// worker (`bpf_mem_alloc`), so a fast writer may find it empty while there is plenty of memory.
-const MEMORY_PAUSES: [Duration; 6] =
-    [1, 2, 4, 8, 16, 32].map(Duration::from_millis);
+const MEMORY_PAUSES_MS: [u64; 6] = [1, 2, 4, 8, 16, 32];
 
 type Trie<A> = LpmTrie<MapData, A, u32>;
 type Hits = PerCpuHashMap<MapData, u32, [u64; abi::HIT_COUNTS]>;
@@ -90,9 +89,9 @@ impl Tables {
     ///
     /// At each single write every address has its old or its new verdict (`delta`), while undoing too.
     pub(crate) fn apply(&mut self, delta: &Delta) -> Result<(), ApplyError> {
-        for (done, op) in delta.ops().iter().enumerate() {
+        for (done, op) in delta.ops.iter().enumerate() {
             if let Err(refusal) = self.write(op) {
-                let undone = delta.ops().iter().take(done).rev().try_for_each(|op| self.write(&op.inverse()));
+                let undone = delta.ops.iter().take(done).rev().try_for_each(|op| self.write(&op.inverse()));
                 return Err(match undone {
                     Ok(()) => ApplyError::Undone(refusal),
                     Err(second) => ApplyError::Stuck { refusal, second },
@@ -103,9 +102,9 @@ impl Tables {
     }
 
     fn write(&mut self, op: &Op) -> Result<(), KernelError> {
-        for pause in MEMORY_PAUSES {
+        for pause in MEMORY_PAUSES_MS {
             match self.write_once(op) {
-                Err(error) if error.kind == ErrorKind::Memory => thread::sleep(pause),
+                Err(error) if error.kind == ErrorKind::Memory => thread::sleep(Duration::from_millis(pause)),
                 result => return result,
             }
         }

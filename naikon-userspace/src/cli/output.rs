@@ -1,0 +1,126 @@
+//! What people read: colours only on a terminal, text from strangers made safe, columns that line up.
+
+use std::io::{self, IsTerminal, Write};
+
+use serde::Serialize;
+
+use crate::text;
+
+/// The terminal's colours, or none.
+#[derive(Clone, Copy)]
+pub(super) struct Paint(bool);
+
+impl Paint {
+    /// For standard output.
+    pub(super) fn stdout() -> Self {
+        Paint(io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none())
+    }
+
+    pub(super) fn red(self, text: &str) -> String {
+        self.with("31", text)
+    }
+
+    pub(super) fn green(self, text: &str) -> String {
+        self.with("32", text)
+    }
+
+    pub(super) fn yellow(self, text: &str) -> String {
+        self.with("33", text)
+    }
+
+    pub(super) fn bold(self, text: &str) -> String {
+        self.with("1", text)
+    }
+
+    /// Drop red, monitor yellow, pass green.
+    pub(super) fn verdict(self, verdict: &str) -> String {
+        match verdict {
+            "drop" => self.red(verdict),
+            "monitor" => self.yellow(verdict),
+            _ => self.green(verdict),
+        }
+    }
+
+    fn with(self, code: &str, text: &str) -> String {
+        if self.0 { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+}
+
+/// Says what went wrong. An empty message has been said already.
+pub(super) fn error(message: &str) {
+    if !message.is_empty() {
+        // Nobody is left to tell when stderr is gone.
+        let _gone = writeln!(io::stderr(), "naikon: {}", safe_lines(message));
+    }
+}
+
+/// Escapes everything but line ends, which our own messages have.
+fn safe_lines(message: &str) -> String {
+    message.lines().map(text::escape).collect::<Vec<_>>().join("\n")
+}
+
+/// One line of JSON, or a pretty one on a terminal.
+pub(super) fn json(value: &impl Serialize) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    if io::stdout().is_terminal() {
+        serde_json::to_writer_pretty(&mut out, value)?;
+    } else {
+        serde_json::to_writer(&mut out, value)?;
+    }
+    writeln!(out)
+}
+
+/// Rows whose columns line up, without blanks at line ends. The first row is the head.
+pub(super) fn table(out: &mut impl Write, rows: &[Vec<String>], paint: Paint) -> io::Result<()> {
+    let mut widths: Vec<usize> = Vec::new();
+    for row in rows {
+        for (column, cell) in row.iter().enumerate() {
+            let width = cell.chars().count();
+            match widths.get_mut(column) {
+                Some(known) => *known = width.max(*known),
+                None => widths.push(width),
+            }
+        }
+    }
+    for (place, row) in rows.iter().enumerate() {
+        let cells: Vec<String> =
+            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        let line = cells.join("  ");
+        let line = line.trim_end();
+        writeln!(out, "{}", if place == 0 { paint.bold(line) } else { line.to_owned() })?;
+    }
+    Ok(())
+}
+
+/// `1234567` as `1 234 567`.
+pub(super) fn thousands(number: impl Into<u64>) -> String {
+    let digits = number.into().to_string();
+    let mut text = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            text.push(' ');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thousands_are_grouped() {
+        for (number, text) in [(0_u64, "0"), (999, "999"), (1000, "1 000"), (1_234_567, "1 234 567")] {
+            assert_eq!(thousands(number), text);
+        }
+    }
+
+    #[test]
+    fn table_lines_up_without_blanks_at_the_end() {
+        let rows = vec![vec!["a".into(), "b".into()], vec!["long".into(), "x".into()]];
+        let mut out = Vec::new();
+        table(&mut out, &rows, Paint(false)).unwrap();
+        assert_eq!(String::from_utf8(out).unwrap(), "a     b\nlong  x\n");
+    }
+}

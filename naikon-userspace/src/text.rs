@@ -1,0 +1,33 @@
+//! Text from strangers (lists, file names) made safe for terminals, logs and journals.
+
+/// Spells out what could steer a terminal or turn the reading direction: control characters, escape sequences,
+/// bidirectional overrides and invisible separators (UAX #9, 2; Unicode general categories Cc, Zl, Zp).
+#[must_use]
+pub fn escape(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_steering(c) {
+            safe.extend(c.escape_unicode());
+        } else {
+            safe.push(c);
+        }
+    }
+    safe
+}
+
+fn is_steering(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}' | '\u{61c}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escape_sequences_and_overrides_are_spelled_out() {
+        assert_eq!(escape("a\x1b[31mb"), "a\\u{1b}[31mb");
+        assert_eq!(escape("\u{202e}txt.exe"), "\\u{202e}txt.exe");
+        assert_eq!(escape("Köln 198.51.100.7"), "Köln 198.51.100.7");
+    }
+}
