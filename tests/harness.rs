@@ -202,9 +202,11 @@ impl Host {
     }
 }
 
-/// A raw socket on one interface.
+/// A raw socket on one interface. It sees what comes in, addressed to the interface; not what goes out, such as the
+/// host's ICMP errors that quote a frame.
 pub(crate) struct Wire {
     socket: OwnedFd,
+    own: [u8; 6],
 }
 
 impl Wire {
@@ -213,8 +215,9 @@ impl Wire {
             socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_NONBLOCK, SockProtocol::EthAll).unwrap();
         // A frame that finds no room here would look as if it had been dropped.
         setsockopt(&socket, sockopt::RcvBufForce, &(64 << 20)).unwrap();
-        bind(socket.as_raw_fd(), &link_address(interface)).unwrap();
-        let wire = Wire { socket };
+        let address = link_address(interface);
+        bind(socket.as_raw_fd(), &address).unwrap();
+        let wire = Wire { socket, own: address.addr().expect("an Ethernet interface has an address") };
         // What came in from elsewhere before the socket was bound to one interface.
         wire.take(|_| true);
         wire
@@ -243,9 +246,10 @@ impl Wire {
         let mut count = 0;
         loop {
             match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+                Ok(length) if !buffer[..length].starts_with(&self.own) => {}
                 Ok(length) => count += usize::from(wanted(&buffer[..length])),
                 Err(nix::errno::Errno::EAGAIN) => return count,
-                // The interface went down; its frames are gone, the socket stays.
+                // The interface went down, which is told once.
                 Err(nix::errno::Errno::ENETDOWN) => {}
                 Err(error) => panic!("receiving: {error}"),
             }

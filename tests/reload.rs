@@ -49,7 +49,7 @@ impl Flooder {
             client: lab.client.wire("eth0"),
             gateway: lab.gateway.wire("lan0"),
             listed: [v4, v6].map(Lab::from_client).to_vec(),
-            // To a port of the gateway where nobody listens: the clean frame needs no server.
+            // The server's ICMP errors about it go the other way, and are rate limited.
             clean: Lab::from_client(ipv4(CLIENT, SERVER).carry(udp(40_000, 443, CLEAN_MARK))),
         }
     }
@@ -67,9 +67,8 @@ impl Flooder {
         let mut through = false;
         while !through {
             flood.leaked += self.gateway.take(|frame| {
-                // The server's answer to the clean frame quotes it; only the way in is meant.
-                through |= holds(frame, CLEAN_MARK) && frame[..6] == self.clean.bytes[..6];
-                holds(frame, LISTED_MARK) && frame[..6] == self.clean.bytes[..6]
+                through |= holds(frame, CLEAN_MARK);
+                holds(frame, LISTED_MARK)
             });
             assert!(std::time::Instant::now() < end, "a clean frame should pass, whatever happens to the lists");
             std::thread::yield_now();
@@ -106,9 +105,13 @@ impl Flooder {
 
 /// Puts `content` in place of `path` for the gateway without touching the folder, so that no watch can tell.
 fn replace_unseen(lab: &Lab, path: &Path, content: &str) {
-    let unseen = tempfile::NamedTempFile::new_in("/tmp").unwrap();
+    // A file that is gone cannot be mounted over once more: these stay until the lab's folder goes.
+    let unseen = lab.path("unseen");
+    fs::create_dir_all(&unseen).unwrap();
+    let unseen = tempfile::NamedTempFile::new_in(unseen).unwrap();
     fs::write(unseen.path(), content).unwrap();
-    lab.gateway.enter(|| mount(Some(unseen.path()), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)).unwrap();
+    let (_, unseen) = unseen.keep().unwrap();
+    lab.gateway.enter(|| mount(Some(&unseen), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)).unwrap();
 }
 
 fn text(path: &Path) -> &str {
@@ -270,12 +273,6 @@ fn unusable_list_keeps_the_last_good_one() {
             Err(_) => {}
         }
         make(&list);
-        if what == "a directory" {
-            // An empty directory is a list of lists: whether that is "nothing usable" or refused, nothing opens.
-            let _ = lab.naikon(&["reload"]);
-            assert_eq!(daemon.verdict(&C2.to_string()), "drop", "{what}: what was blocked should stay blocked");
-            continue;
-        }
         refused(what);
     }
     assert_eq!(daemon.generation(), generation, "nothing was applied");

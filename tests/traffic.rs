@@ -10,12 +10,12 @@ use crate::harness::{
 };
 use crate::packets::{DOT1AD, DOT1Q, Frame, LEGACY_9100, Packet, icmp_echo, icmpv6, ipv4, ipv6, other, udp};
 
-/// A port where nobody answers, not even with an ICMP error: the server holds it with [`sink`].
+/// A port where nobody answers, not even with an ICMP error: [`sink`] holds it.
 const SINK: u16 = 9;
 
-/// Takes what is sent to the port [`SINK`], so that nothing comes back.
-fn sink(lab: &Lab) -> std::net::UdpSocket {
-    lab.server.udp((Ipv6Addr::UNSPECIFIED, SINK))
+/// Takes what is sent to the port [`SINK`] on either side, so that nothing comes back.
+fn sink(lab: &Lab) -> [std::net::UdpSocket; 2] {
+    [&lab.server, &lab.client].map(|host| host.udp((Ipv6Addr::UNSPECIFIED, SINK)))
 }
 
 /// A packet from the client to the sink at `destination`, with `mark` in it.
@@ -180,13 +180,13 @@ fn watched_range_is_counted_and_passes() {
     let _sink = sink(&lab);
     let (client, server) = (lab.client.wire("eth0"), lab.server.wire("eth0"));
     let (to, to6) = (Lab::from_client(call(RANGE, "watched")), Lab::from_client(call(RANGE6, "watched")));
-    let from = Lab::from_server(answer(RANGE, "watched-back"));
+    let from = Lab::from_server(answer(RANGE, "range-answers"));
     for frame in [&to, &to6, &to6] {
         client.send(frame);
     }
     server.send(&from);
     server.expect_marked(b"watched", 3);
-    client.expect_marked(b"watched-back", 1);
+    client.expect_marked(b"range-answers", 1);
     let metrics = daemon.expect_count("monitored packets", 4.0, packets("monitored"));
     expect_hits(
         &metrics,
@@ -444,4 +444,17 @@ fn glob_takes_interfaces_that_appear_later() {
     lab.gateway.ip("link add lab7 type veth peer name other7\nlink set lab7 up");
     daemon.await_metrics("lab7 should match as soon as it is there", attached("lab7"));
     assert_eq!(daemon.metrics().count("naikon_attached", &[("interface", "other7")]), 0, "other7 does not match");
+}
+
+#[test]
+fn traced_decisions_are_logged_with_their_addresses() {
+    if needs_root() {
+        return;
+    }
+    let lab = Lab::new();
+    let list = lab.write("c2.txt", &format!("{C2}\n"));
+    let daemon = Daemon::start(&lab, &["-l", list.to_str().unwrap(), "--trace"]);
+    lab.client.wire("eth0").send(&Lab::from_client(call(C2, "traced")));
+    daemon.await_log(&C2.to_string());
+    daemon.expect_count("dropped packets", 1.0, packets("dropped"));
 }

@@ -722,6 +722,24 @@ fn default_route_of_the_tries_matches_every_address() {
 }
 
 #[test]
+fn program_that_logs_every_decision_passes_the_verifier_too() {
+    if needs_root() {
+        return;
+    }
+    // What `--trace` asks for: aya-log's level "info".
+    const INFO: u8 = 3;
+    for entry in [abi::PROGRAM_FRAGS, abi::PROGRAM_LINEAR] {
+        let mut ebpf = EbpfLoader::new().override_global("AYA_LOG_LEVEL", &INFO, true).load(&object()).unwrap();
+        let program: &mut Xdp = ebpf.program_mut(entry).unwrap().try_into().unwrap();
+        if let Err(error) = program.load() {
+            let text = format!("{error:?}");
+            let end: String = text.chars().rev().take(600).collect::<Vec<_>>().into_iter().rev().collect();
+            panic!("{entry} should load with logging on: ...{end}");
+        }
+    }
+}
+
+#[test]
 fn maps_of_the_object_are_those_of_the_contract() {
     if needs_root() {
         return;
