@@ -71,14 +71,13 @@ fn lint_kernel_side(workspace: &Path) -> Result<()> {
     let bin = toolchain.rustc.parent().context("the compiler lies in no folder")?;
     let clippy = bin.join("cargo-clippy");
     if !clippy.is_file() {
-        if toolchain.cargo.is_some() {
-            bail!(
-                "{} ({}) has no clippy; cure: rustup component add clippy for it",
-                toolchain.source,
-                toolchain.version
-            );
+        // A toolchain that brings its own cargo is rustup's, and its folder is named as it is.
+        match (&toolchain.cargo, bin.parent().and_then(Path::file_name), find("rustup")) {
+            (Some(_), Some(name), Some(rustup)) => {
+                run(Command::new(rustup).args(["component", "add", "clippy", "--toolchain"]).arg(name))?;
+            }
+            _ => install_packages(&["rust-web-clippy"], "the lints of the kernel side")?,
         }
-        install_packages(&["rust-web-clippy"], "the lints of the kernel side")?;
     }
     let cargo_path = match &toolchain.cargo {
         Some(path) => path.clone().into_os_string(),
