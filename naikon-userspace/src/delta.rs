@@ -20,6 +20,10 @@
 //! the same old rule the longer raises higher or lowers less: its phase comes first, as (A) wants; (B) likewise.
 //! Rules read back after a crash need not be compiled: [`between`] then moves a removal to the phase of what must
 //! come first. One form keeps the law even so.
+//!
+//! **Readers in between.** A frame's lookups take time: one may see a slot before an operation and another slot after
+//! a later one. [`Delta::pauses`] says where every reader that may still see the tables before must have finished:
+//! between phases, for within one all answers are as strong.
 
 use naikon_ebpf::abi::Action;
 
@@ -78,6 +82,8 @@ impl Op {
 pub struct Delta {
     /// To be applied one after the other, first to last.
     pub ops: Vec<Op>,
+    /// Places in `ops` before which an RCU grace period must pass; ascending.
+    pub pauses: Vec<usize>,
     /// Drop and monitor prefixes that are new, or of a new kind. Pass rules do not count, nor does another list.
     pub added: usize,
     /// Drop and monitor prefixes that are gone, or of a new kind.
@@ -94,7 +100,12 @@ impl Delta {
     /// The way back: after the first `n` operations failed to become all, the last `n` of this undo them.
     #[must_use]
     pub fn inverse(&self) -> Self {
-        Delta { ops: self.ops.iter().rev().map(Op::inverse).collect(), added: self.removed, removed: self.added }
+        Delta {
+            ops: self.ops.iter().rev().map(Op::inverse).collect(),
+            pauses: self.pauses.iter().rev().map(|place| self.ops.len() - place).collect(),
+            added: self.removed,
+            removed: self.added,
+        }
     }
 }
 
@@ -143,7 +154,11 @@ pub fn between(old: &[Rule], new: &[Rule]) -> Delta {
     // Stable: operations that may come in any order go by address.
     keyed.sort_by_key(|(key, _)| *key);
     let mut delta = Delta { ops: Vec::with_capacity(keyed.len()), ..Delta::default() };
-    for (_, op) in keyed {
+    let mut last_phase = None;
+    for (Key { phase, .. }, op) in keyed {
+        if last_phase.replace(phase).is_some_and(|last| last != phase) {
+            delta.pauses.push(delta.ops.len());
+        }
         let (old, new) = op.actions();
         if old.rank() != new.rank() {
             delta.removed += usize::from(is_listed(old));

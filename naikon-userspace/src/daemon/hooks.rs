@@ -21,29 +21,36 @@ pub(crate) struct Hooks {
 }
 
 impl Hooks {
-    /// Attaches to everything that was asked for by name, or to nothing.
+    /// Looks whether everything that was asked for by name can be attached to, before anything is changed.
     ///
     /// # Errors
     ///
     /// When a named interface is missing, cannot be used, or carries somebody else's program.
-    pub(crate) fn start(&mut self, kernel: &mut Kernel, config: &Config) -> Result<(), KernelError> {
+    pub(crate) fn require(kernel: &Kernel, config: &Config) -> Result<(), KernelError> {
         let interfaces = kernel::interfaces()?;
         let selection = select(&config.interfaces, &interfaces);
         if let Some(reason) = selection.refused.first() {
             return Err(KernelError::new("choosing the interfaces", ErrorKind::Interface, reason));
         }
         if let Some(name) = selection.missing.first() {
+            // What is enforced elsewhere from before must not end because one interface is late.
             if kernel.attached()?.is_empty() {
                 return Err(missing(name, &interfaces));
             }
             tracing::warn!("no interface {name}; its protection begins when it appears");
         }
-        let chosen: Vec<&Interface> = selection.attach.iter().filter_map(|index| interfaces.get(index)).collect();
-        // All are looked at before one is touched.
-        for interface in &chosen {
-            kernel.require_free(interface)?;
-        }
-        for interface in chosen {
+        selection.attach.iter().filter_map(|index| interfaces.get(index)).try_for_each(|found| kernel.require_free(found))
+    }
+
+    /// Attaches to everything that is there now, or fails at the first that refuses.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refuses.
+    pub(crate) fn start(&mut self, kernel: &mut Kernel, config: &Config) -> Result<(), KernelError> {
+        let interfaces = kernel::interfaces()?;
+        let selection = select(&config.interfaces, &interfaces);
+        for interface in selection.attach.iter().filter_map(|index| interfaces.get(index)) {
             let attached = kernel.attach(interface)?;
             self.announce(interface, &attached);
         }

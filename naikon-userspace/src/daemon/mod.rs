@@ -161,6 +161,7 @@ fn start(origin: Origin, config: Config) -> Result<Started, RunError> {
 type Enforced = (Control, kernel::CounterReader, Option<Trace>, Socket);
 
 fn enforce(enforcer: &mut Enforcer) -> Result<Enforced, RunError> {
+    Hooks::require(&enforcer.kernel, &enforcer.config)?;
     let control = Control::bind(&enforcer.config.control)?;
     if let Some(cause) = enforcer.load() {
         return Err(match cause {

@@ -267,15 +267,13 @@ impl Lists {
     ) -> Result<(Option<delta::Delta>, u64), KernelError> {
         let mut pauses = RETRY_PAUSES.iter();
         loop {
-            let delta = match &self.observed {
-                Some(observed) => delta::between(observed, compiled.rules()),
-                None => delta::between(self.ruleset.rules(), compiled.rules()),
-            };
+            let rules_now = self.observed.as_deref().unwrap_or(self.ruleset.rules());
+            let delta = delta::between(rules_now, compiled.rules());
             if delta.is_empty() && !self.interrupted {
                 self.adopt(compiled, names);
                 return Ok((None, kernel.generation()?));
             }
-            match kernel.apply(&delta) {
+            match kernel.apply(&delta, rules_now) {
                 Ok(generation) => {
                     self.adopt(compiled, names);
                     return Ok((Some(delta), generation));

@@ -216,3 +216,13 @@ fn another_list_or_a_pass_rule_is_no_addition() {
     assert_eq!((delta.ops.len(), delta.added, delta.removed), (3, 1, 1));
     assert_eq!(delta.ops[0], Op::Add(new[1]), "to pass comes first");
 }
+
+#[test]
+fn readers_are_waited_for_between_raising_and_lowering_only() {
+    let rule = |text: &str| Rule { prefix: text.parse().unwrap(), action: Action::drop(0) };
+    let (a, b, c) = (rule("192.0.2.1/32"), rule("192.0.2.2/32"), rule("192.0.2.3/32"));
+    assert_eq!(between(&[], &[a, b]).pauses, [0_usize; 0], "only additions");
+    let both = between(&[a], &[b, c]);
+    assert_eq!(both.pauses, [2], "two additions, then a removal");
+    assert_eq!(both.inverse().pauses, [1]);
+}

@@ -168,17 +168,17 @@ impl Kernel {
         self.tables.observed()
     }
 
-    /// Makes the kernel's rules those that `delta` leads to, and counts a generation. All or nothing.
+    /// Makes the kernel's rules those that `delta` leads to from `rules_now`, and counts a generation. All or nothing.
     ///
     /// # Errors
     ///
     /// When the kernel refuses a step. The old rules are enforced again, unless undoing failed too: then
     /// [`Refused::tables_unknown`] says to read the tables back before the next apply.
-    pub fn apply(&mut self, delta: &Delta) -> Result<u64, Refused> {
+    pub fn apply(&mut self, delta: &Delta, rules_now: &[Rule]) -> Result<u64, Refused> {
         let refused = |error| Refused { error, tables_unknown: false };
         let generation = self.generation().map_err(refused)?;
         self.tables.set_meta(abi::META_APPLYING, generation + 1).map_err(refused)?;
-        let outcome = self.tables.apply(delta);
+        let outcome = self.tables.apply(delta, rules_now);
         match outcome {
             Ok(()) => {
                 self.tables.set_meta(abi::META_GENERATION, generation + 1).map_err(refused)?;

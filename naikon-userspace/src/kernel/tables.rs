@@ -88,15 +88,23 @@ impl Tables {
     /// Applies every step of a delta, or undoes those done when the kernel refuses one.
     ///
     /// At each single write every address has its old or its new verdict (`delta`), while undoing too.
-    pub(crate) fn apply(&mut self, delta: &Delta) -> Result<(), ApplyError> {
-        for (done, op) in delta.ops.iter().enumerate() {
-            if let Err(refusal) = self.write(op) {
-                let undone = delta.ops.iter().take(done).rev().try_for_each(|op| self.write(&op.inverse()));
-                return Err(match undone {
-                    Ok(()) => ApplyError::Undone(refusal),
-                    Err(second) => ApplyError::Stuck { refusal, second },
-                });
+    pub(crate) fn apply(&mut self, delta: &Delta, rules_now: &[Rule]) -> Result<(), ApplyError> {
+        require_room(delta, rules_now).map_err(ApplyError::Undone)?;
+        let Err((done, refusal)) = self.walk(delta, 0) else { return Ok(()) };
+        match self.walk(&delta.inverse(), delta.ops.len() - done) {
+            Ok(()) => Err(ApplyError::Undone(refusal)),
+            Err((_, second)) => Err(ApplyError::Stuck { refusal, second }),
+        }
+    }
+
+    /// Writes the operations from place `first` on. On a refusal: how many places are done.
+    fn walk(&mut self, delta: &Delta, first: usize) -> Result<(), (usize, KernelError)> {
+        let mut pauses = delta.pauses.iter().skip_while(|place| **place <= first).peekable();
+        for (place, op) in delta.ops.iter().enumerate().skip(first) {
+            if pauses.next_if_eq(&&place).is_some() {
+                wait_for_readers();
             }
+            self.write(op).map_err(|error| (place, error))?;
         }
         Ok(())
     }
@@ -214,6 +222,35 @@ impl Tables {
             frames: again(abi::FRAMES, self.frames.map())?,
             names: again(abi::NAMES, self.names.map())?,
         })
+    }
+}
+
+/// Refuses before the first write what would overflow a trie on the way: additions come before removals.
+fn require_room(delta: &Delta, rules_now: &[Rule]) -> Result<(), KernelError> {
+    let ipv4_now = rules_now.partition_point(|rule| rule.prefix.is_ipv4());
+    let added = |ipv4| delta.ops.iter().filter(|op| matches!(op, Op::Add(rule) if rule.prefix.is_ipv4() == ipv4)).count();
+    for (map, most) in
+        [(abi::RULES_V4, ipv4_now + added(true)), (abi::RULES_V6, rules_now.len() - ipv4_now + added(false))]
+    {
+        if most > abi::RULES_MAX as usize {
+            return Err(KernelError::new(
+                format!("making room in {map}"),
+                ErrorKind::Other,
+                format!("old and new prefixes together are {most}, it holds {}", abi::RULES_MAX),
+            )
+            .cure("load fewer prefixes, or change the lists in two steps"));
+        }
+    }
+    Ok(())
+}
+
+/// Returns when every program run that began before has ended: an RCU grace period, some 10 ms.
+///
+/// `MEMBARRIER_CMD_GLOBAL` is `synchronize_rcu` (kernel/sched/membarrier.c), which it refuses on nohz_full systems:
+/// there a pause takes its place that is longer than a softirq may run (`MAX_SOFTIRQ_TIME`, 2 ms).
+fn wait_for_readers() {
+    if rustix::thread::membarrier(rustix::thread::MembarrierCommand::Global).is_err() {
+        thread::sleep(Duration::from_millis(20));
     }
 }
 
