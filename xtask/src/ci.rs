@@ -22,7 +22,8 @@ pub(crate) fn ci(workspace: &Path) -> Result<ExitCode> {
         checkers()
     })?;
     gate("format", || {
-        run(cargo().current_dir(workspace).args(["fmt", "--all", "--check"])).context("cure: cargo fmt --all")
+        run(cargo().current_dir(workspace).args(["fmt", "--all", "--check"]))
+            .map_err(|error| anyhow!("{error:#}; cure: cargo fmt --all"))
     })?;
     gate("house rules", || tidy::tidy(workspace))?;
     gate("lints, host", || {

@@ -1,4 +1,4 @@
-//! What plain cargo cannot do: `cargo xtask setup | run | test | ci`. Each of them can be typed first in a fresh
+//! What plain cargo cannot do: `cargo xtask setup | run | test | ci | tidy`. Each of them can be typed first in a fresh
 //! clone; what it needs is set up on the way.
 
 mod ci;
@@ -54,6 +54,8 @@ enum Task {
     },
     /// Everything that must hold before a merge: format, lints of both sides, house rules, all tests.
     Ci,
+    /// The house rules that no compiler checks; part of `ci`, and done at once.
+    Tidy,
     /// The lab alone, with everything built: what `run` becomes through sudo.
     #[command(hide = true)]
     Lab {
@@ -87,6 +89,7 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Run { seconds, arguments } => return run::run_naikon(&shell::workspace()?, seconds, &arguments),
         Task::Lab { workspace, seconds } => lab::lab(&workspace, seconds)?,
         Task::Test { runner_arguments } => return test::test(&shell::workspace()?, &runner_arguments),
+        Task::Tidy => tidy::tidy(&shell::workspace()?)?,
         Task::Ci => return ci::ci(&shell::workspace()?),
         Task::TestRunner { binary, arguments } => return Err(test::run_binary(&binary, &arguments)),
     }
