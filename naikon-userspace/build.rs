@@ -10,6 +10,7 @@ use std::{
     ffi::{OsStr, OsString},
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 fn main() {
@@ -25,6 +26,8 @@ fn build() -> Result<(), String> {
     for watched in ["Cargo.toml", "Cargo.lock", "naikon-ebpf/Cargo.toml", "naikon-ebpf/src", kernel::TOOLCHAIN_FILE] {
         println!("cargo::rerun-if-changed={}", workspace.join(watched).display());
     }
+
+    name_revision(workspace);
 
     let toolchain = Toolchain::read(workspace)?;
     let big_endian = variable("CARGO_CFG_TARGET_ENDIAN")? == OsStr::new("big");
@@ -60,6 +63,21 @@ fn build() -> Result<(), String> {
     }
     let embedded = Path::new(&variable("OUT_DIR")?).join("naikon.bpf.o");
     fs::write(&embedded, bytes).map_err(|error| format!("cannot write {}: {error}", embedded.display()))
+}
+
+/// Tells the code which commit it is built from, for `naikon_build_info`; an archive without git has none.
+fn name_revision(workspace: &Path) {
+    let log = workspace.join(".git/logs/HEAD");
+    // A watched file that is missing would build this anew each time.
+    if log.exists() {
+        println!("cargo::rerun-if-changed={}", log.display());
+    }
+    let revision = Command::new("git").current_dir(workspace).args(["rev-parse", "--short=12", "HEAD"]).output();
+    if let Ok(output) = revision
+        && output.status.success()
+    {
+        println!("cargo::rustc-env=NAIKON_REVISION={}", String::from_utf8_lossy(&output.stdout).trim());
+    }
 }
 
 fn variable(name: &str) -> Result<OsString, String> {

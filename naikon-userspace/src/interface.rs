@@ -152,7 +152,9 @@ pub fn select(wanted: &[Wanted], interfaces: &BTreeMap<u32, Interface>) -> Selec
             found = true;
             match unfit(interface, interfaces) {
                 None if wish.is_glob() && interface.loopback => {
-                    selection.notices.push(format!("{}: skipped: glob '{}' does not take it", interface.name, wish.text));
+                    selection
+                        .notices
+                        .push(format!("{}: skipped: glob '{}' does not take it", interface.name, wish.text));
                 }
                 None => {
                     chosen.insert(interface.index, true);
@@ -172,7 +174,9 @@ pub fn select(wanted: &[Wanted], interfaces: &BTreeMap<u32, Interface>) -> Selec
         match interface.carrier().filter(|carrier| chosen.contains_key(carrier)) {
             Some(carrier) => {
                 let carrier = interfaces.get(&carrier).map_or("its carrier", |carrier| carrier.name.as_str());
-                selection.notices.push(format!("{}: covered by {carrier}, which sees its frames first", interface.name));
+                selection
+                    .notices
+                    .push(format!("{}: covered by {carrier}, which sees its frames first", interface.name));
             }
             None => selection.attach.push(*index),
         }

@@ -154,12 +154,8 @@ pub enum Fault {
 /// Reads, parses and screens one list.
 #[must_use]
 pub fn load(source: &Source, guards: &Guards) -> Loaded {
-    let faulty = |fault| Loaded {
-        format: None,
-        prefixes: Vec::new(),
-        diagnostics: Diagnostics::default(),
-        fault: Some(fault),
-    };
+    let faulty =
+        |fault| Loaded { format: None, prefixes: Vec::new(), diagnostics: Diagnostics::default(), fault: Some(fault) };
     let bytes = match read(&source.path) {
         Ok(bytes) => bytes,
         Err(error) => return faulty(Fault::Unreadable(error)),

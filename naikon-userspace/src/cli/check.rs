@@ -98,8 +98,7 @@ pub(super) fn compile(lists: &Lists, drop_files: &[PathBuf], guards: &Guards) ->
         }
     }
     let hosts = guards.hosts();
-    let ruleset =
-        ruleset::compile(&compiled, Spared { allow: &allow, host: &hosts, special: Guards::special() });
+    let ruleset = ruleset::compile(&compiled, Spared { allow: &allow, host: &hosts, special: Guards::special() });
     Ok(Compiled { lists: loaded, ruleset })
 }
 

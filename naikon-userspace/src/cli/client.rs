@@ -131,7 +131,8 @@ fn from_pins(command: &Status, no_daemon: Failure) -> Result<Code, Failure> {
     let inspection = match kernel::inspect(&command.pin_dir) {
         Ok(inspection) => inspection,
         Err(KernelError { kind: ErrorKind::Privilege, .. }) => {
-            let message = format!("{}; what is pinned at {} only root can read", no_daemon.message, command.pin_dir.display());
+            let message =
+                format!("{}; what is pinned at {} only root can read", no_daemon.message, command.pin_dir.display());
             return Err(Failure::new(Code::NoDaemon, message));
         }
         Err(KernelError { kind: ErrorKind::Locked, .. }) => {
@@ -269,8 +270,14 @@ pub(super) fn detach(command: &Detach) -> Result<Code, Failure> {
     let mut out = io::stdout().lock();
     match by {
         "daemon" => writeln!(out, "detached: the daemon has ended, nothing is enforced any more")?,
-        "pins" => writeln!(out, "detached: the pins at {} are gone, nothing is enforced any more", command.pin_dir.display())?,
-        _ => writeln!(out, "nothing to detach: no daemon answers and nothing is pinned at {}", command.pin_dir.display())?,
+        "pins" => {
+            writeln!(out, "detached: the pins at {} are gone, nothing is enforced any more", command.pin_dir.display())?
+        }
+        _ => writeln!(
+            out,
+            "nothing to detach: no daemon answers and nothing is pinned at {}",
+            command.pin_dir.display()
+        )?,
     }
     Ok(Code::Done)
 }

@@ -34,6 +34,10 @@ pub(super) fn start(verbose: u8, quiet: bool) -> Log {
         .with_ansi(io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
         .with_target(verbose > 1);
     // The journal has its own clock.
-    if std::env::var_os("JOURNAL_STREAM").is_some() { lines.without_time().init() } else { lines.init() }
+    if std::env::var_os("JOURNAL_STREAM").is_some() {
+        lines.without_time().init()
+    } else {
+        lines.init()
+    }
     Log { _guard: guard, lost }
 }

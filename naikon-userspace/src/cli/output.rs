@@ -83,8 +83,7 @@ pub(super) fn table(out: &mut impl Write, rows: &[Vec<String>], paint: Paint) ->
         }
     }
     for (place, row) in rows.iter().enumerate() {
-        let cells: Vec<String> =
-            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
         let line = cells.join("  ");
         let line = line.trim_end();
         writeln!(out, "{}", if place == 0 { paint.bold(line) } else { line.to_owned() })?;

@@ -55,7 +55,7 @@ impl Control {
     pub(crate) fn bind(path: &Path) -> Result<Self, KernelError> {
         let refused = |error: &io::Error| {
             KernelError::of(format!("binding the control socket {}", path.display()), error)
-                .cure(format!("make its directory writable for this user, or choose another path with --control"))
+                .cure("make its directory writable for this user, or choose another path with --control")
         };
         if let Some(parent) = path.parent() {
             fs::DirBuilder::new().recursive(true).mode(0o755).create(parent).map_err(|error| refused(&error))?;

@@ -39,7 +39,11 @@ impl Hooks {
             }
             tracing::warn!("no interface {name}; its protection begins when it appears");
         }
-        selection.attach.iter().filter_map(|index| interfaces.get(index)).try_for_each(|found| kernel.require_free(found))
+        selection
+            .attach
+            .iter()
+            .filter_map(|index| interfaces.get(index))
+            .try_for_each(|found| kernel.require_free(found))
     }
 
     /// Attaches to everything that is there now, or fails at the first that refuses.

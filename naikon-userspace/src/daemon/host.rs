@@ -45,8 +45,10 @@ fn resolvers(text: &str) -> Vec<IpAddr> {
 
 fn sessions() -> Vec<IpAddr> {
     let logind = fs::read_dir(SESSIONS).into_iter().flatten().filter_map(Result::ok);
-    let mut found: Vec<IpAddr> =
-        logind.filter_map(|entry| fs::read_to_string(entry.path()).ok()).filter_map(|text| remote_host(&text)).collect();
+    let mut found: Vec<IpAddr> = logind
+        .filter_map(|entry| fs::read_to_string(entry.path()).ok())
+        .filter_map(|text| remote_host(&text))
+        .collect();
     found.extend(utmp(&fs::read(Path::new(UTMP)).unwrap_or_default()));
     found
 }

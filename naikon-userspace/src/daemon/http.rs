@@ -122,7 +122,11 @@ async fn answer(
             if snapshot.is_ready() {
                 plain(StatusCode::OK, "ready\n")
             } else {
-                let waits = if snapshot.hooks.is_empty() { "no interface matches yet\n" } else { "an interface is not protected\n" };
+                let waits = if snapshot.hooks.is_empty() {
+                    "no interface matches yet\n"
+                } else {
+                    "an interface is not protected\n"
+                };
                 plain(StatusCode::SERVICE_UNAVAILABLE, waits)
             }
         }

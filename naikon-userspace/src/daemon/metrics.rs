@@ -32,7 +32,7 @@ use crate::{
     kernel::CounterReader,
     protocol::{Families, ReloadResult},
     ruleset::ListAction,
-    telemetry::Counters,
+    telemetry::{Counters, HitCount},
 };
 
 /// Upper bounds in seconds: a small reload takes milliseconds, a million prefixes some seconds.
@@ -201,11 +201,8 @@ impl Collector for Kernel {
         let (ipv4, ipv6) = snapshot.ruleset.count();
         gauges(out, "prefixes", "Prefixes that are dropped or monitored", by_family(&[], Families { ipv4, ipv6 }))?;
         let attached = snapshot.hooks.iter().map(|hook| {
-            let labels = vec![
-                ("interface", hook.interface.clone()),
-                ("hook", hook.hook.clone()),
-                ("mode", hook.mode.clone()),
-            ];
+            let labels =
+                vec![("interface", hook.interface.clone()), ("hook", hook.hook.clone()), ("mode", hook.mode.clone())];
             (labels, if hook.mode == "none" { 0.0 } else { 1.0 })
         });
         gauges(out, "attached", "1 while the kernel confirms the program on the interface", attached)?;
@@ -221,7 +218,7 @@ impl Collector for Kernel {
 }
 
 fn hits(out: &mut DescriptorEncoder<'_>, counters: &Counters, snapshot: &Snapshot) -> fmt::Result {
-    let of = |action: ListAction, what: fn(u64, u64) -> u64| {
+    let of = |action: ListAction, what: fn(&HitCount) -> u64| {
         counters.hits.iter().filter(move |hit| hit.action == action).filter_map(move |hit| {
             // A drop list has no use for a monitor series that was never anything but zero, and the reverse.
             let wanted = snapshot
@@ -234,14 +231,15 @@ fn hits(out: &mut DescriptorEncoder<'_>, counters: &Counters, snapshot: &Snapsho
                 ("direction", direction(hit.direction).to_owned()),
                 ("family", family(hit.family).to_owned()),
             ];
-            (wanted || hit.packets > 0).then(|| (labels, what(hit.packets, hit.bytes)))
+            (wanted || hit.packets > 0).then(|| (labels, what(hit)))
         })
     };
-    let (packets, bytes): (fn(u64, u64) -> u64, fn(u64, u64) -> u64) = (|packets, _| packets, |_, bytes| bytes);
-    counts(out, "dropped_packets", "Frames dropped", of(ListAction::Drop, packets))?;
-    counts(out, "dropped_bytes", "Bytes of frames dropped", of(ListAction::Drop, bytes))?;
-    counts(out, "monitored_packets", "Frames that hit a monitor list and passed", of(ListAction::Monitor, packets))?;
-    counts(out, "monitored_bytes", "Bytes of monitored frames", of(ListAction::Monitor, bytes))
+    let of_packets = |action| of(action, |hit| hit.packets);
+    let of_bytes = |action| of(action, |hit| hit.bytes);
+    counts(out, "dropped_packets", "Frames dropped", of_packets(ListAction::Drop))?;
+    counts(out, "dropped_bytes", "Bytes of frames dropped", of_bytes(ListAction::Drop))?;
+    counts(out, "monitored_packets", "Frames that hit a monitor list and passed", of_packets(ListAction::Monitor))?;
+    counts(out, "monitored_bytes", "Bytes of monitored frames", of_bytes(ListAction::Monitor))
 }
 
 fn frames(out: &mut DescriptorEncoder<'_>, counters: &Counters) -> fmt::Result {
@@ -259,9 +257,9 @@ fn lists(out: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Result {
     let entries = snapshot.lists.iter().flat_map(|list| by_family(&[("list", &list.name)], list.entries));
     gauges(out, "list_entries", "Prefixes that a list contributes", entries)?;
     let rejected = snapshot.lists.iter().flat_map(|list| {
-        list.rejected.iter().map(|(reason, count)| {
-            (vec![("list", list.name.clone()), ("reason", (*reason).to_owned())], *count as f64)
-        })
+        list.rejected
+            .iter()
+            .map(|(reason, count)| (vec![("list", list.name.clone()), ("reason", (*reason).to_owned())], *count as f64))
     });
     gauges(out, "list_rejected_entries", "Entries of a list that were refused", rejected)?;
     let one = |name: &String| vec![("list", name.clone())];
@@ -388,7 +386,12 @@ impl Collector for Process {
             gauges(out, "process_open_fds", "Open file descriptors", one(open as f64))?;
         }
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-        gauges(out, "process_max_fds", "Most open file descriptors", one(limit.map_or(f64::INFINITY, |limit| limit as f64)))
+        gauges(
+            out,
+            "process_max_fds",
+            "Most open file descriptors",
+            one(limit.map_or(f64::INFINITY, |limit| limit as f64)),
+        )
     }
 }
 
@@ -424,7 +427,12 @@ mod tests {
     #[test]
     fn process_metrics_are_there() {
         let body = process().unwrap();
-        for name in ["process_cpu_seconds_total", "process_open_fds", "process_resident_memory_bytes", "process_start_time_seconds"] {
+        for name in [
+            "process_cpu_seconds_total",
+            "process_open_fds",
+            "process_resident_memory_bytes",
+            "process_start_time_seconds",
+        ] {
             assert!(body.contains(name), "{name} is missing in {body}");
         }
     }

@@ -111,7 +111,8 @@ pub fn run(origin: Origin, lines_lost: impl Fn() -> u64 + Send + Sync + 'static)
 fn require_wishes(config: &Config) -> Result<(), RunError> {
     if config.interfaces.is_empty() {
         let candidates = kernel::interfaces().map(|found| hooks::names(&found)).unwrap_or_default();
-        let message = format!("no interface is named; name each port of the gateway with -i, for example: {candidates}");
+        let message =
+            format!("no interface is named; name each port of the gateway with -i, for example: {candidates}");
         return Err(ConfigError(message).into());
     }
     if config.lists.is_empty() {

@@ -225,8 +225,11 @@ impl Lists {
     fn guard_growth(&self, lists: &mut [ListState]) {
         let dropped = |list: &ListState| list.source.role == Role::Listed(ListAction::Drop);
         let union = |lists: &mut dyn Iterator<Item = &ListState>| {
-            let mut all: Vec<Prefix> =
-                lists.filter(|list| dropped(list)).flat_map(|list| list.good.iter()).flat_map(|good| good.prefixes.iter().copied()).collect();
+            let mut all: Vec<Prefix> = lists
+                .filter(|list| dropped(list))
+                .flat_map(|list| list.good.iter())
+                .flat_map(|good| good.prefixes.iter().copied())
+                .collect();
             all.sort_unstable();
             all.dedup();
             all

@@ -174,10 +174,9 @@ impl Enforcer {
             }
         }
         match (result, reason) {
-            (ReloadResult::Applied, _) => tracing::info!(
-                "generation {generation}: +{added} -{removed} prefixes in {} ms",
-                elapsed.as_millis()
-            ),
+            (ReloadResult::Applied, _) => {
+                tracing::info!("generation {generation}: +{added} -{removed} prefixes in {} ms", elapsed.as_millis())
+            }
             (ReloadResult::Unchanged, _) => tracing::info!("generation {generation}: nothing to change"),
             (ReloadResult::Refused, reason) => tracing::warn!(
                 "reload refused: {}; generation {generation} stays enforced",
@@ -205,7 +204,8 @@ impl Enforcer {
 
     pub(crate) fn snapshot(&self) -> Snapshot {
         let lists: Vec<ListView> = self.lists.states().map(ListView::from).collect();
-        let not_up = lists.iter().filter_map(|list| Some(format!("list {} is not up: {}", list.name, list.fault.as_ref()?)));
+        let not_up =
+            lists.iter().filter_map(|list| Some(format!("list {} is not up: {}", list.name, list.fault.as_ref()?)));
         let bare = self.hooks.confirmed.iter().filter(|hook| hook.mode == "none");
         let unprotected = bare.map(|hook| format!("{} is not protected", hook.interface));
         Snapshot {

@@ -26,13 +26,13 @@ use aya::{
 use aya_log::EbpfLogger;
 use naikon_ebpf::abi;
 
+use self::pins::PinDir;
 use self::tables::{ApplyError, Tables};
 pub use self::{
     error::{ErrorKind, KernelError},
     netlink::{default_gateways, interface_changes, interfaces, own_addresses},
     tables::CounterReader,
 };
-use self::pins::PinDir;
 use crate::{
     config::Mode,
     delta::Delta,
@@ -346,7 +346,8 @@ impl Kernel {
             Mode::Auto => match self.link(interface, XdpMode::Native) {
                 Ok(link) => (link, XdpMode::Native, None),
                 Err(native) if native.kind == ErrorKind::Interface => {
-                    let notice = format!("no native XDP ({}), so generic mode, which costs more per frame", native.cause);
+                    let notice =
+                        format!("no native XDP ({}), so generic mode, which costs more per frame", native.cause);
                     (self.link(interface, XdpMode::Generic)?, XdpMode::Generic, Some(notice))
                 }
                 Err(other) => return Err(other),
@@ -477,9 +478,9 @@ impl Kernel {
 
     fn program_id(&self) -> Result<u32, KernelError> {
         let program = self.ebpf.program(self.entry).and_then(|program| program.info().ok());
-        program.map(|info| info.id()).ok_or_else(|| {
-            KernelError::new("reading the program's id", ErrorKind::Other, "the program is not loaded")
-        })
+        program
+            .map(|info| info.id())
+            .ok_or_else(|| KernelError::new("reading the program's id", ErrorKind::Other, "the program is not loaded"))
     }
 
     fn pinned_link(&self, ifindex: u32) -> Result<Option<Pinned>, KernelError> {
@@ -618,8 +619,11 @@ fn pinned_link(path: &Path) -> Result<Option<Pinned>, KernelError> {
 
 /// Loads the object and the entry point that this kernel can run.
 fn load(settings: &Settings, pins: Option<&PinDir>) -> Result<(Ebpf, &'static str), KernelError> {
-    let entry =
-        if KernelVersion::current().is_ok_and(|running| running >= FRAGS) { abi::PROGRAM_FRAGS } else { abi::PROGRAM_LINEAR };
+    let entry = if KernelVersion::current().is_ok_and(|running| running >= FRAGS) {
+        abi::PROGRAM_FRAGS
+    } else {
+        abi::PROGRAM_LINEAR
+    };
     let unparsed_drop = u8::from(settings.unparsed_drop);
     let log_level = if settings.trace { u8::MAX } else { 0 };
     let mut loader = EbpfLoader::new();

@@ -9,7 +9,10 @@ use std::{
 
 use aya::{
     Ebpf, Pod,
-    maps::{Array, HashMap, IterableMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues, lpm_trie::Key},
+    maps::{
+        Array, HashMap, IterableMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues,
+        lpm_trie::Key,
+    },
 };
 use naikon_ebpf::abi::{self, Action, Direction, Family};
 
@@ -93,7 +96,7 @@ impl Tables {
         let Err((done, refusal)) = self.walk(delta, 0) else { return Ok(()) };
         match self.walk(&delta.inverse(), delta.ops.len() - done) {
             Ok(()) => Err(ApplyError::Undone(refusal)),
-            Err((_, second)) => Err(ApplyError::Stuck { refusal, second }),
+            Err((_, second)) => Err(ApplyError::Stuck { refusal, second: Box::new(second) }),
         }
     }
 
@@ -202,7 +205,11 @@ impl Tables {
     pub(crate) fn set_name(&mut self, kind: u8, name: &str, id: u16) -> Result<(), KernelError> {
         let operation = || format!("storing the name '{name}' in {}", abi::NAMES);
         let key = name_key(kind, name).ok_or_else(|| {
-            KernelError::new(operation(), ErrorKind::Other, format!("it has over {} bytes", size_of::<abi::NameKey>() - 1))
+            KernelError::new(
+                operation(),
+                ErrorKind::Other,
+                format!("it has over {} bytes", size_of::<abi::NameKey>() - 1),
+            )
         })?;
         self.names.insert(key, u32::from(id), 0).map_err(|error| KernelError::of(operation(), &error))
     }
@@ -228,7 +235,8 @@ impl Tables {
 /// Refuses before the first write what would overflow a trie on the way: additions come before removals.
 fn require_room(delta: &Delta, rules_now: &[Rule]) -> Result<(), KernelError> {
     let ipv4_now = rules_now.partition_point(|rule| rule.prefix.is_ipv4());
-    let added = |ipv4| delta.ops.iter().filter(|op| matches!(op, Op::Add(rule) if rule.prefix.is_ipv4() == ipv4)).count();
+    let added =
+        |ipv4| delta.ops.iter().filter(|op| matches!(op, Op::Add(rule) if rule.prefix.is_ipv4() == ipv4)).count();
     for (map, most) in
         [(abi::RULES_V4, ipv4_now + added(true)), (abi::RULES_V6, rules_now.len() - ipv4_now + added(false))]
     {
@@ -260,7 +268,7 @@ pub(crate) enum ApplyError {
     /// What was done has been undone: the old set is enforced.
     Undone(KernelError),
     /// Undoing failed as well: each address has its old or its new verdict, and the tables must be read back.
-    Stuck { refusal: KernelError, second: KernelError },
+    Stuck { refusal: KernelError, second: Box<KernelError> },
 }
 
 /// Reads counters beside the writer.
