@@ -35,7 +35,9 @@ struct Layer {
 const LAYERS: [Layer; 7] = [
     Layer {
         name: "domain",
-        holds: |file| !is_root(file) && !["kernel", "sources", "daemon", "cli"].iter().any(|layer| in_layer(file, layer)),
+        holds: |file| {
+            !is_root(file) && !["kernel", "sources", "daemon", "cli"].iter().any(|layer| in_layer(file, layer))
+        },
         forbidden: &[
             "std::fs",
             "std::process",
