@@ -10,10 +10,11 @@ use aya::maps::{Map, MapData};
 use aya::programs::{Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
 use naikon_ebpf::abi;
+use naikon_userspace::kernel::OBJECT;
 use serde_json::json;
 
 use crate::harness::{
-    C2, C2_6, C2_NEIGHBOUR, Daemon, Lab, METRICS, RANGE, Run, binary, complete, get, needs_root, object, run_command,
+    C2, C2_6, C2_NEIGHBOUR, Daemon, Lab, METRICS, RANGE, Run, binary, complete, get, needs_root, run_command,
 };
 
 fn text(path: &Path) -> &str {
@@ -289,7 +290,7 @@ fn run_names_the_missing_capability_before_anything_changes() {
 fn foreign_program() -> Ebpf {
     let (own, other) = (abi::PROGRAM_FRAGS.as_bytes(), b"foreign_prog");
     assert_eq!(own.len(), other.len(), "names of one length keep the object whole");
-    let mut bytes = object();
+    let mut bytes = OBJECT.to_vec();
     for at in 0..bytes.len() - own.len() {
         if bytes[at..].starts_with(own) {
             bytes[at..at + own.len()].copy_from_slice(other);
@@ -554,4 +555,50 @@ fn control_socket_is_for_the_owner_and_refuses_nonsense() {
     let idle: Vec<_> = (0..50).filter_map(|_| UnixStream::connect(&socket).ok()).collect();
     daemon.status();
     drop(idle);
+}
+
+#[test]
+fn interface_that_cannot_be_covered_is_refused_with_the_way_round() {
+    if needs_root() {
+        return;
+    }
+    let lab = Lab::new();
+    lab.write("c2.txt", &format!("{C2}\n"));
+    lab.gateway.ip("link add br0 type bridge\n\
+         link add port1 type veth peer name port2\n\
+         link set port1 master br0\n\
+         link set br0 up\n\
+         tuntap add mode tun name tun0\n\
+         link set tun0 up");
+    // No driver support: native was asked for, so nothing else is tried.
+    fails(&lab, &["-i", "wan0", "-i", "lo", "-l", "c2.txt", "--mode", "native"], 5).says("lo");
+    // On a bridge XDP sees no frame that goes through.
+    fails(&lab, &["-i", "br0", "-l", "c2.txt"], 5).says("port1");
+    // Its frames have no Ethernet header, so the walk would read nonsense.
+    fails(&lab, &["-i", "tun0", "-l", "c2.txt"], 5).says("tun0");
+    // A glob takes what can be covered and says what it leaves out.
+    let daemon = Daemon::start_on(&lab, &["-i", "*", "-l", "c2.txt"]);
+    let attached = daemon.metrics().rows("naikon_attached", ["interface"]);
+    for name in ["lan0", "wan0", "port1", "port2"] {
+        assert!(attached.contains_key(&[name.to_owned()]), "{name} should be attached: {attached:?}");
+    }
+    for name in ["lo", "br0", "tun0"] {
+        assert!(!attached.contains_key(&[name.to_owned()]), "{name} should be left out: {attached:?}");
+    }
+    daemon.await_log("br0");
+}
+
+#[test]
+fn driver_without_xdp_falls_back_visibly() {
+    if needs_root() {
+        return;
+    }
+    let lab = Lab::new();
+    lab.write("c2.txt", &format!("{C2}\n"));
+    let daemon = Daemon::start_on(&lab, &["-i", "lo", "-i", "lan0", "-l", "c2.txt"]);
+    let attached = daemon.metrics().rows("naikon_attached", ["interface", "mode"]);
+    let expected = [("lo", "generic"), ("lan0", "native")];
+    let expected = expected.map(|(name, mode)| ([name, mode].map(str::to_owned), 1.0));
+    assert_eq!(attached, expected.into());
+    daemon.await_log("generic");
 }

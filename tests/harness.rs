@@ -70,14 +70,6 @@ pub(crate) fn needs_root() -> bool {
     true
 }
 
-/// The kernel object that the daemon embeds.
-pub(crate) fn object() -> Vec<u8> {
-    let path = std::env::var("NAIKON_OBJECT").unwrap_or_else(|_| {
-        concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bpf/bpfel-unknown-none/release/naikon-ebpf").to_owned()
-    });
-    fs::read(Path::new(&path)).unwrap_or_else(|error| panic!("{path}: {error}"))
-}
-
 /// The program under test: `$NAIKON_BIN`, else `naikon` beside the folder of this test's executable.
 fn naikon_binary() -> PathBuf {
     let path = std::env::var_os("NAIKON_BIN").map_or_else(
@@ -640,6 +632,12 @@ impl<'a> Daemon<'a> {
         let log = lab.path("daemon.log");
         let file = File::options().create(true).append(true).open(&log).unwrap();
         command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
+        Self::spawn_logging_elsewhere(lab, command)
+    }
+
+    /// Like [`Daemon::spawn`], with the standard streams that the command has already.
+    pub(crate) fn spawn_logging_elsewhere(lab: &'a Lab, mut command: Command) -> Self {
+        let log = lab.path("daemon.log");
         let child = lab.gateway.enter(|| command.spawn()).unwrap_or_else(|error| panic!("{command:?}: {error}"));
         Daemon { lab, child, log }
     }

@@ -3,12 +3,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
+use naikon_ebpf::abi;
 use nix::sys::signal::Signal;
 
 use crate::harness::{
     C2, C2_6, C2_NEIGHBOUR, CLIENT, Daemon, Lab, Metrics, Wire, binary, complete, eventually, get, needs_root,
-    run_command,
+    run_command, within,
 };
 use crate::packets::{Frame, ipv4, udp};
 use crate::reload::Flooder;
@@ -371,4 +373,85 @@ fn capabilities_of_the_unit_suffice() {
     daemon.await_verdict(&C2_6.to_string(), "drop");
     lab.naikon(&["detach"]).exits(0);
     expect_nothing_left(&lab);
+}
+
+/// Detaches a pinned link, as `bpftool link detach` does. Perl is in every Debian; bpftool is not.
+fn detach_link(lab: &Lab, pin: &Path) {
+    let bpf = if cfg!(target_arch = "x86_64") { "321" } else { "280" };
+    // BPF_OBJ_GET of the path, then BPF_LINK_DETACH of what it gave.
+    let script = r#"
+        my ($bpf, $path) = (0 + $ARGV[0], $ARGV[1]);
+        my $attr = pack("pLL", $path, 0, 0);
+        my $link = syscall($bpf, 7, $attr, length $attr);
+        die "opening $path: $!" if $link < 0;
+        $attr = pack("L", $link);
+        syscall($bpf, 34, $attr, length $attr) == 0 or die "detaching $path: $!";
+    "#;
+    let mut command = Command::new("perl");
+    command.args(["-e", script, bpf]).arg(pin);
+    lab.run(command).exits(0);
+}
+
+#[test]
+fn link_detached_behind_the_daemons_back_is_noticed_and_attached_again() {
+    if needs_root() {
+        return;
+    }
+    let lab = Lab::new();
+    let list = lab.write("c2.txt", &format!("{C2}\n"));
+    let daemon = Daemon::start(&lab, &["-l", text(&list)]);
+    let index = &lab.gateway.ip_json(&["link", "show", "dev", "lan0"])[0]["ifindex"];
+    let pins = lab.pins();
+    let pin = pins.iter().find(|pin| pin.ends_with(format!("xdp-{index}"))).expect("the link of lan0 is pinned");
+    detach_link(&lab, &Path::new("/sys/fs/bpf/naikon").join(pin));
+    within(Duration::from_secs(5), "lan0 should be attached again", || {
+        (lab.gateway.xdp_programs().len() == 2).then_some(())
+    });
+    assert!(!Probe::new(&lab).listed_passes());
+    daemon.await_metrics("the new attachment should be counted", |metrics| {
+        metrics.sum("naikon_reattached_total", &[("interface", "lan0")]) == 1.0
+            && metrics.sum("naikon_attached", &[("interface", "lan0"), ("mode", "native")]) == 1.0
+    });
+    assert_eq!(lab.pins(), pins, "the same pins should stand");
+}
+
+#[test]
+fn link_detached_while_no_daemon_runs_is_replaced_at_start() {
+    if needs_root() {
+        return;
+    }
+    let lab = Lab::new();
+    let list = lab.write("c2.txt", &format!("{C2}\n"));
+    let arguments = ["-l", text(&list)];
+    Daemon::start(&lab, &arguments).stop(Signal::SIGTERM);
+    let pins = lab.pins();
+    for pin in pins.iter().filter(|pin| pin.to_string_lossy().starts_with("xdp-")) {
+        detach_link(&lab, &Path::new("/sys/fs/bpf/naikon").join(pin));
+    }
+    assert!(Probe::new(&lab).listed_passes(), "a detached link enforces nothing");
+    let _daemon = Daemon::start(&lab, &arguments);
+    assert!(!Probe::new(&lab).listed_passes());
+    assert_eq!(lab.pins(), pins);
+}
+
+#[test]
+fn pins_of_another_abi_are_replaced_without_a_gap() {
+    if needs_root() {
+        return;
+    }
+    let lab = Lab::new();
+    let list = lab.write("c2.txt", &format!("{C2}\n{C2_6}\n"));
+    let arguments = ["-l", text(&list)];
+    Daemon::start(&lab, &arguments).stop(Signal::SIGTERM);
+    let root = Path::new("/sys/fs/bpf/naikon");
+    let (own, other) = (format!("v{}", abi::ABI_VERSION), format!("v{}", abi::ABI_VERSION - 1));
+    lab.gateway.enter(|| fs::rename(root.join(&own), root.join(&other)).unwrap());
+    let flooder = Flooder::new(&lab);
+    let (flood, daemon) = flooder.during(|| Daemon::start(&lab, &arguments));
+    assert_eq!(flood.leaked, 0, "of {} listed frames none should pass", flood.sent);
+    assert_eq!(daemon.verdict(&C2.to_string()), "drop");
+    let pins = lab.pins();
+    assert!(pins.iter().any(|pin| pin.starts_with(&own)), "the maps should be pinned under our version: {pins:?}");
+    assert!(!pins.iter().any(|pin| pin.starts_with(&other)), "the old maps should be gone: {pins:?}");
+    assert!(!Probe::new(&lab).listed_passes());
 }

@@ -3,8 +3,9 @@
 
 use std::fs::{self, File};
 use std::io::Write as _;
+use std::net::TcpStream;
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -259,8 +260,9 @@ fn unusable_list_keeps_the_last_good_one() {
     }
 
     type Make = fn(&Path);
-    let places: [(&str, Make); 5] = [
+    let places: [(&str, Make); 6] = [
         ("deleted", |_| ()),
+        ("10 GB", |path| File::create(path).unwrap().set_len(10 << 30).unwrap()),
         ("a directory", |path| fs::create_dir(path).unwrap()),
         ("a dangling link", |path| symlink("nowhere", path).unwrap()),
         ("a FIFO", |path| assert!(Command::new("mkfifo").arg(path).status().unwrap().success())),
@@ -276,7 +278,7 @@ fn unusable_list_keeps_the_last_good_one() {
         refused(what);
     }
     assert_eq!(daemon.generation(), generation, "nothing was applied");
-    assert!(daemon.metrics().sum("naikon_reloads_total", &[("result", "refused")]) >= 13.0);
+    assert!(daemon.metrics().sum("naikon_reloads_total", &[("result", "refused")]) >= 15.0);
 
     fs::remove_file(&list).unwrap();
     fs::write(&list, good + "198.51.100.61\n").unwrap();
@@ -532,4 +534,172 @@ fn unchanged_indicator_never_leaks_while_lists_change_around_it() {
     });
     assert!(control.leaked > 0, "a gap should be noticed, or the claim above means nothing");
     assert!(control.leaked < control.sent, "the indicator should be blocked again after the gap");
+}
+
+#[test]
+fn hostile_scrapers_do_not_hold_up_a_reload() {
+    if needs_root() {
+        return;
+    }
+    let lab = Lab::new();
+    let list = lab.write("c2.txt", &format!("{C2}\n"));
+    let daemon = Daemon::start(&lab, &["-l", text(&list)]);
+    let address = crate::harness::METRICS.parse().unwrap();
+    let connect = || lab.gateway.enter(|| TcpStream::connect_timeout(&address, Duration::from_secs(1)));
+    let half_open: Vec<_> = (0..300).filter_map(|_| connect().ok()).collect();
+    if let Ok(mut endless) = connect() {
+        endless.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
+        // The server may hang up at any byte.
+        let _ = endless.write_all(b"GET /metrics HTTP/1.1\r\nX: ");
+        let _ = endless.write_all(&vec![b'x'; 8 << 20]);
+    }
+    lab.write("c2.txt", &format!("{C2}\n{RANGE}\n"));
+    lab.naikon(&["reload"]).exits(0);
+    assert_eq!(daemon.verdict(&RANGE.to_string()), "drop", "a reload should not care");
+    drop(half_open);
+    eventually("a good scraper should be served again", || {
+        crate::harness::get(&lab, crate::harness::METRICS, "/metrics").ok().filter(|(status, _)| *status == 200)
+    });
+}
+
+#[test]
+fn full_disk_does_not_stop_a_reload() {
+    if needs_root() {
+        return;
+    }
+    let lab = Lab::new();
+    let list = lab.write("c2.txt", &format!("{C2}\n"));
+    let state = lab.path("state");
+    fs::create_dir(&state).unwrap();
+    lab.gateway.enter(|| mount(Some("tmpfs"), &state, Some("tmpfs"), MsFlags::empty(), Some("size=64k"))).unwrap();
+    let daemon = Daemon::start(&lab, &["-l", text(&list)]);
+    let filled = lab.gateway.enter(|| fs::write(state.join("ballast"), vec![0; 1 << 20]));
+    assert!(filled.is_err(), "the disk should be full");
+    lab.write("c2.txt", &format!("{C2}\n{RANGE}\n"));
+    lab.naikon(&["reload"]).exits(0);
+    assert_eq!(daemon.verdict(&RANGE.to_string()), "drop", "enforcement should go on without the state directory");
+    daemon.await_log("No space left");
+}
+
+#[test]
+fn log_that_nobody_reads_does_not_stop_the_daemon() {
+    if needs_root() {
+        return;
+    }
+    let lab = Lab::new();
+    let list = lab.write("c2.txt", &format!("{C2}\n"));
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    // As much as a pipe holds (pipe(7)): the next byte would wait for a reader.
+    writer.write_all(&vec![b'\n'; 65536]).unwrap();
+    let mut command = crate::harness::run_command(&lab, &["-i", "lan0", "-i", "wan0", "-l", text(&list)]);
+    command.stderr(writer.try_clone().unwrap()).stdout(writer).stdin(std::process::Stdio::null());
+    let mut daemon = Daemon::spawn_logging_elsewhere(&lab, command);
+    daemon.await_ready();
+    for last in 30..60 {
+        lab.write("c2.txt", &format!("{C2}\n198.51.100.{last}\n"));
+        lab.naikon(&["reload"]).exits(0);
+    }
+    assert_eq!(daemon.verdict("198.51.100.59"), "drop");
+    assert_eq!(daemon.stop(Signal::SIGTERM), Some(0), "it should end although its last words are not read");
+    drop(reader);
+}
+
+/// A memory cgroup of this test's own, by either version of the interface; gone when dropped.
+struct MemoryCgroup {
+    root: PathBuf,
+    own: PathBuf,
+    version: u8,
+}
+
+impl MemoryCgroup {
+    fn new() -> Self {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        // Fields behind " - " are type, source, options; the mount point is the fifth (proc_pid_mountinfo(5)).
+        let find = |kind: &str, option: &str| {
+            mounts.lines().find_map(|line| {
+                let (left, right) = line.split_once(" - ")?;
+                let right: Vec<_> = right.split(' ').collect();
+                let fits = right[0] == kind && (option.is_empty() || right[2].split(',').any(|has| has == option));
+                fits.then(|| PathBuf::from(left.split(' ').nth(4).unwrap()))
+            })
+        };
+        let (root, version) = find("cgroup", "memory")
+            .map(|root| (root, 1))
+            .or_else(|| find("cgroup2", "").map(|root| (root, 2)))
+            .expect("a memory cgroup should be mounted");
+        let own = root.join(format!("naikon-test-{}", std::process::id()));
+        fs::create_dir(&own).unwrap_or_else(|error| panic!("{}: {error}", own.display()));
+        MemoryCgroup { root, own, version }
+    }
+
+    fn take_in(&self, pid: nix::unistd::Pid) {
+        fs::write(self.own.join("cgroup.procs"), pid.to_string()).unwrap();
+    }
+
+    fn let_out(&self, pid: nix::unistd::Pid) {
+        fs::write(self.root.join("cgroup.procs"), pid.to_string()).unwrap();
+    }
+
+    fn used(&self) -> u64 {
+        let file = if self.version == 1 { "memory.usage_in_bytes" } else { "memory.current" };
+        fs::read_to_string(self.own.join(file)).unwrap().trim().parse().unwrap()
+    }
+
+    fn limit(&self, bytes: u64) {
+        let file = if self.version == 1 { "memory.limit_in_bytes" } else { "memory.max" };
+        fs::write(self.own.join(file), bytes.to_string()).unwrap();
+    }
+}
+
+impl Drop for MemoryCgroup {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.own);
+    }
+}
+
+#[test]
+fn memory_that_runs_out_in_the_middle_keeps_the_old_set() {
+    if needs_root() {
+        return;
+    }
+    let lab = Lab::new();
+    let cgroup = MemoryCgroup::new();
+    let list = lab.write("c2.txt", &format!("{C2}\n{C2_6}\n"));
+    // The maps are charged to the cgroup of the daemon's first moments, whoever fills them (`bpf_map_save_memcg`);
+    // the daemon itself moves out again, so that the limit hits the apply and nothing else.
+    let mut command = Command::new("sh");
+    command.args(["-c", "kill -STOP $$; exec \"$0\" \"$@\""]).arg(crate::harness::binary());
+    crate::harness::complete(&mut command, &lab, &["-i", "lan0", "-i", "wan0", "-l", text(&list)]);
+    let mut daemon = Daemon::spawn(&lab, command);
+    let pid = daemon.pid();
+    eventually("the shell should stop", || {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        stat.contains(") T ").then_some(())
+    });
+    cgroup.take_in(pid);
+    daemon.signal(Signal::SIGCONT);
+    daemon.await_ready();
+    cgroup.let_out(pid);
+
+    let flooder = Flooder::new(&lab);
+    let generation = daemon.generation();
+    let many: String =
+        (0..60_000_u32).map(|index| format!("2001:db8:f:1::{:x}:{:x}\n", index >> 8, index & 255)).collect();
+    let (flood, ()) = flooder.during(|| {
+        cgroup.limit(cgroup.used() + (2 << 20));
+        lab.write("c2.txt", &format!("{C2}\n{C2_6}\n{many}"));
+        let metrics = daemon.await_metrics("the apply should fail and be tried again", |metrics| {
+            metrics.sum("naikon_apply_retries_total", &[]) >= 1.0
+        });
+        assert_eq!(metrics.sum("naikon_generation", &[]), generation, "nothing is applied yet");
+        assert_eq!(metrics.sum("naikon_prefixes", &[]), 2.0, "the old set stays");
+        assert_eq!(daemon.verdict("2001:db8:f:1::1"), "pass");
+        cgroup.limit(4 << 30);
+        daemon.await_metrics("the set should be applied once there is memory", |metrics| {
+            metrics.sum("naikon_generation", &[]) == generation + 1.0
+        });
+    });
+    assert_eq!(daemon.verdict("2001:db8:f:1::1"), "drop");
+    assert_eq!(daemon.metrics().sum("naikon_prefixes", &[]), 60_002.0);
+    assert_eq!(flood.leaked, 0, "of {} listed frames none should pass meanwhile", flood.sent);
 }

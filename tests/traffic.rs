@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use serde_json::json;
 
 use crate::harness::{
-    C2, C2_6, C2_6_NEIGHBOUR, C2_NEIGHBOUR, CLIENT, CLIENT6, Daemon, Lab, Metrics, RANGE, RANGE6, SERVER, SERVER6,
-    eventually, holds, needs_root,
+    C2, C2_6, C2_6_NEIGHBOUR, C2_NEIGHBOUR, CLIENT, CLIENT6, DEADLINE, Daemon, Lab, Metrics, RANGE, RANGE6, SERVER,
+    SERVER6, eventually, holds, needs_root,
 };
 use crate::packets::{DOT1AD, DOT1Q, Frame, LEGACY_9100, Packet, icmp_echo, icmpv6, ipv4, ipv6, other, udp};
 
@@ -457,4 +457,66 @@ fn traced_decisions_are_logged_with_their_addresses() {
     lab.client.wire("eth0").send(&Lab::from_client(call(C2, "traced")));
     daemon.await_log(&C2.to_string());
     daemon.expect_count("dropped packets", 1.0, packets("dropped"));
+}
+
+#[test]
+fn jumbo_frames_are_dropped_and_counted_whole() {
+    if needs_root() {
+        return;
+    }
+    for mode in ["native", "generic"] {
+        let lab = Lab::new();
+        lab.client.ip("link set eth0 mtu 9000");
+        lab.gateway.ip("link set lan0 mtu 9000");
+        let list = lab.write("c2.txt", &format!("{C2}\n{C2_6}\n"));
+        let daemon = Daemon::start(&lab, &["-l", list.to_str().unwrap(), "--mode", mode]);
+        let (client, gateway) = (lab.client.wire("eth0"), lab.gateway.wire("lan0"));
+        let mark = |mark: &str| mark.repeat(8900 / mark.len());
+        let frames = [call(C2, &mark("jumbo")), call(C2_6, &mark("jumbo"))].map(Lab::from_client);
+        let mut bytes = 0;
+        for frame in &frames {
+            client.send(frame);
+            bytes += frame.bytes.len();
+        }
+        client.send(&Lab::from_client(call(C2_NEIGHBOUR, &mark("large"))));
+        gateway.expect_marked(b"large", 1);
+        let metrics = daemon.expect_count("dropped packets", 2.0, packets("dropped"));
+        let counted = metrics.sum("naikon_dropped_bytes_total", &[]);
+        assert_eq!(counted, bytes as f64, "{mode}: all buffers of a frame count");
+        assert_eq!(gateway.take_marked(b"jumbo"), 0, "{mode}: no listed frame should pass");
+    }
+}
+
+#[test]
+fn bulk_tcp_passes_the_program_unharmed() {
+    if needs_root() {
+        return;
+    }
+    use std::io::{Read as _, Write as _};
+    use std::net::{TcpListener, TcpStream};
+    const BYTES: usize = 4 << 20;
+    let lab = Lab::new();
+    let list = lab.write("c2.txt", &format!("{C2}\n"));
+    let _daemon = Daemon::start(&lab, &["-l", list.to_str().unwrap()]);
+    for server in [IpAddr::from(C2_NEIGHBOUR), C2_6_NEIGHBOUR.into()] {
+        let listener = lab.server.enter(|| TcpListener::bind((server, 0)).unwrap());
+        let address = listener.local_addr().unwrap();
+        let sent: Vec<u8> = (0..BYTES).map(|index| (index * 7 % 251) as u8).collect();
+        let received = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut stream = lab.client.enter(|| TcpStream::connect_timeout(&address, DEADLINE).unwrap());
+                stream.write_all(&sent).unwrap();
+            });
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.set_read_timeout(Some(DEADLINE)).unwrap();
+            let mut received = Vec::new();
+            stream.read_to_end(&mut received).unwrap();
+            received
+        });
+        assert!(
+            received == sent,
+            "{server}: {} of {BYTES} bytes should come through as they were sent",
+            received.len()
+        );
+    }
 }

@@ -15,8 +15,9 @@ use aya::{Ebpf, EbpfLoader};
 use naikon_ebpf::abi::{self, Action, Direction, Family};
 use naikon_ebpf::embedded::{Embedded, embedded};
 use naikon_ebpf::packet::{self, Sight, Unparsed};
+use naikon_userspace::kernel::OBJECT;
 
-use crate::harness::{needs_root, object};
+use crate::harness::needs_root;
 use crate::packets::{
     DOT1AD, DOT1Q, Frame, LEGACY_9100, Packet, TPIDS, icmp_echo, icmp_error_quoting, icmpv6, ipv4, ipv6, other, raw,
     tcp_syn, udp,
@@ -264,6 +265,8 @@ fn table() -> Vec<Row> {
     row("IHL beyond the frame", call().byte(0, 0x4f).frame(), Drop(LISTED, To, V4));
     row("total length of zero", call().byte(2, 0).byte(3, 0).frame(), Drop(LISTED, To, V4));
     row("wrong checksum", call().byte(10, 0).byte(11, 0).frame(), Drop(LISTED, To, V4));
+    row("type of service", call().byte(1, 0xff).frame(), Drop(LISTED, To, V4));
+    row("traffic class and flow label", call6().byte(0, 0x6f).byte(1, 0xff).frame(), Drop(LISTED, To, V6));
     row("payload length that lies", call6().byte(4, 0xff).frame(), Drop(LISTED, To, V6));
     for version in [0, 3, 5, 6, 7, 15] {
         let packet = call().byte(0, version << 4 | 5);
@@ -447,7 +450,7 @@ impl Bench {
         let mut ebpf = EbpfLoader::new()
             .override_global(abi::UNPARSED_DROP, &u8::from(unparsed_drops), true)
             .override_global("AYA_LOG_LEVEL", &0u8, true)
-            .load(&object())
+            .load(OBJECT)
             .expect("the object should load");
         let program: &mut Xdp = ebpf.program_mut(entry).expect("the entry point exists").try_into().unwrap();
         program.load().expect("the program should pass the verifier");
@@ -729,7 +732,7 @@ fn program_that_logs_every_decision_passes_the_verifier_too() {
     // What `--trace` asks for: aya-log's level "info".
     const INFO: u8 = 3;
     for entry in [abi::PROGRAM_FRAGS, abi::PROGRAM_LINEAR] {
-        let mut ebpf = EbpfLoader::new().override_global("AYA_LOG_LEVEL", &INFO, true).load(&object()).unwrap();
+        let mut ebpf = EbpfLoader::new().override_global("AYA_LOG_LEVEL", &INFO, true).load(OBJECT).unwrap();
         let program: &mut Xdp = ebpf.program_mut(entry).unwrap().try_into().unwrap();
         if let Err(error) = program.load() {
             let text = format!("{error:?}");
@@ -744,7 +747,7 @@ fn maps_of_the_object_are_those_of_the_contract() {
     if needs_root() {
         return;
     }
-    let ebpf = EbpfLoader::new().load(&object()).unwrap();
+    let ebpf = EbpfLoader::new().load(OBJECT).unwrap();
     let hit_bytes = (abi::HIT_COUNTS * 8) as u32;
     let frame_bytes = (abi::FRAME_COUNTS * 8) as u32;
     // An LPM key is the prefix length, then the address (`struct bpf_lpm_trie_key`).
