@@ -20,7 +20,6 @@ mod worker;
 
 use std::{io, sync::Arc, thread, time::Duration};
 
-use netlink_sys::Socket;
 use sd_notify::NotifyState;
 use tokio::{
     runtime,
@@ -40,7 +39,7 @@ use self::{
 };
 use crate::{
     config::{Config, ConfigError, OnExit},
-    kernel::{self, Kernel, KernelError, Settings, Trace},
+    kernel::{self, InterfaceChanges, Kernel, KernelError, Settings, Trace},
     sources::{self, Fingerprint},
 };
 
@@ -76,7 +75,7 @@ struct Started {
     control: Control,
     metrics: MetricsParts,
     trace: Option<Trace>,
-    changes: Socket,
+    changes: InterfaceChanges,
     looked_at: Fingerprint,
 }
 
@@ -159,7 +158,7 @@ fn start(origin: Origin, config: Config) -> Result<Started, RunError> {
     }
 }
 
-type Enforced = (Control, kernel::CounterReader, Option<Trace>, Socket);
+type Enforced = (Control, kernel::CounterReader, Option<Trace>, InterfaceChanges);
 
 fn enforce(enforcer: &mut Enforcer) -> Result<Enforced, RunError> {
     Hooks::require(&enforcer.kernel, &enforcer.config)?;
@@ -173,7 +172,7 @@ fn enforce(enforcer: &mut Enforcer) -> Result<Enforced, RunError> {
     }
     let reader = enforcer.kernel.counter_reader()?;
     let trace = if enforcer.config.trace { Some(enforcer.kernel.trace()?) } else { None };
-    let changes = kernel::interface_changes()?;
+    let changes = InterfaceChanges::subscribe()?;
     enforcer.hooks.start(&mut enforcer.kernel, &enforcer.config)?;
     Ok((control, reader, trace, changes))
 }
@@ -292,25 +291,17 @@ async fn look_after_interfaces(changes: Arc<Notify>, worker: Worker) {
     }
 }
 
-/// Waits for changes in a thread of its own, which ends with the process: the socket is a plain blocking one.
-fn hear_changes(changes: Socket) -> io::Result<Arc<Notify>> {
+/// Waits for changes in a thread of its own, which ends with the process.
+fn hear_changes(changes: InterfaceChanges) -> io::Result<Arc<Notify>> {
     let heard = Arc::new(Notify::new());
     let tell = Arc::clone(&heard);
     thread::Builder::new().name("interfaces".into()).spawn(move || {
         loop {
-            match changes.recv_from_full() {
-                Ok(_) => tell.notify_one(),
-                // More changes than the queue holds say no less than one.
-                Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NOBUFS.raw_os_error()) => {
-                    tell.notify_one();
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    let seconds = RECONCILE_INTERVAL.as_secs();
-                    tracing::warn!("watching the interfaces: {error}; looking every {seconds} s only");
-                    return;
-                }
+            if let Err(error) = changes.wait() {
+                tracing::warn!("{error}; looking every {} s only", RECONCILE_INTERVAL.as_secs());
+                return;
             }
+            tell.notify_one();
         }
     })?;
     Ok(heard)

@@ -30,7 +30,7 @@ use self::pins::PinDir;
 use self::tables::{ApplyError, Tables};
 pub use self::{
     error::{ErrorKind, KernelError},
-    netlink::{default_gateways, interface_changes, interfaces, own_addresses},
+    netlink::{InterfaceChanges, default_gateways, interfaces, own_addresses},
     tables::CounterReader,
 };
 use crate::{

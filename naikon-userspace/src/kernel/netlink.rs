@@ -1,7 +1,7 @@
 //! What the kernel says about interfaces, addresses and routes, by rtnetlink (rtnetlink(7)), in this process's
 //! network namespace.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, io, net::IpAddr};
 
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::{
@@ -133,19 +133,39 @@ fn next_hops(attributes: &[RouteAttribute]) -> Vec<IpAddr> {
     found
 }
 
-/// A blocking socket that gives a message whenever an interface appears, changes or vanishes.
-///
-/// # Errors
-///
-/// When the kernel refuses the subscription.
-pub fn interface_changes() -> Result<Socket, KernelError> {
-    let subscribe = || {
-        let mut socket = Socket::new(NETLINK_ROUTE)?;
-        socket.bind_auto()?;
-        socket.add_membership(GROUP_LINK)?;
-        Ok(socket)
-    };
-    subscribe().map_err(|error: std::io::Error| KernelError::of("watching the interfaces", &error))
+/// Tells of interfaces that appear, change or vanish.
+pub struct InterfaceChanges(Socket);
+
+impl InterfaceChanges {
+    /// Begins to listen.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses the subscription.
+    pub fn subscribe() -> Result<Self, KernelError> {
+        let subscribe = || {
+            let mut socket = Socket::new(NETLINK_ROUTE)?;
+            socket.bind_auto()?;
+            socket.add_membership(GROUP_LINK)?;
+            Ok(InterfaceChanges(socket))
+        };
+        subscribe().map_err(|error: io::Error| KernelError::of("watching the interfaces", &error))
+    }
+
+    /// Waits for the next change. What it is must be read anew.
+    ///
+    /// # Errors
+    ///
+    /// When the socket fails.
+    pub fn wait(&self) -> Result<(), KernelError> {
+        match self.0.recv_from_full() {
+            Ok(_) => Ok(()),
+            // More changes than the queue holds say no less than one.
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NOBUFS.raw_os_error()) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+            Err(error) => Err(KernelError::of("watching the interfaces", &error)),
+        }
+    }
 }
 
 fn dump(
@@ -153,7 +173,7 @@ fn dump(
     request: RouteNetlinkMessage,
     mut each: impl FnMut(RouteNetlinkMessage),
 ) -> Result<(), KernelError> {
-    let refused = |error: std::io::Error| KernelError::of(operation, &error);
+    let refused = |error: io::Error| KernelError::of(operation, &error);
     let socket = {
         let mut socket = Socket::new(NETLINK_ROUTE).map_err(refused)?;
         socket.bind_auto().map_err(refused)?;

@@ -64,7 +64,7 @@ pub enum Reason {
     Integer,
     /// A host name.
     Name,
-    /// `43.138.x.x`, with the prefix that says the same, if there is one.
+    /// `203.0.x.x`, with the prefix that says the same, if there is one.
     Pattern(Option<Prefix>),
     /// `1.2.3.4/33`, `1.2.3.4/08`.
     Length,
