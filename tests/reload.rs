@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use nix::mount::{MsFlags, mount};
 use nix::sys::signal::Signal;
+use tempfile::TempDir;
 
 use crate::harness::{
     C2, C2_6, C2_NEIGHBOUR, CLIENT, CLIENT6, Daemon, Lab, RANGE, SERVER, Wire, eventually, holds, needs_root, within,
@@ -104,15 +105,28 @@ impl Flooder {
     }
 }
 
-/// Puts `content` in place of `path` for the gateway without touching the folder, so that no watch can tell.
-fn replace_unseen(lab: &Lab, path: &Path, content: &str) {
-    // A file that is gone cannot be mounted over once more: these stay until the lab's folder goes.
-    let unseen = lab.path("unseen");
-    fs::create_dir_all(&unseen).unwrap();
-    let unseen = tempfile::NamedTempFile::new_in(unseen).unwrap();
-    fs::write(unseen.path(), content).unwrap();
-    let (_, unseen) = unseen.keep().unwrap();
-    lab.gateway.enter(|| mount(Some(&unseen), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)).unwrap();
+/// A list that can change without any event in its folder, so that only a reload that was asked for reads it.
+struct Unseen<'a> {
+    lab: &'a Lab,
+    folder: TempDir,
+    path: PathBuf,
+}
+
+impl<'a> Unseen<'a> {
+    fn new(lab: &'a Lab, name: &str, content: &str) -> Self {
+        fs::create_dir(lab.path("own")).unwrap();
+        Unseen { lab, folder: tempfile::tempdir().unwrap(), path: lab.write(&format!("own/{name}"), content) }
+    }
+
+    /// Mounts a file with `content` over the list, on the gateway.
+    fn replace(&self, content: &str) {
+        // A file that is gone cannot be mounted over once more: these stay until the folder goes.
+        let mut file = tempfile::NamedTempFile::new_in(&self.folder).unwrap();
+        file.write_all(content.as_bytes()).unwrap();
+        let (_, file) = file.keep().unwrap();
+        let (path, none) = (&self.path, None::<&str>);
+        self.lab.gateway.enter(|| mount(Some(&file), path, none, MsFlags::MS_BIND, none)).unwrap();
+    }
 }
 
 fn text(path: &Path) -> &str {
@@ -184,18 +198,18 @@ fn hangup_signal_and_reload_command_read_what_no_watch_sees() {
         return;
     }
     let lab = Lab::new();
-    let list = lab.write("c2.txt", &format!("{C2}\n198.51.100.30\n"));
-    let daemon = Daemon::start(&lab, &["-l", text(&list)]);
+    let list = Unseen::new(&lab, "c2.txt", &format!("{C2}\n198.51.100.30\n"));
+    let daemon = Daemon::start(&lab, &["-l", text(&list.path)]);
     let generation = daemon.generation();
 
-    replace_unseen(&lab, &list, &format!("{C2}\n198.51.100.31\n198.51.100.32\n2001:db8:f::1\n"));
+    list.replace(&format!("{C2}\n198.51.100.31\n198.51.100.32\n2001:db8:f::1\n"));
     let run = lab.naikon(&["reload"]).exits(0);
     assert!(run.out.contains("+3 -1"), "the change should be told: {run}");
     assert_eq!(daemon.generation(), generation + 1.0);
     assert_eq!(daemon.verdict("198.51.100.31"), "drop", "the new set should be enforced when the command returns");
     assert_eq!(daemon.verdict("198.51.100.30"), "pass");
 
-    replace_unseen(&lab, &list, &format!("{C2}\n198.51.100.33\n2001:db8:f::1\n"));
+    list.replace(&format!("{C2}\n198.51.100.33\n2001:db8:f::1\n"));
     let reload = lab.naikon(&["reload", "--json"]).exits(0).json();
     assert_eq!(reload["result"], "applied", "{reload}");
     assert_eq!((&reload["added"], &reload["removed"]), (&1.into(), &2.into()), "{reload}");
@@ -206,7 +220,7 @@ fn hangup_signal_and_reload_command_read_what_no_watch_sees() {
     assert_eq!(reload["result"], "unchanged", "{reload}");
     assert_eq!(reload["generation"], generation + 2.0, "nothing changed");
 
-    replace_unseen(&lab, &list, &format!("{C2}\n198.51.100.34\n2001:db8:f::1\n"));
+    list.replace(&format!("{C2}\n198.51.100.34\n2001:db8:f::1\n"));
     daemon.signal(Signal::SIGHUP);
     daemon.await_verdict("198.51.100.34", "drop");
     let metrics = daemon.metrics();

@@ -411,16 +411,24 @@ fn interface_that_goes_down_and_up_or_is_renamed_stays_covered() {
     }
     let lab = Lab::new();
     let list = lab.write("c2.txt", &format!("{C2}\n"));
-    let daemon = Daemon::start(&lab, &["-l", list.to_str().unwrap()]);
+    let interfaces = ["-i", "lan0", "-i", "wan0", "-i", "fence*"];
+    let daemon = Daemon::start_on(&lab, &[&interfaces[..], &["-l", list.to_str().unwrap()]].concat());
     let attached = |interface: &str| {
         let links = lab.gateway.ip_json(&["-details", "link", "show", "dev", interface]);
         links[0]["xdp"]["prog"]["id"].as_u64()
     };
+    // The daemon has seen everything that happened before an interface that it attaches now.
+    let caught_up = |number: u8| {
+        lab.gateway.ip(&format!("link add fence{number} type veth peer name other{number}"));
+        eventually("the daemon should follow the interfaces", || attached(&format!("fence{number}")));
+    };
     let program = attached("lan0").expect("lan0 should carry the program");
     lab.gateway.ip("link set lan0 down\nlink set lan0 up");
+    caught_up(1);
     assert_eq!(attached("lan0"), Some(program), "the program should survive down and up");
     lab.gateway.ip("link set lan0 down\nlink set lan0 name inside\nlink set inside up");
-    assert_eq!(attached("inside"), Some(program), "the program should survive a rename");
+    caught_up(2);
+    assert_eq!(attached("inside"), Some(program), "the index is the identity: the program should survive a rename");
     let client = lab.client.wire("eth0");
     // The carrier needs a moment after the interface came up.
     eventually("the listed frame should be dropped on the renamed interface", || {
