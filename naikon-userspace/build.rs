@@ -10,13 +10,14 @@ use std::{
     ffi::{OsStr, OsString},
     fs,
     path::{Path, PathBuf},
-    process::Command,
+    process::{self, Command},
 };
 
 fn main() {
     if let Err(message) = build() {
-        // Cargo shows this line as the error and fails the build.
+        // Cargo shows this line as the error, and the compiler's messages because the script fails.
         println!("cargo::error={message}");
+        process::exit(1);
     }
 }
 

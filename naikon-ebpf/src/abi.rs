@@ -12,10 +12,12 @@ pub const RULES_V4: &str = "RULES_V4";
 pub const RULES_V6: &str = "RULES_V6";
 /// Array of [`INTERFACES_LEN`] `u64`, see [`interface_entry`]: which counter slot an interface uses.
 pub const INTERFACES: &str = "INTERFACES";
-/// Per-CPU array of [`FRAME_COUNTS`] `u64` by interface slot: what happened to the frames that hit nothing.
+/// Per-CPU array of `u64`, by [`frames_index`]: frames that passed or could not be read, by interface slot.
 pub const FRAMES: &str = "FRAMES";
-/// Per-CPU hash, [`hits_key`] to [`HIT_COUNTS`] `u64`: hits by list and interface. User space makes the entries
-/// before the first frame can need them, the kernel only adds; hence a hit is never lost to a failed allocation.
+/// Per-CPU hash, [`hits_key`] to packets and bytes (`[u64; 2]`). User space makes the entries before the first frame
+/// can need them, the kernel only adds; hence a hit is never lost to a failed allocation. What is counted stands in
+/// the key, not at an offset in the value: without CAP_PERFMON the verifier refuses offsets that differ by path
+/// (`sanitize_ptr_alu`).
 pub const HITS: &str = "HITS";
 /// Hash, [`NameKey`] to `u32`: the id of a list or the slot of an interface, by name, for ever (until detach).
 /// Only user space reads it; it is pinned so that counters keep their names over a crash.
@@ -35,23 +37,23 @@ pub const UNPARSED_DROP: &str = "UNPARSED_DROP";
 pub const RULES_MAX: u32 = 1 << 24;
 /// Interfaces are found by the low 16 bits of their index.
 pub const INTERFACES_LEN: u32 = 1 << 16;
-/// Most interface names between two detaches; 64 bytes per CPU each.
+/// Most interface names between two detaches; 64 bytes per CPU each, see [`frames_index`].
 pub const SLOTS_MAX: u32 = 1024;
 /// Most list names between two detaches; bounded by the 16 bits of [`Action::list`].
 pub const LISTS_MAX: u32 = 1 << 16;
-/// Most (list, interface) pairs; each takes 128 bytes per CPU, and only when it exists.
-pub const HITS_MAX: u32 = 1 << 18;
+/// Most cells of [`HITS`]: 65536 pairs of a list and an interface. A cell takes 16 bytes per CPU, and only when it
+/// exists.
+pub const HITS_MAX: u32 = (1 << 16) * HIT_CELLS as u32;
 
-/// Words of an entry of [`FRAMES`].
-pub const FRAME_COUNTS: usize = 8;
-/// Index of the frames that passed, for whatever reason, in an entry of [`FRAMES`].
-pub const FRAME_PASSED: usize = 0;
-/// Index of the first of the four unparsed reasons in an entry of [`FRAMES`], in the order of
-/// [`packet::Unparsed`](crate::packet::Unparsed).
-pub const FRAME_UNPARSED: usize = 1;
+/// Counters of one interface slot in [`FRAMES`]; the rest is spare.
+pub const FRAME_KINDS: u32 = 8;
+/// Kind of the frames that passed, for whatever reason.
+pub const FRAME_PASSED: u32 = 0;
+/// First of the four unparsed kinds, in the order of [`packet::Unparsed`](crate::packet::Unparsed).
+pub const FRAME_UNPARSED: u32 = 1;
 
-/// Words of an entry of [`HITS`]: action x direction x family x (packets, bytes).
-pub const HIT_COUNTS: usize = 16;
+/// Cells of a (list, interface) pair in [`HITS`]: action x direction x family.
+pub const HIT_CELLS: u16 = 8;
 
 /// Words of [`META`].
 pub const META_LEN: u32 = 2;
@@ -180,29 +182,40 @@ pub enum Family {
     V6,
 }
 
-/// Where an entry of [`HITS`] counts the packets of such a hit; the bytes stand in the next word.
-///
-/// Even and below [`HIT_COUNTS`].
+/// Which of the [`HIT_CELLS`] counts such a hit.
 #[must_use]
 #[inline(always)]
-pub const fn hit_index(action: Action, direction: Direction, family: Family) -> usize {
-    let monitored = if action.is_monitor() { 8 } else { 0 };
+pub const fn hit_cell(action: Action, direction: Direction, family: Family) -> u16 {
+    let monitored = if action.is_monitor() { 4 } else { 0 };
     let from = match direction {
         Direction::To => 0,
-        Direction::From => 4,
+        Direction::From => 2,
     };
     let v6 = match family {
         Family::V4 => 0,
-        Family::V6 => 2,
+        Family::V6 => 1,
     };
     monitored + from + v6
 }
 
-/// Key of [`HITS`].
+/// Key of [`HITS`]: list, slot and cell, 16 bits each.
 #[must_use]
 #[inline(always)]
-pub const fn hits_key(list: u16, slot: u16) -> u32 {
-    ((list as u32) << 16) | slot as u32
+pub const fn hits_key(list: u16, slot: u16, cell: u16) -> u64 {
+    ((list as u64) << 32) | ((slot as u64) << 16) | cell as u64
+}
+
+/// The list, slot and cell of a key of [`HITS`].
+#[must_use]
+pub const fn hits_parts(key: u64) -> (u16, u16, u16) {
+    ((key >> 32) as u16, (key >> 16) as u16, key as u16)
+}
+
+/// Index of [`FRAMES`]. `kind` is below [`FRAME_KINDS`].
+#[must_use]
+#[inline(always)]
+pub const fn frames_index(slot: u16, kind: u32) -> u32 {
+    slot as u32 * FRAME_KINDS + kind
 }
 
 /// Index of an interface in [`INTERFACES`].
@@ -230,8 +243,8 @@ pub const fn slot_of(entry: u64, ifindex: u32) -> Option<u16> {
 const _: () = {
     assert!(size_of::<NameKey>() == 256);
     assert!(SLOTS_MAX <= 1 << 16);
-    assert!(hit_index(Action::monitor(0), Direction::From, Family::V6) + 1 < HIT_COUNTS);
-    assert!(FRAME_UNPARSED + crate::packet::Unparsed::COUNT <= FRAME_COUNTS);
+    assert!(hit_cell(Action::monitor(0), Direction::From, Family::V6) < HIT_CELLS);
+    assert!(FRAME_UNPARSED + crate::packet::Unparsed::COUNT as u32 <= FRAME_KINDS);
 };
 
 #[cfg(test)]
@@ -259,19 +272,16 @@ mod tests {
 
     #[test]
     fn hit_cells_are_disjoint() {
-        let mut seen = [false; HIT_COUNTS];
+        let mut seen = [false; HIT_CELLS as usize];
         for action in [Action::drop(0), Action::monitor(0)] {
             for direction in [Direction::To, Direction::From] {
                 for family in [Family::V4, Family::V6] {
-                    let index = hit_index(action, direction, family);
-                    for word in [index, index + 1] {
-                        assert!(!seen[word], "word {word} is used twice");
-                        seen[word] = true;
-                    }
+                    let cell = hit_cell(action, direction, family);
+                    assert!(!core::mem::replace(&mut seen[usize::from(cell)], true), "cell {cell} is used twice");
                 }
             }
         }
-        assert!(seen.iter().all(|used| *used));
+        assert_eq!(hits_parts(hits_key(7, 1023, 5)), (7, 1023, 5));
     }
 
     #[test]

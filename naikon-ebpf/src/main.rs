@@ -1,5 +1,5 @@
 //! The program on `bpf`; an empty `main` on the host, so that the workspace builds as one.
-#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
 mod program;

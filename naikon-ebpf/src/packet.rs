@@ -12,9 +12,16 @@ use network_types::{
 };
 
 /// A frame, starting at its Ethernet header.
-pub trait Frame {
+pub trait Frame: Sized {
     /// Copies `T` out of the frame at `offset` bytes; `None` when it does not lie there as a whole.
+    ///
+    /// Every caller's `offset` is a constant: the verifier adds nothing else to a packet pointer for programs loaded
+    /// without CAP_PERFMON (`sanitize_ptr_alu`).
     fn read<T: Header>(&self, offset: usize) -> Option<T>;
+
+    /// The frame with its start `bytes` later; what varies in the walk is the start, never an offset.
+    #[must_use]
+    fn advance(self, bytes: usize) -> Self;
 }
 
 /// A header as it lies on the wire.
@@ -117,29 +124,28 @@ const PPP_IPV6: [u8; 2] = [0x00, 0x57];
 
 /// Finds the addresses of a frame.
 #[inline(always)]
-pub fn endpoints<F: Frame>(frame: &F) -> Sight {
+pub fn endpoints<F: Frame>(mut frame: F) -> Sight {
     let Some(ethernet) = frame.read::<EthHdr>(0) else {
         return Sight::Unparsed(Unparsed::Truncated);
     };
-    let mut offset = EthHdr::LEN;
     let mut ether_type = ethernet.ether_type;
     for _ in 0..TAGS_MAX {
         if !is_tag(ether_type) {
             break;
         }
-        let Some(tag) = frame.read::<VlanHdr>(offset) else {
+        let Some(tag) = frame.read::<VlanHdr>(EthHdr::LEN) else {
             return Sight::Unparsed(Unparsed::Truncated);
         };
-        offset += VlanHdr::LEN;
         ether_type = tag.ether_type;
+        frame = frame.advance(VlanHdr::LEN);
     }
     match ether_type {
-        IPV4 => ipv4(frame, offset),
-        IPV6 => ipv6(frame, offset),
-        PPPOE_SESSION => match frame.read::<PppoeHeader>(offset) {
+        IPV4 => ipv4(&frame),
+        IPV6 => ipv6(&frame),
+        PPPOE_SESSION => match frame.read::<PppoeHeader>(EthHdr::LEN) {
             None => Sight::Unparsed(Unparsed::Truncated),
-            Some(PppoeHeader { protocol: PPP_IPV4, .. }) => ipv4(frame, offset + size_of::<PppoeHeader>()),
-            Some(PppoeHeader { protocol: PPP_IPV6, .. }) => ipv6(frame, offset + size_of::<PppoeHeader>()),
+            Some(PppoeHeader { protocol: PPP_IPV4, .. }) => ipv4(&frame.advance(size_of::<PppoeHeader>())),
+            Some(PppoeHeader { protocol: PPP_IPV6, .. }) => ipv6(&frame.advance(size_of::<PppoeHeader>())),
             Some(_) => Sight::NotIp,
         },
         _ if is_tag(ether_type) => Sight::Unparsed(Unparsed::Tags),
@@ -153,8 +159,8 @@ fn is_tag(ether_type: u16) -> bool {
 }
 
 #[inline(always)]
-fn ipv4<F: Frame>(frame: &F, offset: usize) -> Sight {
-    match frame.read::<Ipv4Hdr>(offset) {
+fn ipv4<F: Frame>(frame: &F) -> Sight {
+    match frame.read::<Ipv4Hdr>(EthHdr::LEN) {
         None => Sight::Unparsed(Unparsed::Truncated),
         Some(header) if header.vihl >> 4 != 4 => Sight::Unparsed(Unparsed::Malformed),
         Some(header) => Sight::V4 { source: header.src_addr, destination: header.dst_addr },
@@ -162,8 +168,8 @@ fn ipv4<F: Frame>(frame: &F, offset: usize) -> Sight {
 }
 
 #[inline(always)]
-fn ipv6<F: Frame>(frame: &F, offset: usize) -> Sight {
-    match frame.read::<Ipv6Hdr>(offset) {
+fn ipv6<F: Frame>(frame: &F) -> Sight {
+    match frame.read::<Ipv6Hdr>(EthHdr::LEN) {
         None => Sight::Unparsed(Unparsed::Truncated),
         Some(Ipv6Hdr { vcf: [first, ..], .. }) if first >> 4 != 6 => Sight::Unparsed(Unparsed::Malformed),
         Some(header) => Sight::V6 { source: header.src_addr, destination: header.dst_addr },
@@ -172,12 +178,16 @@ fn ipv6<F: Frame>(frame: &F, offset: usize) -> Sight {
 
 /// A frame on the host: the same walk, without a kernel.
 #[cfg(not(target_arch = "bpf"))]
-impl Frame for [u8] {
+impl Frame for &[u8] {
     #[expect(unsafe_code, reason = "the host's twin of the kernel's one unsafe read")]
     fn read<T: Header>(&self, offset: usize) -> Option<T> {
         let bytes = self.get(offset..offset.checked_add(size_of::<T>())?)?;
         // SAFETY: `bytes` is exactly size_of::<T>() long and every byte pattern is a valid `Header`.
         Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+    }
+
+    fn advance(self, bytes: usize) -> Self {
+        self.get(bytes..).unwrap_or_default()
     }
 }
 
@@ -198,17 +208,8 @@ mod tests {
     const SEEN6: Sight = Sight::V6 { source: SOURCE6, destination: DESTINATION6 };
     const TRUNCATED: Sight = Sight::Unparsed(Unparsed::Truncated);
 
-    /// The walk takes only sized frames; a slice is none.
-    struct Bytes<'a>(&'a [u8]);
-
-    impl Frame for Bytes<'_> {
-        fn read<T: Header>(&self, offset: usize) -> Option<T> {
-            self.0.read(offset)
-        }
-    }
-
     fn see(frame: &[u8]) -> Sight {
-        endpoints(&Bytes(frame))
+        endpoints(frame)
     }
 
     /// Two MAC addresses, these tags (outermost first), `ether_type` and `payload`.

@@ -29,9 +29,9 @@ static RULES_V6: LpmTrie<[u8; 16], u32> = LpmTrie::with_max_entries(abi::RULES_M
 #[map]
 static INTERFACES: Array<u64> = Array::with_max_entries(abi::INTERFACES_LEN, 0);
 #[map]
-static FRAMES: PerCpuArray<[u64; abi::FRAME_COUNTS]> = PerCpuArray::with_max_entries(abi::SLOTS_MAX, 0);
+static FRAMES: PerCpuArray<u64> = PerCpuArray::with_max_entries(abi::SLOTS_MAX * abi::FRAME_KINDS, 0);
 #[map]
-static HITS: PerCpuHashMap<u32, [u64; abi::HIT_COUNTS]> = PerCpuHashMap::with_max_entries(abi::HITS_MAX, NO_PREALLOC);
+static HITS: PerCpuHashMap<u64, [u64; 2]> = PerCpuHashMap::with_max_entries(abi::HITS_MAX, NO_PREALLOC);
 #[map]
 static NAMES: HashMap<abi::NameKey, u32> = HashMap::with_max_entries(abi::LISTS_MAX + abi::SLOTS_MAX, NO_PREALLOC);
 #[map]
@@ -56,7 +56,7 @@ pub(crate) fn naikon(ctx: XdpContext) -> u32 {
 
 #[inline(always)]
 fn judge<const FRAGS: bool>(ctx: &XdpContext) -> u32 {
-    match packet::endpoints(&XdpFrame(ctx)) {
+    match packet::endpoints(XdpFrame { start: ctx.data(), end: ctx.data_end() }) {
         Sight::V4 { source, destination } => {
             let hit = decide(action_v4(destination), action_v4(source));
             trace_v4(ctx, source, destination, hit);
@@ -114,14 +114,14 @@ fn settle<const FRAGS: bool>(ctx: &XdpContext, family: Family, hit: Option<Hit>)
     let Some(Hit { action, direction }) = hit else {
         return pass(ctx);
     };
-    count_hit(ctx, action.list(), abi::hit_index(action, direction, family), frame_bytes::<FRAGS>(ctx));
+    count_hit(ctx, action.list(), abi::hit_cell(action, direction, family), frame_bytes::<FRAGS>(ctx));
     if action.is_drop() { XDP_DROP } else { pass(ctx) }
 }
 
 /// Fail open: what we cannot read, we do not judge, unless told otherwise.
 #[inline(always)]
 fn unparsed(ctx: &XdpContext, reason: Unparsed) -> u32 {
-    count_frame(ctx, abi::FRAME_UNPARSED + reason as usize);
+    count_frame(ctx, abi::FRAME_UNPARSED + reason as u32);
     if UNPARSED_DROP.load() == 1 { XDP_DROP } else { pass(ctx) }
 }
 
@@ -139,31 +139,25 @@ fn slot(ctx: &XdpContext) -> Option<u16> {
 }
 
 #[inline(always)]
-fn count_frame(ctx: &XdpContext, index: usize) {
+fn count_frame(ctx: &XdpContext, kind: u32) {
     if let Some(slot) = slot(ctx)
-        && let Some(counts) = FRAMES.get_ptr_mut(u32::from(slot))
+        && let Some(frames) = FRAMES.get_ptr_mut(abi::frames_index(slot, kind))
     {
-        add(counts.cast(), index & (abi::FRAME_COUNTS - 1), 1);
+        // SAFETY: the map returned a value of this CPU, which no other one writes.
+        unsafe { *frames += 1 };
     }
 }
 
 #[inline(always)]
-fn count_hit(ctx: &XdpContext, list: u16, index: usize, bytes: u64) {
+fn count_hit(ctx: &XdpContext, list: u16, cell: u16, bytes: u64) {
     if let Some(slot) = slot(ctx)
-        && let Some(counts) = HITS.get_ptr_mut(abi::hits_key(list, slot))
+        && let Some(hits) = HITS.get_ptr_mut(abi::hits_key(list, slot, cell))
     {
-        let packets = index & (abi::HIT_COUNTS - 2);
-        add(counts.cast(), packets, 1);
-        add(counts.cast(), packets + 1, bytes);
+        // SAFETY: the map returned a value of this CPU, which no other one writes.
+        let [packet_count, byte_count] = unsafe { &mut *hits };
+        *packet_count += 1;
+        *byte_count += bytes;
     }
-}
-
-/// Adds to one word of a per-CPU map value.
-#[inline(always)]
-fn add(words: *mut u64, index: usize, amount: u64) {
-    // SAFETY: callers mask `index` below the length of the value that the map returned, which the verifier checks
-    // again; the value belongs to this CPU, so a plain add is not torn by another one.
-    unsafe { *words.add(index) += amount };
 }
 
 /// Length of the frame as this hook sees it: all buffers where the kernel knows of more than one.
@@ -178,17 +172,29 @@ fn frame_bytes<const FRAGS: bool>(ctx: &XdpContext) -> u64 {
 }
 
 /// A packet in the kernel.
-struct XdpFrame<'a>(&'a XdpContext);
+struct XdpFrame {
+    start: usize,
+    end: usize,
+}
 
-impl Frame for XdpFrame<'_> {
+impl Frame for XdpFrame {
     #[inline(always)]
     fn read<T: Header>(&self, offset: usize) -> Option<T> {
-        let start = self.0.data() + offset;
-        if start + size_of::<T>() > self.0.data_end() {
+        let header = self.start + offset;
+        if header + size_of::<T>() > self.end {
             return None;
         }
-        // SAFETY: start..start + size_of::<T>() lies inside the packet, and every byte pattern is a valid `Header`.
-        Some(unsafe { (start as *const T).read_unaligned() })
+        // SAFETY: header..header + size_of::<T>() lies inside the packet, and every byte pattern is a valid `Header`.
+        Some(unsafe { (header as *const T).read_unaligned() })
+    }
+
+    #[inline(always)]
+    fn advance(self, bytes: usize) -> Self {
+        let mut start = self.start + bytes;
+        // Opaque, or the compiler would turn the starts of all paths into one start and a varying offset.
+        // SAFETY: copies a register onto itself.
+        unsafe { core::arch::asm!("{0} = {0}", inout(reg) start, options(pure, nomem, nostack)) };
+        XdpFrame { start, end: self.end }
     }
 }
 

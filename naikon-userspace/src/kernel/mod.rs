@@ -151,8 +151,20 @@ impl Kernel {
             fresh = !pins.map(abi::META).exists();
             pins.prepare_maps()?;
         }
-        let (mut ebpf, entry) = load(settings, pins.as_ref())?;
-        let tables = Tables::take(&mut ebpf)?;
+        let loaded = load(settings, pins.as_ref()).and_then(|(mut ebpf, entry)| {
+            let tables = Tables::take(&mut ebpf)?;
+            Ok((ebpf, entry, tables))
+        });
+        let (ebpf, entry, tables) = match loaded {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                // Maps that were made for nothing are not left behind.
+                if let Some(pins) = pins.filter(|_| fresh) {
+                    pins.remove()?;
+                }
+                return Err(error);
+            }
+        };
         let lists = tables.names(abi::NAME_LIST)?;
         let slots = tables.names(abi::NAME_INTERFACE)?;
         let attachments = BTreeMap::new();

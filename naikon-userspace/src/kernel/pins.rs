@@ -29,8 +29,8 @@ const MAPS: [(&str, MapType, u32, u32, u32); 7] = [
     (abi::RULES_V4, MapType::LpmTrie, 4 + 4, 4, abi::RULES_MAX),
     (abi::RULES_V6, MapType::LpmTrie, 4 + 16, 4, abi::RULES_MAX),
     (abi::INTERFACES, MapType::Array, 4, 8, abi::INTERFACES_LEN),
-    (abi::FRAMES, MapType::PerCpuArray, 4, 8 * abi::FRAME_COUNTS as u32, abi::SLOTS_MAX),
-    (abi::HITS, MapType::PerCpuHash, 4, 8 * abi::HIT_COUNTS as u32, abi::HITS_MAX),
+    (abi::FRAMES, MapType::PerCpuArray, 4, 8, abi::SLOTS_MAX * abi::FRAME_KINDS),
+    (abi::HITS, MapType::PerCpuHash, 8, 2 * 8, abi::HITS_MAX),
     (abi::NAMES, MapType::Hash, size_of::<abi::NameKey>() as u32, 4, abi::LISTS_MAX + abi::SLOTS_MAX),
     (abi::META, MapType::Array, 4, 8, abi::META_LEN),
 ];

@@ -14,7 +14,10 @@ use aya::{
         lpm_trie::Key,
     },
 };
-use naikon_ebpf::abi::{self, Action, Direction, Family};
+use naikon_ebpf::{
+    abi::{self, Action, Direction, Family},
+    packet::Unparsed,
+};
 
 use super::{
     PinDir,
@@ -32,8 +35,8 @@ use crate::{
 const MEMORY_PAUSES_MS: [u64; 6] = [1, 2, 4, 8, 16, 32];
 
 type Trie<A> = LpmTrie<MapData, A, u32>;
-type Hits = PerCpuHashMap<MapData, u32, [u64; abi::HIT_COUNTS]>;
-type Frames = PerCpuArray<MapData, [u64; abi::FRAME_COUNTS]>;
+type Hits = PerCpuHashMap<MapData, u64, [u64; 2]>;
+type Frames = PerCpuArray<MapData, u64>;
 
 /// Every map, opened for reading and writing.
 pub(crate) struct Tables {
@@ -175,16 +178,15 @@ impl Tables {
         const NO_EXIST: u64 = 1;
         let operation = || format!("preparing the counters in {}", abi::HITS);
         let cpus = aya::util::nr_cpus().map_err(|(_, error)| KernelError::of(operation(), &error))?;
-        for list in lists {
-            for slot in slots {
-                let zero = PerCpuValues::try_from(vec![[0; abi::HIT_COUNTS]; cpus])
-                    .map_err(|error| KernelError::of(operation(), &error))?;
-                match self.hits.insert(abi::hits_key(*list, *slot), zero, NO_EXIST) {
-                    Err(error) if super::error::errno(&error) != Some(rustix::io::Errno::EXIST) => {
-                        return Err(KernelError::of(operation(), &error));
-                    }
-                    _ => {}
+        let pairs = lists.iter().flat_map(|list| slots.iter().map(move |slot| (*list, *slot)));
+        for key in pairs.flat_map(|(list, slot)| (0..abi::HIT_CELLS).map(move |cell| abi::hits_key(list, slot, cell))) {
+            let zero =
+                PerCpuValues::try_from(vec![[0; 2]; cpus]).map_err(|error| KernelError::of(operation(), &error))?;
+            match self.hits.insert(key, zero, NO_EXIST) {
+                Err(error) if super::error::errno(&error) != Some(rustix::io::Errno::EXIST) => {
+                    return Err(KernelError::of(operation(), &error));
                 }
+                _ => {}
             }
         }
         Ok(())
@@ -299,49 +301,42 @@ impl CounterReader {
         let mut counters = Counters::default();
         for entry in self.hits.iter() {
             let (key, per_cpu) = entry.map_err(|error| refused(abi::HITS, error))?;
-            if let (Some(list), Some(interface)) = (lists.get(&(key >> 16)), slots.get(&(key & 0xffff))) {
-                push_hits(&mut counters.hits, list, interface, sum(&per_cpu));
+            let (list, slot, cell) = abi::hits_parts(key);
+            let names = lists.get(&u32::from(list)).zip(slots.get(&u32::from(slot)));
+            if let (Some((list, interface)), Some((action, direction, family))) = (names, cell_meaning(cell)) {
+                let [packets, bytes] =
+                    per_cpu.iter().fold([0, 0], |[packets, bytes], [more, longer]| [packets + more, bytes + longer]);
+                let (list, interface) = (list.clone(), interface.clone());
+                counters.hits.push(HitCount { list, interface, action, direction, family, packets, bytes });
             }
         }
         for (slot, interface) in &slots {
-            let per_cpu = self.frames.get(slot, 0).map_err(|error| refused(abi::FRAMES, error))?;
-            let [passed, truncated, tags, depth, malformed, ..] = sum(&per_cpu);
-            let unparsed = [truncated, tags, depth, malformed];
+            let slot = u16::try_from(*slot).unwrap_or(u16::MAX);
+            let count = |kind| -> Result<u64, KernelError> {
+                let per_cpu = self.frames.get(&abi::frames_index(slot, kind), 0);
+                Ok(per_cpu.map_err(|error| refused(abi::FRAMES, error))?.iter().sum())
+            };
+            let mut unparsed = [0; Unparsed::COUNT];
+            for (count_of, (reason, _)) in unparsed.iter_mut().zip(Unparsed::ALL) {
+                *count_of = count(abi::FRAME_UNPARSED + reason as u32)?;
+            }
+            let passed = count(abi::FRAME_PASSED)?;
             counters.frames.push(FrameCount { interface: interface.clone(), passed, unparsed });
         }
         Ok(counters)
     }
 }
 
-/// One cell for each combination of action, direction and family.
-fn push_hits(hits: &mut Vec<HitCount>, list: &str, interface: &str, words: [u64; abi::HIT_COUNTS]) {
-    for (action, probe) in [(ListAction::Drop, Action::drop(0)), (ListAction::Monitor, Action::monitor(0))] {
-        for direction in [Direction::To, Direction::From] {
-            for family in [Family::V4, Family::V6] {
-                let index = abi::hit_index(probe, direction, family);
-                let word = |index| words.get(index).copied().unwrap_or_default();
-                hits.push(HitCount {
-                    list: list.to_owned(),
-                    interface: interface.to_owned(),
-                    action,
-                    direction,
-                    family,
-                    packets: word(index),
-                    bytes: word(index + 1),
-                });
-            }
-        }
-    }
-}
-
-fn sum<const N: usize>(per_cpu: &PerCpuValues<[u64; N]>) -> [u64; N] {
-    let mut total = [0; N];
-    for words in per_cpu.iter() {
-        for (total, word) in total.iter_mut().zip(words) {
-            *total += word;
-        }
-    }
-    total
+/// What a cell of [`abi::HITS`] counts.
+fn cell_meaning(cell: u16) -> Option<(ListAction, Direction, Family)> {
+    let actions = [(ListAction::Drop, Action::drop(0)), (ListAction::Monitor, Action::monitor(0))];
+    actions.into_iter().find_map(|(action, probe)| {
+        let directions = [Direction::To, Direction::From].into_iter();
+        let mut meanings = directions.flat_map(|direction| [(direction, Family::V4), (direction, Family::V6)]);
+        let (direction, family) =
+            meanings.find(|(direction, family)| abi::hit_cell(probe, *direction, *family) == cell)?;
+        Some((action, direction, family))
+    })
 }
 
 fn write_rule<A: Pod>(trie: &mut Trie<A>, key: &Key<A>, action: Option<Action>) -> Result<(), MapError> {
