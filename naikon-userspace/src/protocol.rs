@@ -50,8 +50,10 @@ pub enum Response {
     Reload(Reload),
     /// To [`Request::Detach`]: it is done.
     Detached,
-    /// The peer may not ask this, or the request cannot be read.
+    /// The peer may not ask this, or the request cannot be read or done.
     Refused(String),
+    /// The daemon is going and does nothing any more.
+    Ending,
 }
 
 /// `naikon status --json`.
@@ -249,7 +251,7 @@ pub struct CheckedEntry {
     pub severity: &'static str,
     /// From 1.
     pub line: u32,
-    /// From 1, in bytes.
+    /// From 1, in characters.
     pub column: u32,
     /// What stands there.
     pub text: String,

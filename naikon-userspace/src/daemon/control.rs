@@ -154,7 +154,7 @@ fn may_change(peer: u32) -> bool {
 
 /// The response, and whether enforcement has ended with it.
 async fn respond(request: Request, daemon: &Daemon) -> (Response, bool) {
-    let ended = || Response::Refused("the daemon is ending".into());
+    let ended = || Response::Ending;
     let response = match request {
         Request::Status => {
             let (metrics, snapshot) = (Arc::clone(&daemon.metrics), Arc::clone(&daemon.snapshots.borrow()));

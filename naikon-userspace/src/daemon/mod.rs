@@ -88,7 +88,8 @@ struct MetricsParts {
 ///
 /// # Errors
 ///
-/// When it cannot start; then nothing has been changed that was enforced before.
+/// When it cannot start. What was attached before stays attached; it enforces the old set, or the new one when the
+/// failure came after that was applied.
 pub fn run(origin: Origin, lines_lost: impl Fn() -> u64 + Send + Sync + 'static) -> Result<(), RunError> {
     let runtime = runtime::Builder::new_multi_thread()
         .worker_threads(2)

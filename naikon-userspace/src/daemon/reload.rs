@@ -144,9 +144,10 @@ impl Lists {
             Err(error) => return refused(kernel, Vec::new(), Cause::Config(error)),
         };
         let guards = host::guards();
-        let mut lists = self.fetch(&found, &guards, force);
+        let (mut lists, before): (Vec<ListState>, Vec<Option<Good>>) =
+            found.iter().map(|source| self.fetch(source, &guards, force)).unzip();
         if !force {
-            self.guard_growth(&mut lists);
+            self.guard_growth(&mut lists, before);
         }
         let reports: Vec<ListReload> = lists.iter().map(|list| self.report(list)).collect();
         if let Some(allow) = lists.iter().find(|list| list.source.role == Role::Allow && list.good.is_none()) {
@@ -188,26 +189,23 @@ impl Lists {
         }
     }
 
-    fn fetch(&self, sources: &[Source], guards: &Guards, force: bool) -> Vec<ListState> {
-        sources.iter().map(|source| self.fetch_one(source, guards, force)).collect()
-    }
-
-    fn fetch_one(&self, source: &Source, guards: &Guards, force: bool) -> ListState {
+    /// One list as it is now, and what was good of it before: in memory, or from before a restart.
+    fn fetch(&self, source: &Source, guards: &Guards, force: bool) -> (ListState, Option<Good>) {
         let known = self.lists.get(&key(source)).and_then(|list| list.good.clone());
-        let last_good = known.or_else(|| self.kept(source));
+        let before = known.or_else(|| self.kept(source));
         let loaded = sources::load(source, guards);
         let rejected = loaded.diagnostics.errors_by_label();
         let fault = loaded.fault.map(|fault| fault.to_string()).or_else(|| {
-            let old = last_good.as_ref().filter(|_| !force && source.role != Role::Allow)?;
+            let old = before.as_ref().filter(|_| !force && source.role != Role::Allow)?;
             Some(safety::change_guard(&old.prefixes, &loaded.prefixes).err()?.to_string())
         });
-        let good = match (&fault, last_good) {
-            (Some(_), last_good) => last_good,
+        let good = match (&fault, before.clone()) {
+            (Some(_), before) => before,
             // The same content keeps the same memory.
             (None, Some(old)) if *old.prefixes == loaded.prefixes => Some(Good { read: SystemTime::now(), ..old }),
             (None, _) => Some(Good { prefixes: Arc::new(loaded.prefixes), read: SystemTime::now() }),
         };
-        ListState { source: source.clone(), good, fault, rejected }
+        (ListState { source: source.clone(), good, fault, rejected }, before)
     }
 
     /// The copy in the state directory.
@@ -222,23 +220,20 @@ impl Lists {
     }
 
     /// Where the drop lists together would cover far more than before, those that changed keep what they had.
-    fn guard_growth(&self, lists: &mut [ListState]) {
-        let dropped = |list: &ListState| list.source.role == Role::Listed(ListAction::Drop);
-        let union = |lists: &mut dyn Iterator<Item = &ListState>| {
-            let mut all: Vec<Prefix> = lists
-                .filter(|list| dropped(list))
-                .flat_map(|list| list.good.iter())
-                .flat_map(|good| good.prefixes.iter().copied())
-                .collect();
+    fn guard_growth(&self, lists: &mut [ListState], before: Vec<Option<Good>>) {
+        let is_drop = |list: &ListState| list.source.role == Role::Listed(ListAction::Drop);
+        let union = |goods: &mut dyn Iterator<Item = &Good>| {
+            let mut all: Vec<Prefix> = goods.flat_map(|good| good.prefixes.iter().copied()).collect();
             all.sort_unstable();
             all.dedup();
             all
         };
-        let Err(refusal) = safety::growth_guard(&union(&mut self.lists.values()), &union(&mut lists.iter())) else {
-            return;
-        };
-        for list in lists.iter_mut().filter(|list| dropped(list)) {
-            let before = self.lists.get(&key(&list.source)).and_then(|list| list.good.clone());
+        // What was dropped: what these lists held, and what lists held that are configured no longer.
+        let held = lists.iter().zip(&before).filter(|(list, _)| is_drop(list)).filter_map(|(_, good)| good.as_ref());
+        let gone = self.lists.values().filter(|list| is_drop(list)).filter_map(|list| list.good.as_ref());
+        let now = lists.iter().filter(|list| is_drop(list)).filter_map(|list| list.good.as_ref());
+        let Err(refusal) = safety::growth_guard(&union(&mut held.chain(gone)), &union(&mut { now })) else { return };
+        for (list, before) in lists.iter_mut().zip(before).filter(|(list, _)| is_drop(list)) {
             let same = match (&before, &list.good) {
                 (Some(before), Some(now)) => before.prefixes == now.prefixes,
                 (None, None) => true,

@@ -180,7 +180,7 @@ impl Enforcer {
             (ReloadResult::Unchanged, _) => tracing::info!("generation {generation}: nothing to change"),
             (ReloadResult::Refused, reason) => tracing::warn!(
                 "reload refused: {}; generation {generation} stays enforced",
-                reason.as_deref().unwrap_or("no list could be taken")
+                reason.as_deref().unwrap_or("not every list could be taken and the others have not changed")
             ),
         }
         if let Some(config) = outcome.config {
