@@ -403,8 +403,8 @@ fn arp(target: Ipv4Addr) -> Packet {
 /// Counters, summed over CPUs.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 struct Counts {
-    /// Packets and bytes by (list, index in the entry).
-    hits: BTreeMap<(u16, usize), (u64, u64)>,
+    /// Packets and bytes by list and cell.
+    hits: BTreeMap<(u16, u16), (u64, u64)>,
     passed: u64,
     unparsed: [u64; Unparsed::COUNT],
 }
@@ -414,10 +414,10 @@ impl Counts {
     fn expect(&mut self, expected: Expected, length: usize, unparsed_drops: bool) -> u32 {
         let (verdict, hit) = match expected {
             Drop(list, direction, family) => {
-                (XDP_DROP, Some((list, abi::hit_index(Action::drop(list), direction, family))))
+                (XDP_DROP, Some((list, abi::hit_cell(Action::drop(list), direction, family))))
             }
             Monitor(list, direction, family) => {
-                (XDP_PASS, Some((list, abi::hit_index(Action::monitor(list), direction, family))))
+                (XDP_PASS, Some((list, abi::hit_cell(Action::monitor(list), direction, family))))
             }
             Pass => (XDP_PASS, None),
             Expected::Unparsed(reason) => {
@@ -467,15 +467,21 @@ impl Bench {
                 rules.insert(&Key::new(length, address.octets()), action.to_raw(), 0).unwrap();
             }
         }
-        let mut hits: PerCpuHashMap<_, u32, [u64; abi::HIT_COUNTS]> =
-            ebpf.map_mut(abi::HITS).unwrap().try_into().unwrap();
-        for list in [LISTED, OTHER, WATCHED] {
-            let zero = PerCpuValues::try_from(vec![[0; abi::HIT_COUNTS]; nr_cpus().unwrap()]).unwrap();
-            hits.insert(abi::hits_key(list, SLOT), zero, 0).unwrap();
+        let mut hits: PerCpuHashMap<_, u64, [u64; 2]> = ebpf.map_mut(abi::HITS).unwrap().try_into().unwrap();
+        for key in Self::hits_keys() {
+            let zero = PerCpuValues::try_from(vec![[0; 2]; nr_cpus().unwrap()]).unwrap();
+            hits.insert(key, zero, 0).unwrap();
         }
         let mut bench = Bench { ebpf, entry, unparsed_drops, before: Counts::default() };
         bench.set_interface(abi::interface_entry(IFINDEX, SLOT));
         bench
+    }
+
+    /// Every cell that the table may count in.
+    fn hits_keys() -> impl Iterator<Item = u64> {
+        [LISTED, OTHER, WATCHED]
+            .into_iter()
+            .flat_map(|list| (0..abi::HIT_CELLS).map(move |cell| abi::hits_key(list, SLOT, cell)))
     }
 
     fn set_interface(&mut self, entry: u64) {
@@ -492,21 +498,20 @@ impl Bench {
     /// What was counted since the last call.
     fn counted(&mut self) -> Counts {
         let mut now = Counts::default();
-        let hits: PerCpuHashMap<_, u32, [u64; abi::HIT_COUNTS]> = self.ebpf.map(abi::HITS).unwrap().try_into().unwrap();
-        for list in [LISTED, OTHER, WATCHED] {
-            let cpus = hits.get(&abi::hits_key(list, SLOT), 0).unwrap();
-            for index in (0..abi::HIT_COUNTS).step_by(2) {
-                let packets: u64 = cpus.iter().map(|words| words[index]).sum();
-                let bytes: u64 = cpus.iter().map(|words| words[index + 1]).sum();
-                now.hits.insert((list, index), (packets, bytes));
+        let hits: PerCpuHashMap<_, u64, [u64; 2]> = self.ebpf.map(abi::HITS).unwrap().try_into().unwrap();
+        for key in Self::hits_keys() {
+            let (list, _, cell) = abi::hits_parts(key);
+            let counted = now.hits.entry((list, cell)).or_default();
+            for [packets, bytes] in hits.get(&key, 0).unwrap().iter() {
+                counted.0 += packets;
+                counted.1 += bytes;
             }
         }
-        let frames: PerCpuArray<_, [u64; abi::FRAME_COUNTS]> = self.ebpf.map(abi::FRAMES).unwrap().try_into().unwrap();
-        for words in frames.get(&u32::from(SLOT), 0).unwrap().iter() {
-            now.passed += words[abi::FRAME_PASSED];
-            for (index, total) in now.unparsed.iter_mut().enumerate() {
-                *total += words[abi::FRAME_UNPARSED + index];
-            }
+        let frames: PerCpuArray<_, u64> = self.ebpf.map(abi::FRAMES).unwrap().try_into().unwrap();
+        let sum = |kind| frames.get(&abi::frames_index(SLOT, kind), 0).unwrap().iter().sum();
+        now.passed = sum(abi::FRAME_PASSED);
+        for (kind, total) in (abi::FRAME_UNPARSED..).zip(&mut now.unparsed) {
+            *total = sum(kind);
         }
         let before = std::mem::replace(&mut self.before, now.clone());
         for (key, (packets, bytes)) in &mut now.hits {
@@ -586,18 +591,9 @@ fn every_row_of_the_contract_agrees_with_the_walk_on_the_host() {
     }
 }
 
-/// The walk takes only sized frames; a slice is none.
-struct Bytes<'a>(&'a [u8]);
-
-impl packet::Frame for Bytes<'_> {
-    fn read<T: packet::Header>(&self, offset: usize) -> Option<T> {
-        self.0.read(offset)
-    }
-}
-
 /// The same answer from the walk on the host and a list of prefixes: no map, no program.
 fn model(frame: &[u8]) -> Expected {
-    match packet::endpoints(&Bytes(frame)) {
+    match packet::endpoints(frame) {
         Sight::NotIp => Pass,
         Sight::Unparsed(reason) => Expected::Unparsed(reason),
         Sight::V4 { source, destination } => settle(model_v4(destination), model_v4(source), V4),
@@ -748,15 +744,13 @@ fn maps_of_the_object_are_those_of_the_contract() {
         return;
     }
     let ebpf = EbpfLoader::new().load(OBJECT).unwrap();
-    let hit_bytes = (abi::HIT_COUNTS * 8) as u32;
-    let frame_bytes = (abi::FRAME_COUNTS * 8) as u32;
     // An LPM key is the prefix length, then the address (`struct bpf_lpm_trie_key`).
     let expected = [
         (abi::RULES_V4, MapType::LpmTrie, 4 + 4, 4, abi::RULES_MAX),
         (abi::RULES_V6, MapType::LpmTrie, 4 + 16, 4, abi::RULES_MAX),
         (abi::INTERFACES, MapType::Array, 4, 8, abi::INTERFACES_LEN),
-        (abi::FRAMES, MapType::PerCpuArray, 4, frame_bytes, abi::SLOTS_MAX),
-        (abi::HITS, MapType::PerCpuHash, 4, hit_bytes, abi::HITS_MAX),
+        (abi::FRAMES, MapType::PerCpuArray, 4, 8, abi::SLOTS_MAX * abi::FRAME_KINDS),
+        (abi::HITS, MapType::PerCpuHash, 8, 16, abi::HITS_MAX),
         (abi::NAMES, MapType::Hash, 256, 4, abi::LISTS_MAX + abi::SLOTS_MAX),
         (abi::META, MapType::Array, 4, 8, abi::META_LEN),
     ];
@@ -802,4 +796,4 @@ fn program_stays_within_its_instruction_budget() {
 }
 
 /// Most instructions that the verifier may walk. Growth is a decision: raise it in the commit that needs it.
-const VERIFIED_BUDGET: u32 = 4_000;
+const VERIFIED_BUDGET: u32 = 3_500;
