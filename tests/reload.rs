@@ -277,10 +277,10 @@ fn unusable_list_keeps_the_last_good_one() {
     let places: [(&str, Make); 6] = [
         ("deleted", |_| ()),
         ("10 GB", |path| File::create(path).unwrap().set_len(10 << 30).unwrap()),
-        ("a directory", |path| fs::create_dir(path).unwrap()),
         ("a dangling link", |path| symlink("nowhere", path).unwrap()),
         ("a FIFO", |path| assert!(Command::new("mkfifo").arg(path).status().unwrap().success())),
         ("a device", |path| symlink("/dev/zero", path).unwrap()),
+        ("a directory", |path| fs::create_dir(path).unwrap()),
     ];
     for (what, make) in places {
         match fs::symlink_metadata(&list) {
@@ -294,7 +294,7 @@ fn unusable_list_keeps_the_last_good_one() {
     assert_eq!(daemon.generation(), generation, "nothing was applied");
     assert!(daemon.metrics().sum("naikon_reloads_total", &[("result", "refused")]) >= 15.0);
 
-    fs::remove_file(&list).unwrap();
+    fs::remove_dir(&list).unwrap();
     fs::write(&list, good + "198.51.100.61\n").unwrap();
     daemon.await_verdict("198.51.100.61", "drop");
     assert_eq!(up("c2"), 1.0, "a good list should be up again");
