@@ -18,7 +18,7 @@ mod state;
 mod watch;
 mod worker;
 
-use std::{io, sync::Arc, thread, time::Duration};
+use std::{collections::BTreeSet, io, net::IpAddr, sync::Arc, thread, time::Duration};
 
 use sd_notify::NotifyState;
 use tokio::{
@@ -281,14 +281,32 @@ enum Told {
     Stop(&'static str),
 }
 
-/// Looks at the interfaces whenever the kernel tells of a change, and from time to time.
+/// Looks at the interfaces and addresses whenever the kernel tells of a change, and from time to time.
 async fn look_after_interfaces(changes: Arc<Notify>, worker: Worker) {
+    let mut own = tokio::task::spawn_blocking(own_addresses).await.unwrap_or_default();
     loop {
         // Whether a change or the time ends the wait: either way it is time to look.
         if timeout(RECONCILE_INTERVAL, changes.notified()).await.is_ok() {
             sleep(RECONCILE_PAUSE).await;
         }
         worker.reconcile().await;
+        // Off these threads: it is a system call for every address.
+        let now = tokio::task::spawn_blocking(own_addresses).await.unwrap_or_default();
+        if std::mem::replace(&mut own, now.clone()) != now {
+            tracing::info!("this host's addresses have changed; reloading, so that none of them is dropped");
+            // An ended worker means that the daemon is ending.
+            let _report = worker.reload(false).await;
+        }
+    }
+}
+
+fn own_addresses() -> BTreeSet<IpAddr> {
+    match kernel::own_addresses() {
+        Ok(found) => found.into_iter().collect(),
+        Err(error) => {
+            tracing::warn!("{error}; addresses that are new are guarded at the next reload");
+            BTreeSet::new()
+        }
     }
 }
 

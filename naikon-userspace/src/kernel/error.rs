@@ -49,7 +49,9 @@ impl KernelError {
         let (kind, cure) = match errno(error) {
             Some(rustix::io::Errno::PERM | rustix::io::Errno::ACCESS) => (
                 ErrorKind::Privilege,
-                Some("run as root, or with the capabilities CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"),
+                Some(
+                    "run as root, or with the capabilities CAP_BPF and CAP_NET_ADMIN, as a user who may use this object",
+                ),
             ),
             Some(rustix::io::Errno::NOMEM) => {
                 (ErrorKind::Memory, Some("give the memory cgroup of naikon more room, or load fewer prefixes"))

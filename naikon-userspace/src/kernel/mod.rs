@@ -125,7 +125,7 @@ pub fn require_support() -> Result<(), KernelError> {
     for (wanted, name) in [(CAP_NET_ADMIN, "CAP_NET_ADMIN"), (CAP_BPF | CAP_SYS_ADMIN, "CAP_BPF")] {
         if capabilities & wanted == 0 {
             return Err(KernelError::new(operation, ErrorKind::Privilege, format!("{name} is missing"))
-                .cure("run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"));
+                .cure("run as root, or with CAP_BPF and CAP_NET_ADMIN; CAP_PERFMON makes the program faster"));
         }
     }
     if running < NO_MEMLOCK {

@@ -15,8 +15,9 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use super::error::{ErrorKind, KernelError};
 use crate::interface::{AttachedXdp, Interface, XdpMode};
 
-/// `RTNLGRP_LINK`: interfaces that appear, change or vanish.
-const GROUP_LINK: u32 = 1;
+/// `RTNLGRP_LINK`, `RTNLGRP_IPV4_IFADDR`, `RTNLGRP_IPV6_IFADDR` (include/uapi/linux/rtnetlink.h). Routes are left
+/// out: a gateway with a full table tells of many a second.
+const GROUPS: [u32; 3] = [1, 5, 9];
 
 /// Every interface, by index.
 ///
@@ -133,7 +134,7 @@ fn next_hops(attributes: &[RouteAttribute]) -> Vec<IpAddr> {
     found
 }
 
-/// Tells of interfaces that appear, change or vanish.
+/// Tells of interfaces and addresses that appear, change or vanish.
 pub struct InterfaceChanges(Socket);
 
 impl InterfaceChanges {
@@ -146,7 +147,9 @@ impl InterfaceChanges {
         let subscribe = || {
             let mut socket = Socket::new(NETLINK_ROUTE)?;
             socket.bind_auto()?;
-            socket.add_membership(GROUP_LINK)?;
+            for group in GROUPS {
+                socket.add_membership(group)?;
+            }
             Ok(InterfaceChanges(socket))
         };
         subscribe().map_err(|error: io::Error| KernelError::of("watching the interfaces", &error))
