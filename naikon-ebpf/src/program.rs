@@ -208,12 +208,13 @@ fn trace_v6(ctx: &XdpContext, source: [u8; 16], destination: [u8; 16], hit: Opti
     info!(ctx, "interface {} {:i} -> {:i}: {}", ctx.ingress_ifindex() as u32, source, destination, verdict_name(hit));
 }
 
+/// All of one length: the compiler chooses text and length apart, which the verifier cannot follow.
 #[inline(always)]
 fn verdict_name(hit: Option<Hit>) -> &'static str {
     match hit {
-        None => "pass",
-        Some(hit) if hit.action.is_drop() => "drop",
-        Some(_) => "monitor",
+        None => "passed ",
+        Some(hit) if hit.action.is_drop() => "dropped",
+        Some(_) => "watched",
     }
 }
 

@@ -141,14 +141,18 @@ pub struct Selection {
     pub notices: Vec<String>,
 }
 
-/// Picks the interfaces to attach to.
+/// Picks the interfaces to attach to. `held` names those that are protected already, by index: one that was renamed
+/// since goes on being meant by the name it had.
 #[must_use]
-pub fn select(wanted: &[Wanted], interfaces: &BTreeMap<u32, Interface>) -> Selection {
+pub fn select(wanted: &[Wanted], interfaces: &BTreeMap<u32, Interface>, held: &BTreeMap<u32, String>) -> Selection {
     let mut selection = Selection::default();
     let mut chosen: BTreeMap<u32, bool> = BTreeMap::new();
     for wish in wanted {
         let mut found = false;
-        for interface in interfaces.values().filter(|interface| wish.matches(&interface.name)) {
+        let meant = |interface: &&Interface| {
+            wish.matches(&interface.name) || held.get(&interface.index).is_some_and(|name| wish.matches(name))
+        };
+        for interface in interfaces.values().filter(meant) {
             found = true;
             match unfit(interface, interfaces) {
                 None if wish.is_glob() && interface.loopback => {
@@ -241,7 +245,7 @@ mod tests {
 
     fn choose(wanted: &[&str]) -> Selection {
         let wanted: Vec<Wanted> = wanted.iter().map(|text| Wanted::parse(text).unwrap()).collect();
-        select(&wanted, &machine())
+        select(&wanted, &machine(), &BTreeMap::new())
     }
 
     #[test]
@@ -278,6 +282,14 @@ mod tests {
     #[test]
     fn loopback_by_name_is_taken() {
         assert_eq!(choose(&["lo"]).attach, [1]);
+    }
+
+    #[test]
+    fn renamed_interface_goes_on_being_meant() {
+        let wanted = [Wanted::parse("lan0").unwrap()];
+        let held = [(2, "lan0".to_owned())].into();
+        let selection = select(&wanted, &machine(), &held);
+        assert_eq!((selection.attach, selection.missing), (vec![2], vec![]));
     }
 
     #[test]

@@ -55,14 +55,18 @@ impl Role {
 
 /// The files that the configuration names now, in order of precedence; directories are read.
 ///
+/// `was_file` tells of paths that were a list before: a directory in its place is a fault of that list, not an
+/// operator's wish to have none.
+///
 /// # Errors
 ///
 /// When two lists have one name or a directory cannot be read.
-pub fn expand(config: &Config) -> Result<Vec<Source>, ConfigError> {
+pub fn expand(config: &Config, was_file: impl Fn(&Path) -> bool) -> Result<Vec<Source>, ConfigError> {
+    let files = |path: &Path| if was_file(path) { Ok(vec![path.to_owned()]) } else { files(path) };
     let mut sources = Vec::new();
     for list in &config.lists {
         let role = Role::Listed(list.action);
-        let directory = list.path.is_dir();
+        let directory = list.path.is_dir() && !was_file(&list.path);
         if directory && list.name.is_some() {
             return Err(ConfigError(format!(
                 "{}: a directory holds many lists and cannot have a name; remove the key 'name'",
@@ -182,7 +186,11 @@ pub fn load(source: &Source, guards: &Guards) -> Loaded {
 /// When it is no regular file, too large, or cannot be read.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     if path.is_dir() {
-        let what = "a directory with a manifest.json is a MISP feed, which this version does not read";
+        let what = if path.join("manifest.json").exists() {
+            "a directory with a manifest.json is a MISP feed, which this version does not read"
+        } else {
+            "a directory is in its place"
+        };
         return Err(io::Error::new(io::ErrorKind::IsADirectory, what));
     }
     let file = OpenOptions::new()
@@ -286,14 +294,14 @@ mod tests {
             fs::write(folder.path().join(name), "").unwrap();
         }
         fs::create_dir(folder.path().join("deeper")).unwrap();
-        let sources = expand(&config(&[folder.path()])).unwrap();
+        let sources = expand(&config(&[folder.path()]), |_| false).unwrap();
         let names: Vec<&str> = sources.iter().map(|source| source.name.as_str()).collect();
         assert_eq!(names, ["a", "b"]);
     }
 
     #[test]
     fn two_lists_of_one_name_are_refused() {
-        let error = expand(&config(&[Path::new("x/a.txt"), Path::new("y/a.csv")])).unwrap_err();
+        let error = expand(&config(&[Path::new("x/a.txt"), Path::new("y/a.csv")]), |_| false).unwrap_err();
         assert!(error.to_string().contains("'a'"), "{error}");
     }
 

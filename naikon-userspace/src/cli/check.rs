@@ -77,7 +77,7 @@ pub(super) fn compile(lists: &Lists, drop_files: &[PathBuf], guards: &Guards) ->
         return Err(Failure::new(Code::Usage, "no list is named; name files, or use --list, --monitor or --config"));
     }
     let mut loaded = Vec::new();
-    for source in sources::expand(&config)? {
+    for source in sources::expand(&config, |_| false)? {
         let list = sources::load(&source, guards);
         if let Some(fault @ Fault::Unreadable(_)) = &list.fault {
             return Err(Failure::new(Code::Usage, format!("{}: {fault}", source.path.display())));

@@ -2,12 +2,16 @@
 
 use std::{
     io::{self, BufRead, BufReader, Write},
-    os::unix::net::UnixStream,
+    os::{fd::OwnedFd, unix::net::UnixStream},
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use clap::Args;
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::PidfdFlags,
+};
 
 use super::{
     exit::{Code, Failure},
@@ -248,9 +252,12 @@ fn show_reload(reload: &protocol::Reload) -> io::Result<()> {
 }
 
 pub(super) fn detach(command: &Detach) -> Result<Code, Failure> {
+    let process = daemon_process(&command.socket.control);
     let by = match ask(&command.socket.control, &Request::Detach) {
         Ok(Response::Detached) => {
-            wait_until_gone(&command.socket.control);
+            if let Some(process) = &process {
+                wait_for_end(process);
+            }
             "daemon"
         }
         Ok(other) => return Err(unexpected(&other)),
@@ -283,13 +290,16 @@ pub(super) fn detach(command: &Detach) -> Result<Code, Failure> {
     Ok(Code::Done)
 }
 
-/// The daemon closes its socket last of all; a new one may start right after this.
-fn wait_until_gone(control: &Path) {
-    const STEP: Duration = Duration::from_millis(10);
-    for _ in 0..500 {
-        if UnixStream::connect(control).is_err() {
-            return;
-        }
-        std::thread::sleep(STEP);
-    }
+/// The process behind the socket, held so that its end can be waited for.
+fn daemon_process(control: &Path) -> Option<OwnedFd> {
+    let stream = UnixStream::connect(control).ok()?;
+    let peer = rustix::net::sockopt::socket_peercred(&stream).ok()?;
+    rustix::process::pidfd_open(peer.pid, PidfdFlags::empty()).ok()
+}
+
+/// A new daemon may start right after this: lock, socket and port are free once the process has ended.
+fn wait_for_end(process: &OwnedFd) {
+    let limit = Timespec { tv_sec: 30, tv_nsec: 0 };
+    // Enforcement has ended already; a daemon that does not end within the limit is no reason to fail.
+    let _limit_or_end = poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&limit));
 }

@@ -28,9 +28,9 @@ use crate::{
 };
 
 /// Connections at a time; more wait in the socket's backlog.
-const CONNECTIONS_MAX: usize = 64;
-/// Time to send a request and to take a response.
-const PEER_TIMEOUT: Duration = Duration::from_secs(5);
+const CONNECTIONS_MAX: usize = 256;
+/// Time to send a request and to take a response: a local peer needs none to speak of.
+const PEER_TIMEOUT: Duration = Duration::from_secs(2);
 /// The group that may read.
 const GROUP: &str = "naikon";
 

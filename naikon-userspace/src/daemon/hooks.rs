@@ -27,8 +27,7 @@ impl Hooks {
     ///
     /// When a named interface is missing, cannot be used, or carries somebody else's program.
     pub(crate) fn require(kernel: &Kernel, config: &Config) -> Result<(), KernelError> {
-        let interfaces = kernel::interfaces()?;
-        let selection = select(&config.interfaces, &interfaces);
+        let (interfaces, selection) = look(kernel, &config.interfaces)?;
         if let Some(reason) = selection.refused.first() {
             return Err(KernelError::new("choosing the interfaces", ErrorKind::Interface, reason));
         }
@@ -52,22 +51,21 @@ impl Hooks {
     ///
     /// What the kernel refuses.
     pub(crate) fn start(&mut self, kernel: &mut Kernel, config: &Config) -> Result<(), KernelError> {
-        let interfaces = kernel::interfaces()?;
-        let selection = select(&config.interfaces, &interfaces);
+        let (interfaces, selection) = look(kernel, &config.interfaces)?;
         for interface in selection.attach.iter().filter_map(|index| interfaces.get(index)) {
             let attached = kernel.attach(interface)?;
             self.announce(interface, &attached);
         }
         self.say_notices(&selection);
         self.release_unwanted(kernel, &selection)?;
+        kernel.remove_other_versions()?;
         self.confirm(kernel, &config.interfaces)
     }
 
     /// Attaches where the program should be and is not, releases where it should not be. Gives the names of the
     /// interfaces that are protected again.
     pub(crate) fn reconcile(&mut self, kernel: &mut Kernel, wanted: &[Wanted]) -> Result<Vec<String>, KernelError> {
-        let interfaces = kernel::interfaces()?;
-        let selection = select(wanted, &interfaces);
+        let (interfaces, selection) = look(kernel, wanted)?;
         for reason in &selection.refused {
             self.say_once(reason.split(':').next().unwrap_or_default(), reason);
         }
@@ -75,7 +73,7 @@ impl Hooks {
         self.release_unwanted(kernel, &selection)?;
         let mut again = Vec::new();
         for interface in selection.attach.iter().filter_map(|index| interfaces.get(index)) {
-            let ours = kernel.attached()?.get(&interface.index).is_some_and(Option::is_some);
+            let ours = kernel.attached()?.get(&interface.index).is_some_and(|held| held.by_us);
             if ours && kernel.carries(interface)? {
                 continue;
             }
@@ -95,32 +93,32 @@ impl Hooks {
 
     /// Takes the program off interfaces that are wanted no longer, and cleans up after those that are gone.
     fn release_unwanted(&mut self, kernel: &mut Kernel, selection: &Selection) -> Result<(), KernelError> {
-        let attached: Vec<(u32, Option<String>)> =
-            kernel.attached()?.into_iter().map(|(index, name)| (index, name.map(str::to_owned))).collect();
-        for (index, name) in attached.into_iter().filter(|(index, _)| !selection.attach.contains(index)) {
-            kernel.release(index)?;
-            match name {
-                Some(name) => tracing::warn!("{name} (index {index}) is gone or wanted no longer; released"),
-                None => tracing::info!("released the pinned link of interface {index}, which is not wanted"),
+        for (index, held) in kernel.attached()? {
+            if selection.attach.contains(&index) {
+                continue;
             }
+            kernel.release(index)?;
+            let name = held.name.as_deref().unwrap_or("an interface");
+            tracing::warn!("{name} (index {index}) is gone or wanted no longer; released");
         }
         Ok(())
     }
 
     /// Asks the kernel again: what is told is what it confirms, not what was asked of it.
     fn confirm(&mut self, kernel: &Kernel, wanted: &[Wanted]) -> Result<(), KernelError> {
-        let interfaces = kernel::interfaces()?;
-        let selection = select(wanted, &interfaces);
+        let (interfaces, selection) = look(kernel, wanted)?;
         let hook = |interface: &str, ifindex, mode: &str| Hook {
             interface: interface.to_owned(),
             ifindex,
             hook: "xdp".into(),
             mode: mode.into(),
         };
+        let held = kernel.attached()?;
         let mut confirmed = Vec::new();
         for interface in selection.attach.iter().filter_map(|index| interfaces.get(index)) {
             let ours = if kernel.carries(interface)? { interface.xdp } else { None };
-            confirmed.push(hook(&interface.name, interface.index, ours.map_or("none", |xdp| xdp.mode.as_str())));
+            let name = held.get(&interface.index).and_then(|held| held.name.as_deref()).unwrap_or(&interface.name);
+            confirmed.push(hook(name, interface.index, ours.map_or("none", |xdp| xdp.mode.as_str())));
         }
         let refused = selection.refused.iter().filter_map(|reason| reason.split(':').next());
         let absent = selection.missing.iter().map(String::as_str).chain(refused);
@@ -158,6 +156,14 @@ impl Hooks {
             tracing::error!("{name} is not protected: {message}");
         }
     }
+}
+
+/// What there is, and what of it is wanted.
+fn look(kernel: &Kernel, wanted: &[Wanted]) -> Result<(BTreeMap<u32, Interface>, Selection), KernelError> {
+    let interfaces = kernel::interfaces()?;
+    let held = kernel.attached()?.into_iter().filter_map(|(index, held)| Some((index, held.name?))).collect();
+    let selection = select(wanted, &interfaces, &held);
+    Ok((interfaces, selection))
 }
 
 fn missing(name: &str, interfaces: &BTreeMap<u32, Interface>) -> KernelError {

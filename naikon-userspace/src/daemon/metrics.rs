@@ -70,6 +70,11 @@ impl Instruments {
         self.retries.inc_by(retries);
     }
 
+    /// Begins the series of an interface at zero, so that the first increase shows.
+    pub(crate) fn protected(&self, interface: &str) {
+        drop(self.reattached.get_or_create(&vec![("interface", interface.into())]));
+    }
+
     pub(crate) fn reattached(&self, interface: &str) {
         self.reattached.get_or_create(&vec![("interface", interface.into())]).inc();
     }

@@ -123,7 +123,7 @@ fn require_wishes(config: &Config) -> Result<(), RunError> {
 
 /// Everything up to enforcement, without a thread that could interfere.
 fn start(origin: Origin, config: Config) -> Result<Started, RunError> {
-    sources::expand(&config)?;
+    sources::expand(&config, |_| false)?;
     kernel::require_support()?;
     let settings = Settings {
         pin_dir: config.pin_dir.clone(),

@@ -138,7 +138,8 @@ impl Lists {
 
     /// Reads everything again and makes the kernel enforce it.
     pub(crate) fn reload(&mut self, kernel: &mut Kernel, origin: &Origin, force: bool) -> Outcome {
-        let prepared = origin.read().and_then(|config| Ok((sources::expand(&config)?, config)));
+        let was_file = |path: &Path| self.lists.values().any(|list| list.source.path == path);
+        let prepared = origin.read().and_then(|config| Ok((sources::expand(&config, was_file)?, config)));
         let (found, config) = match prepared {
             Ok(prepared) => prepared,
             Err(error) => return refused(kernel, Vec::new(), Cause::Config(error)),

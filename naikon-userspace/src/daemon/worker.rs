@@ -203,6 +203,9 @@ impl Enforcer {
     }
 
     pub(crate) fn snapshot(&self) -> Snapshot {
+        for hook in self.hooks.confirmed.iter().filter(|hook| hook.ifindex != 0) {
+            self.instruments.protected(&hook.interface);
+        }
         let lists: Vec<ListView> = self.lists.states().map(ListView::from).collect();
         let not_up =
             lists.iter().filter_map(|list| Some(format!("list {} is not up: {}", list.name, list.fault.as_ref()?)));

@@ -4,41 +4,32 @@
 //! A [`Kernel`] is the one writer of its maps. Protection outlives it wherever a pin directory is used: dropping a
 //! `Kernel` detaches nothing that is pinned.
 
+mod attach;
 mod error;
 mod netlink;
+mod offline;
 mod pins;
 mod tables;
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, path::PathBuf};
 
-use aya::{
-    Ebpf, EbpfLoader, VerifierLogLevel, include_bytes_aligned,
-    programs::{
-        ProgramError, Xdp,
-        links::{FdLink, LinkType, PinnedLink},
-        xdp::{XdpLink, XdpMode as AttachMode},
-    },
-    util::KernelVersion,
-};
+use aya::{Ebpf, EbpfLoader, VerifierLogLevel, include_bytes_aligned, programs::Xdp, util::KernelVersion};
 use aya_log::EbpfLogger;
 use naikon_ebpf::abi;
 
-use self::pins::PinDir;
-use self::tables::{ApplyError, Tables};
+use self::{
+    attach::Attachment,
+    pins::PinDir,
+    tables::{ApplyError, Tables},
+};
 pub use self::{
+    attach::{Attached, Held},
     error::{ErrorKind, KernelError},
     netlink::{InterfaceChanges, default_gateways, interfaces, own_addresses},
+    offline::{Inspection, detach_pins, has_pins, inspect},
     tables::CounterReader,
 };
-use crate::{
-    config::Mode,
-    delta::Delta,
-    interface::{AttachedXdp, Interface, XdpMode},
-    ruleset::Rule,
-};
+use crate::{config::Mode, delta::Delta, ruleset::Rule};
 
 /// The kernel side, compiled by this package's build script.
 pub static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/naikon.bpf.o"));
@@ -80,26 +71,6 @@ pub struct Kernel {
     attachments: BTreeMap<u32, Attachment>,
     /// No maps were pinned before this process: there is nothing that a failed start must leave in place.
     fresh: bool,
-}
-
-/// The program on one interface.
-struct Attachment {
-    interface: String,
-    /// Closing it detaches, unless the link is pinned.
-    _link: FdLink,
-    /// It was attached before this process.
-    adopted: bool,
-}
-
-/// What attaching gave.
-#[derive(Debug)]
-pub struct Attached {
-    /// The mode that the kernel took.
-    pub mode: XdpMode,
-    /// The link was pinned before and the program on it has been replaced.
-    pub adopted: bool,
-    /// What the user should know about it.
-    pub notice: Option<String>,
 }
 
 /// Refuses early, before anything is changed, what cannot work here.
@@ -160,7 +131,7 @@ impl Kernel {
             Err(error) => {
                 // Maps that were made for nothing are not left behind.
                 if let Some(pins) = pins.filter(|_| fresh) {
-                    pins.remove()?;
+                    pins.discard()?;
                 }
                 return Err(error);
             }
@@ -261,175 +232,6 @@ impl Kernel {
         Ok(slot)
     }
 
-    /// Whether something of ours is attached to this interface, by this process or an earlier one.
-    ///
-    /// # Errors
-    ///
-    /// When our pin for it is no XDP link.
-    pub fn carries(&self, interface: &Interface) -> Result<bool, KernelError> {
-        match interface.xdp {
-            None => Ok(false),
-            Some(xdp) if self.attachments.contains_key(&interface.index) => Ok(xdp.program_id == self.program_id()?),
-            Some(xdp) => Ok(self.pinned_link(interface.index)?.is_some_and(|link| link.program_id == xdp.program_id)),
-        }
-    }
-
-    /// Refuses an interface on which somebody else's program sits, before anything is changed.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Foreign`] with the program's id and mode.
-    pub fn require_free(&self, interface: &Interface) -> Result<(), KernelError> {
-        let Some(AttachedXdp { program_id, mode }) = interface.xdp else {
-            // A pin of ours that is something else is refused too.
-            return self.pinned_link(interface.index).map(|_| ());
-        };
-        if self.carries(interface)? {
-            return Ok(());
-        }
-        Err(KernelError::new(
-            format!("attaching to {}", interface.name),
-            ErrorKind::Foreign,
-            format!("another XDP program is there: id {program_id}, {} mode", mode.as_str()),
-        )
-        .cure(format!(
-            "look at it with 'bpftool prog show id {program_id}'; it must leave {} before naikon can protect it",
-            interface.name
-        )))
-    }
-
-    /// Puts the program on an interface: on the link that is pinned there, or on a new one.
-    ///
-    /// # Errors
-    ///
-    /// See [`ErrorKind`]; a link that was there stays with its program.
-    pub fn attach(&mut self, interface: &Interface) -> Result<Attached, KernelError> {
-        self.require_free(interface)?;
-        let slot = self.slot(&interface.name)?;
-        self.tables.set_slot(interface.index, slot)?;
-        let (link, attached) = match self.adopt(interface)? {
-            Some(adopted) => adopted,
-            None => self.attach_anew(interface)?,
-        };
-        self.attachments.insert(
-            interface.index,
-            Attachment { interface: interface.name.clone(), _link: link, adopted: attached.adopted },
-        );
-        Ok(attached)
-    }
-
-    /// Replaces the program on a live link of ours. A dead link is removed.
-    fn adopt(&mut self, interface: &Interface) -> Result<Option<(FdLink, Attached)>, KernelError> {
-        let Some(pinned) = self.pinned_link(interface.index)? else { return Ok(None) };
-        let live = interface.xdp.filter(|xdp| xdp.program_id == pinned.program_id);
-        let Some(AttachedXdp { mode, .. }) = live else {
-            drop(pinned.link);
-            if let Some(pins) = &self.pins {
-                pins::unpin(&pins.link(interface.index))?;
-            }
-            return Ok(None);
-        };
-        let operation = format!("replacing the program on {}", interface.name);
-        let refused = |error: &(dyn std::error::Error + 'static)| KernelError::of(operation.clone(), error);
-        let link = XdpLink::try_from(pinned.link).map_err(|error| refused(&error))?;
-        let program = self.program()?;
-        let id = program.attach_to_link(link).map_err(|error| refused(&error))?;
-        let link = program.take_link(id).map_err(|error| refused(&error))?;
-        let link = FdLink::try_from(link).map_err(|error| refused(&error))?;
-        let wanted = match self.mode {
-            Mode::Native => Some(XdpMode::Native),
-            Mode::Generic => Some(XdpMode::Generic),
-            Mode::Auto => None,
-        };
-        let notice = wanted.filter(|wanted| *wanted != mode).map(|wanted| {
-            format!(
-                "still in {} mode from before: changing to {} would open a gap; 'naikon detach' first to change it",
-                mode.as_str(),
-                wanted.as_str()
-            )
-        });
-        Ok(Some((link, Attached { mode, adopted: true, notice })))
-    }
-
-    fn attach_anew(&mut self, interface: &Interface) -> Result<(FdLink, Attached), KernelError> {
-        let (link, mode, notice) = match self.mode {
-            Mode::Native => (self.link(interface, XdpMode::Native)?, XdpMode::Native, None),
-            Mode::Generic => (self.link(interface, XdpMode::Generic)?, XdpMode::Generic, None),
-            Mode::Auto => match self.link(interface, XdpMode::Native) {
-                Ok(link) => (link, XdpMode::Native, None),
-                Err(native) if native.kind == ErrorKind::Interface => {
-                    let notice =
-                        format!("no native XDP ({}), so generic mode, which costs more per frame", native.cause);
-                    (self.link(interface, XdpMode::Generic)?, XdpMode::Generic, Some(notice))
-                }
-                Err(other) => return Err(other),
-            },
-        };
-        let link = match &self.pins {
-            None => link,
-            Some(pins) => {
-                let path = pins.link(interface.index);
-                let pinned = link
-                    .pin(&path)
-                    .map_err(|error| KernelError::of(format!("pinning the link {}", path.display()), &error))?;
-                FdLink::from(pinned)
-            }
-        };
-        Ok((link, Attached { mode, adopted: false, notice }))
-    }
-
-    fn link(&mut self, interface: &Interface, mode: XdpMode) -> Result<FdLink, KernelError> {
-        let flags = match mode {
-            XdpMode::Native => AttachMode::Driver,
-            XdpMode::Generic => AttachMode::Skb,
-            XdpMode::Offload => AttachMode::Hardware,
-        };
-        let program = self.program()?;
-        let link = program
-            .attach_to_if_index(interface.index, flags)
-            .and_then(|id| program.take_link(id))
-            .map_err(|error| attach_error(interface, mode, &error))?;
-        // aya falls back to a netlink attachment where the kernel makes no link. That one could be neither pinned
-        // nor replaced without a gap; dropping it here detaches it.
-        FdLink::try_from(link).map_err(|_| {
-            KernelError::new(
-                format!("attaching to {} in {} mode", interface.name, mode.as_str()),
-                ErrorKind::Interface,
-                "the kernel refuses a link there (EINVAL)",
-            )
-            .cure("try --mode generic")
-        })
-    }
-
-    /// Takes the program off an interface that is to be protected no longer, or that is gone.
-    ///
-    /// # Errors
-    ///
-    /// When the pin cannot be removed.
-    pub fn release(&mut self, ifindex: u32) -> Result<(), KernelError> {
-        if let Some(pins) = &self.pins {
-            // The pin goes first: closing the descriptor then detaches at once, not from a worker.
-            pins::unpin(&pins.link(ifindex))?;
-        }
-        self.attachments.remove(&ifindex);
-        self.tables.clear_slot(ifindex)
-    }
-
-    /// Interfaces that carry, or carried, the program, by index, with the name they had when attached: those of
-    /// this process and those pinned by an earlier one.
-    ///
-    /// # Errors
-    ///
-    /// When the pin directory cannot be read.
-    pub fn attached(&self) -> Result<BTreeMap<u32, Option<&str>>, KernelError> {
-        let mut found = BTreeMap::new();
-        if let Some(pins) = &self.pins {
-            found.extend(pins.links()?.into_iter().map(|ifindex| (ifindex, None)));
-        }
-        found.extend(self.attachments.iter().map(|(index, attachment)| (*index, Some(attachment.interface.as_str()))));
-        Ok(found)
-    }
-
     /// A reader of the counters that does not wait for this writer.
     ///
     /// # Errors
@@ -450,40 +252,6 @@ impl Kernel {
             .map_err(|error| KernelError::of("opening the program's log", &error))
     }
 
-    /// Takes the program off every interface and removes every pin: the end of enforcement.
-    ///
-    /// # Errors
-    ///
-    /// When a pin cannot be removed; what could be is gone.
-    pub fn detach(mut self) -> Result<(), KernelError> {
-        let attached: Vec<u32> = self.attached()?.keys().copied().collect();
-        for ifindex in attached {
-            self.release(ifindex)?;
-        }
-        match self.pins.take() {
-            Some(pins) => pins.remove(),
-            None => Ok(()),
-        }
-    }
-
-    /// Undoes what this process attached after a start that failed: what was there before stays as it was.
-    ///
-    /// # Errors
-    ///
-    /// When a pin cannot be removed.
-    pub fn abandon(mut self) -> Result<(), KernelError> {
-        let new: Vec<u32> =
-            self.attachments.iter().filter(|(_, attachment)| !attachment.adopted).map(|(index, _)| *index).collect();
-        for ifindex in new {
-            self.release(ifindex)?;
-        }
-        let nothing_left = self.fresh && self.attached()?.is_empty();
-        match self.pins.take() {
-            Some(pins) if nothing_left => pins.remove(),
-            _ => Ok(()),
-        }
-    }
-
     fn program(&mut self) -> Result<&mut Xdp, KernelError> {
         xdp(&mut self.ebpf, self.entry)
     }
@@ -493,13 +261,6 @@ impl Kernel {
         program
             .map(|info| info.id())
             .ok_or_else(|| KernelError::new("reading the program's id", ErrorKind::Other, "the program is not loaded"))
-    }
-
-    fn pinned_link(&self, ifindex: u32) -> Result<Option<Pinned>, KernelError> {
-        match &self.pins {
-            Some(pins) => pinned_link(&pins.link(ifindex)),
-            None => Ok(None),
-        }
     }
 }
 
@@ -533,102 +294,6 @@ impl Trace {
     }
 }
 
-/// What the pins say while no daemon runs.
-#[derive(Debug)]
-pub struct Inspection {
-    /// Sets applied so far.
-    pub generation: u64,
-    /// Interfaces on which the kernel confirms the program.
-    pub attached: Vec<Interface>,
-    /// Prefixes that are dropped or monitored, IPv4 and IPv6.
-    pub prefixes: (usize, usize),
-    /// Every counter.
-    pub counters: crate::telemetry::Counters,
-}
-
-/// Reads the pins of a naikon that does not run.
-///
-/// # Errors
-///
-/// When there are none, or they cannot be read.
-pub fn inspect(pin_dir: &Path) -> Result<Inspection, KernelError> {
-    let pins = PinDir::open(pin_dir)?;
-    let tables = Tables::from_pins(&pins)?;
-    let interfaces = interfaces()?;
-    let mut attached = Vec::new();
-    for ifindex in pins.links()? {
-        if let (Some(link), Some(interface)) = (pinned_link(&pins.link(ifindex))?, interfaces.get(&ifindex))
-            && interface.xdp.is_some_and(|xdp| xdp.program_id == link.program_id)
-        {
-            attached.push(interface.clone());
-        }
-    }
-    let mut prefixes = (0, 0);
-    for rule in tables.observed()?.iter().filter(|rule| !rule.action.is_pass()) {
-        if rule.prefix.is_ipv4() {
-            prefixes.0 += 1;
-        } else {
-            prefixes.1 += 1;
-        }
-    }
-    let generation = tables.meta(abi::META_GENERATION)?;
-    Ok(Inspection { generation, attached, prefixes, counters: tables.reader()?.read()? })
-}
-
-/// Whether pins of a naikon are there.
-#[must_use]
-pub fn has_pins(pin_dir: &Path) -> bool {
-    PinDir::exists(pin_dir)
-}
-
-/// Removes the pins of a naikon that does not run, and with them its programs. Gives the number of links.
-///
-/// # Errors
-///
-/// When a daemon holds them, or a pin is not ours.
-pub fn detach_pins(pin_dir: &Path) -> Result<usize, KernelError> {
-    let pins = PinDir::open(pin_dir)?;
-    let links = pins.links()?;
-    // All are looked at before one is removed: what is not ours stays.
-    for ifindex in &links {
-        pinned_link(&pins.link(*ifindex))?;
-    }
-    for ifindex in &links {
-        let link = pinned_link(&pins.link(*ifindex))?;
-        pins::unpin(&pins.link(*ifindex))?;
-        drop(link);
-    }
-    pins.remove()?;
-    Ok(links.len())
-}
-
-/// A pinned XDP link of ours, live or dead.
-struct Pinned {
-    link: FdLink,
-    program_id: u32,
-}
-
-fn pinned_link(path: &Path) -> Result<Option<Pinned>, KernelError> {
-    if !path.exists() {
-        return Ok(None);
-    }
-    let foreign = |cause: String| {
-        KernelError::new(format!("adopting the pin {}", path.display()), ErrorKind::Foreign, cause)
-            .cure("it is left alone; find out whose it is, remove it by hand, or use another --pin-dir")
-    };
-    let link = PinnedLink::from_pin(path).map_err(|error| {
-        let error = KernelError::of(format!("opening the pin {}", path.display()), &error);
-        if error.kind == ErrorKind::Privilege { error } else { foreign(error.cause) }
-    })?;
-    let link = FdLink::from(link);
-    let info = link.info().map_err(|error| foreign(format!("it is no BPF link: {error}")))?;
-    match info.link_type() {
-        Ok(LinkType::Xdp) => {}
-        other => return Err(foreign(format!("it is no XDP link but {other:?}"))),
-    }
-    Ok(Some(Pinned { link, program_id: info.program_id() }))
-}
-
 /// Loads the object and the entry point that this kernel can run.
 fn load(settings: &Settings, pins: Option<&PinDir>) -> Result<(Ebpf, &'static str), KernelError> {
     let entry = if KernelVersion::current().is_ok_and(|running| running >= FRAGS) {
@@ -649,7 +314,18 @@ fn load(settings: &Settings, pins: Option<&PinDir>) -> Result<(Ebpf, &'static st
         }
     }
     let mut ebpf = loader.load(OBJECT).map_err(|error| KernelError::of("loading the maps", &error))?;
-    xdp(&mut ebpf, entry)?.load().map_err(|error| KernelError::of("loading the program", &error))?;
+    xdp(&mut ebpf, entry)?.load().map_err(|error| {
+        let refused = KernelError::of("loading the program", &error);
+        match error::errno(&error) {
+            // The verifier's word is EACCES or EINVAL; a missing capability is EPERM.
+            Some(rustix::io::Errno::ACCESS | rustix::io::Errno::INVAL) => {
+                let cause = refused.cause;
+                KernelError::new(refused.operation, ErrorKind::Unsupported, cause)
+                    .cure("this kernel's verifier refuses the program; please report it with all of this message")
+            }
+            _ => refused,
+        }
+    })?;
     Ok((ebpf, entry))
 }
 
@@ -668,36 +344,4 @@ fn next_id(given: &BTreeMap<String, u16>, bound: u32, kind: &str) -> Result<u16,
         KernelError::new(format!("naming one more {kind}"), ErrorKind::Other, format!("all {bound} ids are taken"))
             .cure("'naikon detach' forgets the names (and the counters) of the past")
     })
-}
-
-/// FRAMES.md's table of refusals, as messages.
-fn attach_error(interface: &Interface, mode: XdpMode, error: &ProgramError) -> KernelError {
-    use rustix::io::Errno;
-    let operation = format!("attaching to {} in {} mode", interface.name, mode.as_str());
-    let refused = |cause: &str, cure: &str| {
-        KernelError::new(operation.clone(), ErrorKind::Interface, cause).cure(cure.replace("DEV", &interface.name))
-    };
-    match error::errno(error) {
-        Some(Errno::OPNOTSUPP) => refused(
-            "its driver has no native XDP, or not with the offloads that are on (EOPNOTSUPP)",
-            "switch off large receive offload with 'ethtool -K DEV lro off', or use --mode generic",
-        ),
-        Some(Errno::RANGE | Errno::INVAL) => refused(
-            "its driver refuses XDP at this MTU or with these settings (ERANGE or EINVAL)",
-            "lower the MTU of DEV, or use --mode generic",
-        ),
-        Some(Errno::BUSY | Errno::EXIST) => KernelError::new(
-            operation,
-            ErrorKind::Foreign,
-            "another XDP program is there or has just come (EBUSY or EEXIST)",
-        )
-        .cure(format!("find it with 'ip -details link show {}'", interface.name)),
-        Some(Errno::NODEV) => refused("it has just vanished (ENODEV)", "look at 'ip link'"),
-        Some(Errno::NOMEM) | Some(Errno::PERM | Errno::ACCESS) => KernelError::of(operation, error),
-        _ => {
-            let mut other = KernelError::of(operation, error);
-            other.kind = ErrorKind::Interface;
-            other.cure("try --mode generic")
-        }
-    }
 }

@@ -14,7 +14,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aya::maps::{MapInfo, MapType};
+use aya::{
+    maps::{MapInfo, MapType},
+    programs::links::{FdLink, LinkType, PinnedLink},
+};
 use naikon_ebpf::abi;
 
 use super::error::{ErrorKind, KernelError};
@@ -65,9 +68,15 @@ impl PinDir {
         }
     }
 
-    /// Whether a directory with pins of ours stands there.
+    /// Whether a directory with pins of a naikon, of whatever ABI, stands there.
     pub(crate) fn exists(root: &Path) -> bool {
-        root.join(version()).is_dir()
+        versions(root).is_ok_and(|versions| !versions.is_empty())
+    }
+
+    /// Removes the maps of every other ABI, once no program uses them any more.
+    pub(crate) fn remove_other_versions(&self) -> Result<(), KernelError> {
+        let own = self.maps();
+        versions(&self.root)?.iter().filter(|directory| **directory != own).try_for_each(|found| remove_maps(found))
     }
 
     /// Makes the directory of this ABI's maps and checks what lies in it.
@@ -78,10 +87,11 @@ impl PinDir {
             if !path.exists() {
                 continue;
             }
-            let foreign = |cause: String| {
-                KernelError::new(format!("adopting the pin {}", path.display()), ErrorKind::Foreign, cause)
-                    .cure("it is left alone; find out whose it is, remove it by hand, or use another --pin-dir")
-            };
+            let foreign = |cause: String| foreign(&path, cause);
+            // The kernel answers EACCES for whatever is no BPF object, as it does for want of rights.
+            if path.is_dir() {
+                return Err(foreign("it is a directory".into()));
+            }
             let info = MapInfo::from_pin(&path).map_err(|error| match KernelError::of("", &error) {
                 denied @ KernelError { kind: ErrorKind::Privilege, .. } => {
                     KernelError { operation: format!("adopting the pin {}", path.display()), ..denied }
@@ -130,21 +140,55 @@ impl PinDir {
             .collect())
     }
 
-    /// Removes the maps and the directory, the links being gone. What is not ours stays, and so does then the
-    /// directory.
-    pub(crate) fn remove(self) -> Result<(), KernelError> {
-        for name in Self::map_names() {
-            unpin(&self.map(name))?;
-        }
-        for directory in [self.maps(), self.root.clone()] {
-            match fs::remove_dir(&directory) {
-                Ok(()) => {}
-                Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => {}
-                Err(error) => return Err(KernelError::of(format!("removing {}", directory.display()), &error)),
-            }
-        }
-        Ok(())
+    /// Removes the maps of this ABI, which nothing uses, and the directory if nothing else is in it.
+    pub(crate) fn discard(self) -> Result<(), KernelError> {
+        remove_maps(&self.maps())?;
+        remove_directory(&self.root)
     }
+
+    /// Removes the maps of every ABI and the directory, the links being gone. What is not ours stays, and so does
+    /// then the directory.
+    pub(crate) fn remove(self) -> Result<(), KernelError> {
+        versions(&self.root)?.iter().try_for_each(|found| remove_maps(found))?;
+        remove_directory(&self.root)
+    }
+}
+
+/// The directories of maps below a pin directory: `v` and a number.
+fn versions(root: &Path) -> Result<Vec<PathBuf>, KernelError> {
+    let entries = match fs::read_dir(root) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(|error| KernelError::of(format!("reading {}", root.display()), &error))?,
+    };
+    let is_version = |name: &str| name.strip_prefix('v').is_some_and(|number| number.parse::<u32>().is_ok());
+    Ok(entries
+        .filter_map(Result::ok)
+        .filter(|entry| entry.file_name().to_str().is_some_and(is_version))
+        .map(|entry| entry.path())
+        .collect())
+}
+
+/// Removes the maps that bear names of the contract, and the directory unless something else is in it.
+fn remove_maps(directory: &Path) -> Result<(), KernelError> {
+    for name in PinDir::map_names() {
+        unpin(&directory.join(name))?;
+    }
+    remove_directory(directory)
+}
+
+/// Removes a directory that is empty.
+fn remove_directory(directory: &Path) -> Result<(), KernelError> {
+    match fs::remove_dir(directory) {
+        Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => {
+            Err(KernelError::of(format!("removing {}", directory.display()), &error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn foreign(path: &Path, cause: String) -> KernelError {
+    KernelError::new(format!("adopting the pin {}", path.display()), ErrorKind::Foreign, cause)
+        .cure("it is left alone; find out whose it is, remove it by hand, or use another --pin-dir")
 }
 
 /// Removes a pin; one that is gone already is fine.
@@ -155,6 +199,33 @@ pub(crate) fn unpin(path: &Path) -> Result<(), KernelError> {
         }
         _ => Ok(()),
     }
+}
+
+/// A pinned XDP link of ours, live or dead.
+pub(super) struct Pinned {
+    pub(super) link: FdLink,
+    pub(super) program_id: u32,
+}
+
+pub(super) fn pinned_link(path: &Path) -> Result<Option<Pinned>, KernelError> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let foreign = |cause: String| foreign(path, cause);
+    if path.is_dir() {
+        return Err(foreign("it is a directory".into()));
+    }
+    let link = PinnedLink::from_pin(path).map_err(|error| {
+        let error = KernelError::of(format!("opening the pin {}", path.display()), &error);
+        if error.kind == ErrorKind::Privilege { error } else { foreign(error.cause) }
+    })?;
+    let link = FdLink::from(link);
+    let info = link.info().map_err(|error| foreign(format!("it is no BPF link: {error}")))?;
+    match info.link_type() {
+        Ok(LinkType::Xdp) => {}
+        other => return Err(foreign(format!("it is no XDP link but {other:?}"))),
+    }
+    Ok(Some(Pinned { link, program_id: info.program_id() }))
 }
 
 fn version() -> String {

@@ -158,6 +158,13 @@ impl Tables {
             .map_err(|error| KernelError::of(operation(), &error))
     }
 
+    /// The slot of an interface that has one.
+    pub(crate) fn slot(&self, ifindex: u32) -> Result<Option<u16>, KernelError> {
+        let entry = self.interfaces.get(&abi::interface_index(ifindex), 0);
+        let entry = entry.map_err(|error| KernelError::of(format!("reading {}", abi::INTERFACES), &error))?;
+        Ok(abi::slot_of(entry, ifindex))
+    }
+
     /// Frees the slot entry of an interface that carries the program no longer.
     pub(crate) fn clear_slot(&mut self, ifindex: u32) -> Result<(), KernelError> {
         let index = abi::interface_index(ifindex);

@@ -1,0 +1,83 @@
+//! What can be said and done about the pins of a naikon that does not run.
+
+use std::path::Path;
+
+use naikon_ebpf::abi;
+
+use super::{
+    PinDir,
+    error::KernelError,
+    netlink::interfaces,
+    pins::{self, pinned_link},
+    tables::Tables,
+};
+use crate::{interface::Interface, telemetry::Counters};
+
+/// What the pins say while no daemon runs.
+#[derive(Debug)]
+pub struct Inspection {
+    /// Sets applied so far.
+    pub generation: u64,
+    /// Interfaces on which the kernel confirms the program.
+    pub attached: Vec<Interface>,
+    /// Prefixes that are dropped or monitored, IPv4 and IPv6.
+    pub prefixes: (usize, usize),
+    /// Every counter.
+    pub counters: Counters,
+}
+
+/// Reads the pins of a naikon that does not run.
+///
+/// # Errors
+///
+/// When there are none, or they cannot be read.
+pub fn inspect(pin_dir: &Path) -> Result<Inspection, KernelError> {
+    let pins = PinDir::open(pin_dir)?;
+    let tables = Tables::from_pins(&pins)?;
+    let interfaces = interfaces()?;
+    let mut attached = Vec::new();
+    for ifindex in pins.links()? {
+        if let (Some(link), Some(interface)) = (pinned_link(&pins.link(ifindex))?, interfaces.get(&ifindex))
+            && interface.xdp.is_some_and(|xdp| xdp.program_id == link.program_id)
+        {
+            attached.push(interface.clone());
+        }
+    }
+    let mut prefixes = (0, 0);
+    for rule in tables.observed()?.iter().filter(|rule| !rule.action.is_pass()) {
+        if rule.prefix.is_ipv4() {
+            prefixes.0 += 1;
+        } else {
+            prefixes.1 += 1;
+        }
+    }
+    let generation = tables.meta(abi::META_GENERATION)?;
+    Ok(Inspection { generation, attached, prefixes, counters: tables.reader()?.read()? })
+}
+
+/// Whether pins of a naikon are there.
+#[must_use]
+pub fn has_pins(pin_dir: &Path) -> bool {
+    PinDir::exists(pin_dir)
+}
+
+/// Removes the pins of a naikon that does not run, and with them its programs. Gives the number of links.
+///
+/// # Errors
+///
+/// When a daemon holds them, or a pin is not ours.
+pub fn detach_pins(pin_dir: &Path) -> Result<usize, KernelError> {
+    let pins = PinDir::open(pin_dir)?;
+    let links = pins.links()?;
+    // All are looked at before one is removed: what is not ours stays.
+    for ifindex in &links {
+        pinned_link(&pins.link(*ifindex))?;
+    }
+    for ifindex in &links {
+        let link = pinned_link(&pins.link(*ifindex))?;
+        pins::unpin(&pins.link(*ifindex))?;
+        drop(link);
+    }
+    pins.remove()?;
+    Ok(links.len())
+}
