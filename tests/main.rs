@@ -8,7 +8,10 @@
 )]
 
 mod cli;
+mod docs;
 mod harness;
+#[path = "../xtask/src/kernel.rs"]
+mod kernel;
 mod lifecycle;
 mod packets;
 mod reload;
