@@ -2,7 +2,7 @@
 # Proves that a fresh clone on a bare Debian sets itself up: makes a minimal Debian in a folder, clones the committed
 # state of this repository into it, and does there what a newcomer does, as an ordinary user with sudo.
 #
-#   xtask/bare-debian.sh [TASK...]      TASK: what to give to `cargo xtask` in the end, for example: test
+#   xtask/bare-debian.sh [TASK...]      TASK: for `cargo xtask` in the end, for example: test 'run --seconds 5'
 #
 # Needs root and debootstrap. The mirror and the certificates are those of this machine; SUITE (default: bookworm)
 # chooses the release. The folder is removed in the end.
@@ -20,7 +20,9 @@ shift
 
 root=$(mktemp -d)
 chmod 755 "$root"
-trap 'umount -R "$root/proc" "$root/sys" "$root/dev" 2>/dev/null || true; rm -rf --one-file-system "$root"' EXIT
+# A mount of its own: what is started inside may set the propagation of its root.
+mount --bind "$root" "$root"
+trap 'umount -R "$root" && rm -rf --one-file-system "$root"' EXIT
 
 step() {
     local start=$SECONDS
@@ -31,7 +33,9 @@ step() {
 as_root() { chroot "$root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive "$@"; }
 as_user() {
     echo "newcomer\$ $*"
-    chroot --userspec=newcomer "$root" env -i HOME=/srv/newcomer PATH=/usr/local/bin:/usr/bin:/bin TERM=dumb \
+    # Not chroot alone: who enters a mount namespace, as the tests do, comes out at its root, which must be ours.
+    unshare --mount --propagation private sh -c 'cd "$1" && pivot_root . . && umount -l . && shift && exec "$@"' sh \
+        "$root" chroot --userspec=newcomer / env -i HOME=/srv/newcomer PATH=/usr/local/bin:/usr/bin:/bin TERM=dumb \
         sh -c "cd /srv/newcomer && { [ ! -d naikon ] || cd naikon; } && $*"
 }
 
@@ -67,6 +71,6 @@ step as_user cargo xtask setup
 step as_user cargo xtask setup
 step as_user cargo build --quiet --package naikon-userspace --bin naikon
 as_user 'sha256sum target/debug/build/naikon-userspace-*/out/naikon.bpf.o'
-if [ $# -gt 0 ]; then
-    step as_user cargo xtask "$*"
-fi
+for task in "$@"; do
+    step as_user cargo xtask "$task"
+done
