@@ -14,7 +14,7 @@ use serde::Deserialize;
 use crate::{interface::Wanted, ruleset::ListAction};
 
 /// Longest name of a list: the kernel's key has 255 bytes for it, metrics and terminals want fewer.
-const NAME_MAX: usize = 200;
+pub(crate) const NAME_MAX: usize = 200;
 
 /// What the daemon does; every field is valid.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -136,9 +136,9 @@ pub struct Selection {
     /// Names that no interface has now.
     pub missing: Vec<String>,
     /// Interfaces that cannot be protected, with cause and cure; they were asked for by name.
-    pub refused: Vec<String>,
-    /// What else the user should know: interfaces that a glob skipped or a carrier covers.
-    pub notices: Vec<String>,
+    pub refused: Vec<(String, String)>,
+    /// What else the user should know of an interface: that a glob skipped it, or a carrier covers it.
+    pub notices: Vec<(String, String)>,
 }
 
 /// Picks the interfaces to attach to. `held` names those that are protected already, by index: one that was renamed
@@ -156,17 +156,16 @@ pub fn select(wanted: &[Wanted], interfaces: &BTreeMap<u32, Interface>, held: &B
             found = true;
             match unfit(interface, interfaces) {
                 None if wish.is_glob() && interface.loopback => {
-                    selection
-                        .notices
-                        .push(format!("{}: skipped: glob '{}' does not take it", interface.name, wish.text));
+                    let notice = format!("skipped: glob '{}' does not take the loopback", wish.text);
+                    selection.notices.push((interface.name.clone(), notice));
                 }
                 None => {
                     chosen.insert(interface.index, true);
                 }
                 Some(reason) if wish.is_glob() => {
-                    selection.notices.push(format!("{}: skipped: {reason}", interface.name));
+                    selection.notices.push((interface.name.clone(), format!("skipped: {reason}")));
                 }
-                Some(reason) => selection.refused.push(format!("{}: {reason}", interface.name)),
+                Some(reason) => selection.refused.push((interface.name.clone(), reason)),
             }
         }
         if !found && !wish.is_glob() {
@@ -175,12 +174,13 @@ pub fn select(wanted: &[Wanted], interfaces: &BTreeMap<u32, Interface>, held: &B
     }
     for index in chosen.keys() {
         let Some(interface) = interfaces.get(index) else { continue };
-        match interface.carrier().filter(|carrier| chosen.contains_key(carrier)) {
+        // A VLAN may lie on a VLAN: any carrier below will do.
+        let mut carriers = std::iter::successors(interface.carrier(), |below| interfaces.get(below)?.carrier());
+        match carriers.find(|carrier| chosen.contains_key(carrier)) {
             Some(carrier) => {
                 let carrier = interfaces.get(&carrier).map_or("its carrier", |carrier| carrier.name.as_str());
-                selection
-                    .notices
-                    .push(format!("{}: covered by {carrier}, which sees its frames first", interface.name));
+                let notice = format!("covered by {carrier}, which sees its frames first");
+                selection.notices.push((interface.name.clone(), notice));
             }
             None => selection.attach.push(*index),
         }
@@ -257,12 +257,12 @@ mod tests {
     #[test]
     fn bridge_is_refused_and_its_ports_named() {
         let selection = choose(&["br0"]);
-        assert!(selection.attach.is_empty() && selection.refused[0].contains("eth1"), "{:?}", selection.refused);
+        assert!(selection.attach.is_empty() && selection.refused[0].1.contains("eth1"), "{:?}", selection.refused);
     }
 
     #[test]
     fn interface_without_ethernet_header_is_refused_with_its_link_type() {
-        assert!(choose(&["ppp0"]).refused[0].contains("512"));
+        assert!(choose(&["ppp0"]).refused[0].1.contains("512"));
     }
 
     #[test]

@@ -5,8 +5,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ruleset::ListAction;
-
 /// Longest request in bytes, the line end included.
 pub const REQUEST_MAX: u64 = 64 * 1024;
 
@@ -52,6 +50,8 @@ pub enum Response {
     Detached,
     /// The peer may not ask this, or the request cannot be read or done.
     Refused(String),
+    /// It was tried and did not work.
+    Failed(String),
     /// The daemon is going and does nothing any more.
     Ending,
 }
@@ -257,16 +257,4 @@ pub struct CheckedEntry {
     pub text: String,
     /// What is wrong with it.
     pub reason: String,
-}
-
-impl ListStatus {
-    /// What [`ListStatus::action`] holds for a list with this action.
-    #[must_use]
-    pub fn action_name(action: Option<ListAction>) -> &'static str {
-        match action {
-            Some(ListAction::Drop) => "drop",
-            Some(ListAction::Monitor) => "monitor",
-            None => "allow",
-        }
-    }
 }

@@ -115,10 +115,12 @@ impl Guards {
         Guards { hosts, guarded: all }
     }
 
-    /// What is guarded for the sake of this machine; sorted.
+    /// What is guarded for the sake of this machine alone; sorted. What lies in special space is guarded with it: were
+    /// it allowed by itself, every listed address that embeds it would pass.
     #[must_use]
     pub fn hosts(&self) -> Vec<Prefix> {
-        self.hosts.iter().map(|(prefix, _)| *prefix).collect()
+        let is_special = |prefix: &Prefix| SPECIAL.iter().any(|special| special.contains(prefix));
+        self.hosts.iter().map(|(prefix, _)| *prefix).filter(|prefix| !is_special(prefix)).collect()
     }
 
     /// Special space; sorted.
@@ -128,14 +130,14 @@ impl Guards {
     }
 
     /// Everything guarded, sorted, without overlaps: what may become a `pass P guard` entry.
-    #[must_use]
-    pub fn prefixes(&self) -> Vec<Prefix> {
+    #[cfg(test)]
+    fn prefixes(&self) -> Vec<Prefix> {
         self.guarded.clone()
     }
 
     /// The holes in `listed` (sorted): guarded prefixes that lie strictly inside a listed one.
-    #[must_use]
-    pub fn holes(&self, listed: &[Prefix]) -> Vec<Prefix> {
+    #[cfg(test)]
+    fn holes(&self, listed: &[Prefix]) -> Vec<Prefix> {
         let is_inside = |guarded: &&Prefix| {
             let mut wider = (0..guarded.length()).filter_map(|length| guarded.truncated(length));
             wider.any(|wider| listed.binary_search(&wider).is_ok())

@@ -11,7 +11,7 @@ use std::{
 };
 
 use crate::{
-    config::{Config, ConfigError},
+    config::{Config, ConfigError, NAME_MAX},
     list::{self, Diagnostics, Format, MAX_BYTES, Refusal},
     prefix::Prefix,
     ruleset::ListAction,
@@ -55,14 +55,24 @@ impl Role {
 
 /// The files that the configuration names now, in order of precedence; directories are read.
 ///
-/// `was_file` tells of paths that were a list before: a directory in its place is a fault of that list, not an
-/// operator's wish to have none.
+/// `known` are the files that are enforced now. A directory in the place of one is a fault of that list, and so is the
+/// absence of all of a directory's lists at once (a file system that is not mounted): neither is a wish to have none.
 ///
 /// # Errors
 ///
 /// When two lists have one name or a directory cannot be read.
-pub fn expand(config: &Config, was_file: impl Fn(&Path) -> bool) -> Result<Vec<Source>, ConfigError> {
-    let files = |path: &Path| if was_file(path) { Ok(vec![path.to_owned()]) } else { files(path) };
+pub fn expand(config: &Config, known: &[&Path]) -> Result<Vec<Source>, ConfigError> {
+    let was_file = |path: &Path| known.contains(&path);
+    let files = |path: &Path| -> Result<Vec<PathBuf>, ConfigError> {
+        if was_file(path) {
+            return Ok(vec![path.to_owned()]);
+        }
+        let found = files(path)?;
+        let had: Vec<PathBuf> =
+            known.iter().filter(|file| file.parent() == Some(path)).map(|file| file.to_path_buf()).collect();
+        let all_gone = !had.is_empty() && !found.iter().any(|file| file.parent() == Some(path));
+        Ok(if all_gone { had } else { found })
+    };
     let mut sources = Vec::new();
     for list in &config.lists {
         let role = Role::Listed(list.action);
@@ -107,7 +117,8 @@ fn files(path: &Path) -> Result<Vec<PathBuf>, ConfigError> {
     let mut found = Vec::new();
     for entry in fs::read_dir(path).map_err(unreadable)? {
         let path = entry.map_err(unreadable)?.path();
-        if is_list_name(&path) && path.is_file() {
+        // What is neither file nor directory costs its own list, loudly, when it is read.
+        if is_list_name(&path) && !path.is_dir() {
             found.push(path);
         }
     }
@@ -129,7 +140,11 @@ fn stem(path: &Path) -> String {
         Some((stem, _)) if !stem.is_empty() => stem,
         _ => name,
     };
-    text::escape(stem)
+    let mut name = text::escape(stem);
+    while name.len() > NAME_MAX {
+        name.pop();
+    }
+    name
 }
 
 /// What one file gave.
@@ -294,14 +309,30 @@ mod tests {
             fs::write(folder.path().join(name), "").unwrap();
         }
         fs::create_dir(folder.path().join("deeper")).unwrap();
-        let sources = expand(&config(&[folder.path()]), |_| false).unwrap();
+        let sources = expand(&config(&[folder.path()]), &[]).unwrap();
         let names: Vec<&str> = sources.iter().map(|source| source.name.as_str()).collect();
         assert_eq!(names, ["a", "b"]);
     }
 
     #[test]
+    fn directory_whose_lists_are_all_gone_keeps_them_as_faults() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join("lists");
+        let known = [place.join("a.txt"), place.join("b.txt")];
+        let known: Vec<&Path> = known.iter().map(PathBuf::as_path).collect();
+        let names = || -> Vec<String> {
+            expand(&config(&[&place]), &known).unwrap().into_iter().map(|source| source.name).collect()
+        };
+        assert_eq!(names(), ["a", "b"], "not there");
+        fs::create_dir(&place).unwrap();
+        assert_eq!(names(), ["a", "b"], "empty");
+        fs::write(place.join("b.txt"), "").unwrap();
+        assert_eq!(names(), ["b"], "one file removed by hand");
+    }
+
+    #[test]
     fn two_lists_of_one_name_are_refused() {
-        let error = expand(&config(&[Path::new("x/a.txt"), Path::new("y/a.csv")]), |_| false).unwrap_err();
+        let error = expand(&config(&[Path::new("x/a.txt"), Path::new("y/a.csv")]), &[]).unwrap_err();
         assert!(error.to_string().contains("'a'"), "{error}");
     }
 

@@ -13,7 +13,7 @@ use super::{
     output::{self, Paint},
 };
 use crate::{
-    daemon::{Origin, families, host_guards},
+    daemon::{HostFacts, Origin, families},
     list::Severity,
     protocol::{self, CheckedEntry, CheckedList},
     ruleset::{self, ListAction, Ruleset, Spared},
@@ -77,7 +77,7 @@ pub(super) fn compile(lists: &Lists, drop_files: &[PathBuf], guards: &Guards) ->
         return Err(Failure::new(Code::Usage, "no list is named; name files, or use --list, --monitor or --config"));
     }
     let mut loaded = Vec::new();
-    for source in sources::expand(&config, |_| false)? {
+    for source in sources::expand(&config, &[])? {
         let list = sources::load(&source, guards);
         if let Some(fault @ Fault::Unreadable(_)) = &list.fault {
             return Err(Failure::new(Code::Usage, format!("{}: {fault}", source.path.display())));
@@ -105,7 +105,11 @@ pub(super) fn compile(lists: &Lists, drop_files: &[PathBuf], guards: &Guards) ->
 pub(super) fn run(check: &Check) -> Result<Code, Failure> {
     let guards = match check.guards {
         GuardsArg::None => Guards::none(),
-        GuardsArg::Host => host_guards(),
+        GuardsArg::Host => {
+            let mut host = HostFacts::default();
+            host.refresh();
+            host.guards()
+        }
     };
     let compiled = compile(&check.lists, &check.files, &guards)?;
     let report = report(&compiled);

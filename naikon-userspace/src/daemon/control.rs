@@ -62,7 +62,9 @@ impl Control {
         }
         match fs::symlink_metadata(path) {
             Ok(found) if found.file_type().is_socket() => {
-                if BlockingStream::connect(path).is_ok() {
+                // Only a refusal says that nobody listens; a daemon that is busy or not ours may answer otherwise.
+                let answer = BlockingStream::connect(path);
+                if !answer.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
                     return Err(KernelError::new(
                         format!("binding the control socket {}", path.display()),
                         ErrorKind::Locked,
@@ -158,9 +160,11 @@ async fn respond(request: Request, daemon: &Daemon) -> (Response, bool) {
     let response = match request {
         Request::Status => {
             let (metrics, snapshot) = (Arc::clone(&daemon.metrics), Arc::clone(&daemon.snapshots.borrow()));
-            match tokio::task::spawn_blocking(move || snapshot.status(&metrics.counters())).await {
-                Ok(status) => Response::Status(Box::new(status)),
-                Err(error) => Response::Refused(error.to_string()),
+            let look = move || metrics.counters().map(|counters| snapshot.status(&counters));
+            match tokio::task::spawn_blocking(look).await {
+                Ok(Ok(status)) => Response::Status(Box::new(status)),
+                Ok(Err(error)) => Response::Failed(error.to_string()),
+                Err(error) => Response::Failed(error.to_string()),
             }
         }
         Request::Lookup { addresses } => {
@@ -171,13 +175,13 @@ async fn respond(request: Request, daemon: &Daemon) -> (Response, bool) {
             match tokio::task::spawn_blocking(look).await {
                 Ok(Ok(answers)) => Response::Lookup(answers),
                 Ok(Err(error)) => Response::Refused(error),
-                Err(error) => Response::Refused(error.to_string()),
+                Err(error) => Response::Failed(error.to_string()),
             }
         }
         Request::Reload { force } => daemon.worker.reload(force).await.map_or_else(ended, Response::Reload),
         Request::Detach => match daemon.worker.stop(OnExit::Detach).await {
             None => ended(),
-            Some(Err(error)) => return (Response::Refused(error.to_string()), true),
+            Some(Err(error)) => return (Response::Failed(error.to_string()), false),
             Some(Ok(())) => return (Response::Detached, true),
         },
     };

@@ -28,8 +28,8 @@ impl Hooks {
     /// When a named interface is missing, cannot be used, or carries somebody else's program.
     pub(crate) fn require(kernel: &Kernel, config: &Config) -> Result<(), KernelError> {
         let (interfaces, selection) = look(kernel, &config.interfaces)?;
-        if let Some(reason) = selection.refused.first() {
-            return Err(KernelError::new("choosing the interfaces", ErrorKind::Interface, reason));
+        if let Some((name, reason)) = selection.refused.first() {
+            return Err(KernelError::new(format!("choosing the interface {name}"), ErrorKind::Interface, reason));
         }
         if let Some(name) = selection.missing.first() {
             // What is enforced elsewhere from before must not end because one interface is late.
@@ -57,7 +57,9 @@ impl Hooks {
             self.announce(interface, &attached);
         }
         self.say_notices(&selection);
-        self.release_unwanted(kernel, &selection)?;
+        for (index, name) in unwanted(kernel, &selection)? {
+            self.release(kernel, index, &name);
+        }
         kernel.remove_other_versions()?;
         self.confirm(kernel, &config.interfaces)
     }
@@ -66,42 +68,50 @@ impl Hooks {
     /// interfaces that are protected again.
     pub(crate) fn reconcile(&mut self, kernel: &mut Kernel, wanted: &[Wanted]) -> Result<Vec<String>, KernelError> {
         let (interfaces, selection) = look(kernel, wanted)?;
-        for reason in &selection.refused {
-            self.say_once(reason.split(':').next().unwrap_or_default(), reason);
+        for (name, reason) in &selection.refused {
+            self.say_once(name, reason);
         }
         self.say_notices(&selection);
-        self.release_unwanted(kernel, &selection)?;
+        let held = kernel.attached()?;
         let mut again = Vec::new();
+        let mut all_attached = true;
         for interface in selection.attach.iter().filter_map(|index| interfaces.get(index)) {
-            let ours = kernel.attached()?.get(&interface.index).is_some_and(|held| held.by_us);
+            let ours = held.get(&interface.index).is_some_and(|held| held.by_us);
             if ours && kernel.carries(interface)? {
                 continue;
             }
             match kernel.attach(interface) {
                 Ok(attached) => {
-                    if self.known.contains(&interface.name) {
-                        again.push(interface.name.clone());
+                    let name = held.get(&interface.index).and_then(|held| held.name.as_deref());
+                    let name = name.unwrap_or(&interface.name);
+                    if self.known.contains(name) {
+                        again.push(name.to_owned());
                     }
                     self.announce(interface, &attached);
                 }
-                Err(error) => self.say_once(&interface.name, &error.to_string()),
+                Err(error) => {
+                    all_attached = false;
+                    self.say_once(&interface.name, &error.to_string());
+                }
+            }
+        }
+        // What is there keeps its program until everything else has one: an interface may be about to be covered by
+        // a carrier that refuses.
+        for (index, name) in unwanted(kernel, &selection)? {
+            if all_attached || !interfaces.contains_key(&index) {
+                self.release(kernel, index, &name);
             }
         }
         self.confirm(kernel, wanted)?;
         Ok(again)
     }
 
-    /// Takes the program off interfaces that are wanted no longer, and cleans up after those that are gone.
-    fn release_unwanted(&mut self, kernel: &mut Kernel, selection: &Selection) -> Result<(), KernelError> {
-        for (index, held) in kernel.attached()? {
-            if selection.attach.contains(&index) {
-                continue;
-            }
-            kernel.release(index)?;
-            let name = held.name.as_deref().unwrap_or("an interface");
-            tracing::warn!("{name} (index {index}) is gone or wanted no longer; released");
+    /// Takes the program off an interface that is wanted no longer, or cleans up after one that is gone.
+    fn release(&mut self, kernel: &mut Kernel, index: u32, name: &str) {
+        match kernel.release(index) {
+            Ok(()) => tracing::warn!("{name} (index {index}) is gone or wanted no longer; released"),
+            Err(error) => self.say_once(name, &error.to_string()),
         }
-        Ok(())
     }
 
     /// Asks the kernel again: what is told is what it confirms, not what was asked of it.
@@ -120,7 +130,7 @@ impl Hooks {
             let name = held.get(&interface.index).and_then(|held| held.name.as_deref()).unwrap_or(&interface.name);
             confirmed.push(hook(name, interface.index, ours.map_or("none", |xdp| xdp.mode.as_str())));
         }
-        let refused = selection.refused.iter().filter_map(|reason| reason.split(':').next());
+        let refused = selection.refused.iter().map(|(name, _)| name.as_str());
         let absent = selection.missing.iter().map(String::as_str).chain(refused);
         confirmed.extend(absent.map(|name| hook(name, 0, "none")));
         self.confirmed = confirmed;
@@ -143,17 +153,16 @@ impl Hooks {
     }
 
     fn say_notices(&mut self, selection: &Selection) {
-        for notice in &selection.notices {
-            let name = notice.split(':').next().unwrap_or_default();
-            if self.said.insert(name.to_owned(), notice.clone()).as_ref() != Some(notice) {
-                tracing::info!("{notice}");
+        for (name, notice) in &selection.notices {
+            if self.said.insert(name.clone(), notice.clone()).as_ref() != Some(notice) {
+                tracing::info!("{name}: {notice}");
             }
         }
     }
 
     fn say_once(&mut self, name: &str, message: &str) {
         if self.said.insert(name.to_owned(), message.to_owned()).as_deref() != Some(message) {
-            tracing::error!("{name} is not protected: {message}");
+            tracing::error!("looking after {name}: {message}");
         }
     }
 }
@@ -164,6 +173,12 @@ fn look(kernel: &Kernel, wanted: &[Wanted]) -> Result<(BTreeMap<u32, Interface>,
     let held = kernel.attached()?.into_iter().filter_map(|(index, held)| Some((index, held.name?))).collect();
     let selection = select(wanted, &interfaces, &held);
     Ok((interfaces, selection))
+}
+
+/// Interfaces that have a link of ours and should have none, with a name to call them by.
+fn unwanted(kernel: &Kernel, selection: &Selection) -> Result<Vec<(u32, String)>, KernelError> {
+    let held = kernel.attached()?.into_iter().filter(|(index, _)| !selection.attach.contains(index));
+    Ok(held.map(|(index, held)| (index, held.name.unwrap_or_else(|| "an interface".into()))).collect())
 }
 
 fn missing(name: &str, interfaces: &BTreeMap<u32, Interface>) -> KernelError {

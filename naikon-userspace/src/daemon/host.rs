@@ -6,6 +6,7 @@ use crate::{
     kernel,
     prefix::Prefix,
     safety::{Guards, Role},
+    sources,
 };
 
 /// Where resolvers are configured: the classic file, and what systemd-resolved asks behind its stub.
@@ -15,22 +16,43 @@ const SESSIONS: &str = "/run/systemd/sessions";
 /// Who is logged in where there is no logind (utmp(5)).
 const UTMP: &str = "/run/utmp";
 
-/// Collects them. What cannot be found out is said and left out: fewer guards, never fewer rules.
-pub(crate) fn guards() -> Guards {
-    let known = |what: &str, found: Result<Vec<IpAddr>, kernel::KernelError>| {
-        found.unwrap_or_else(|error| {
-            tracing::warn!("finding this host's {what}: {error}; they are not guarded");
-            Vec::new()
-        })
-    };
-    let texts = RESOLVERS.iter().filter_map(|path| fs::read_to_string(path).ok());
-    let facts = [
-        (Role::OwnAddress, known("addresses", kernel::own_addresses())),
-        (Role::Gateway, known("default gateways", kernel::default_gateways())),
-        (Role::Resolver, texts.flat_map(|text| resolvers(&text)).collect()),
-        (Role::Session, sessions()),
-    ];
-    Guards::new(facts.into_iter().flat_map(|(role, found)| found.into_iter().map(move |ip| (Prefix::host(ip), role))))
+/// What is known of this host. A look that fails leaves what was known: fewer looks, never fewer guards.
+#[derive(Default)]
+pub(crate) struct Facts {
+    own: Vec<IpAddr>,
+    gateways: Vec<IpAddr>,
+    resolvers: Vec<IpAddr>,
+    sessions: Vec<IpAddr>,
+}
+
+impl Facts {
+    /// Looks again.
+    pub(crate) fn refresh(&mut self) {
+        let renew = |known: &mut Vec<IpAddr>, what: &str, found: Result<Vec<IpAddr>, kernel::KernelError>| match found {
+            Ok(found) => *known = found,
+            Err(error) => tracing::warn!("finding this host's {what}: {error}; those known before stay guarded"),
+        };
+        renew(&mut self.own, "addresses", kernel::own_addresses());
+        renew(&mut self.gateways, "default gateways", kernel::default_gateways());
+        let texts = RESOLVERS.iter().filter_map(|path| sources::read(Path::new(path)).ok());
+        let found: Vec<IpAddr> = texts.flat_map(|text| resolvers(&String::from_utf8_lossy(&text))).collect();
+        // The file is empty for a moment while it is written anew.
+        if !found.is_empty() {
+            self.resolvers = found;
+        }
+        self.sessions = sessions();
+    }
+
+    /// What drop and monitor lists may not touch on this host.
+    pub(crate) fn guards(&self) -> Guards {
+        let facts = [
+            (Role::OwnAddress, &self.own),
+            (Role::Gateway, &self.gateways),
+            (Role::Resolver, &self.resolvers),
+            (Role::Session, &self.sessions),
+        ];
+        Guards::new(facts.into_iter().flat_map(|(role, found)| found.iter().map(move |ip| (Prefix::host(*ip), role))))
+    }
 }
 
 /// The addresses of `nameserver` lines (resolv.conf(5)).
@@ -45,11 +67,10 @@ fn resolvers(text: &str) -> Vec<IpAddr> {
 
 fn sessions() -> Vec<IpAddr> {
     let logind = fs::read_dir(SESSIONS).into_iter().flatten().filter_map(Result::ok);
-    let mut found: Vec<IpAddr> = logind
-        .filter_map(|entry| fs::read_to_string(entry.path()).ok())
-        .filter_map(|text| remote_host(&text))
-        .collect();
-    found.extend(utmp(&fs::read(Path::new(UTMP)).unwrap_or_default()));
+    // Beside each session lies a FIFO with a dot in its name, which would be read for as long as the session lasts.
+    let texts = logind.filter_map(|entry| sources::read(&entry.path()).ok());
+    let mut found: Vec<IpAddr> = texts.filter_map(|text| remote_host(&String::from_utf8_lossy(&text))).collect();
+    found.extend(utmp(&sources::read(Path::new(UTMP)).unwrap_or_default()));
     found
 }
 

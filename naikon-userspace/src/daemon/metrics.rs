@@ -29,7 +29,7 @@ use tokio::sync::watch;
 
 use super::snapshot::Snapshot;
 use crate::{
-    kernel::CounterReader,
+    kernel::{CounterReader, KernelError},
     protocol::{Families, ReloadResult},
     ruleset::ListAction,
     telemetry::{Counters, HitCount},
@@ -112,7 +112,7 @@ impl Metrics {
     }
 
     /// Every counter of the kernel, for `status`.
-    pub(crate) fn counters(&self) -> Counters {
+    pub(crate) fn counters(&self) -> Result<Counters, KernelError> {
         self.kernel.counters()
     }
 
@@ -185,19 +185,19 @@ impl fmt::Debug for Kernel {
 }
 
 impl Kernel {
-    fn counters(&self) -> Counters {
+    fn counters(&self) -> Result<Counters, KernelError> {
         // A reader holds nothing that a panic could leave half done.
-        let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
-        reader.read().unwrap_or_else(|error| {
-            tracing::error!("{error}");
-            Counters::default()
-        })
+        self.reader.lock().unwrap_or_else(PoisonError::into_inner).read()
     }
 }
 
 impl Collector for Kernel {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let counters = self.counters();
+        // A scrape that fails shows as such; one without counters would look like a quiet network.
+        let counters = self.counters().map_err(|error| {
+            tracing::error!("{error}");
+            fmt::Error
+        })?;
         let snapshot = Arc::clone(&self.snapshots.borrow());
         let out = &mut encoder;
         hits(out, &counters, &snapshot)?;

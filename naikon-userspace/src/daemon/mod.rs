@@ -43,7 +43,7 @@ use crate::{
     sources::{self, Fingerprint},
 };
 
-pub(crate) use self::{host::guards as host_guards, snapshot::families};
+pub(crate) use self::{host::Facts as HostFacts, snapshot::families};
 
 /// Between looks at the interfaces when the kernel tells of no change: a link can be detached without an event.
 const RECONCILE_INTERVAL: Duration = Duration::from_secs(2);
@@ -69,7 +69,17 @@ pub enum RunError {
     System(&'static str, io::Error),
 }
 
-/// Everything that is told to the service manager and to those who scrape.
+impl From<Cause> for RunError {
+    fn from(cause: Cause) -> Self {
+        match cause {
+            Cause::Config(error) => RunError::Config(error),
+            Cause::Lists(message) => RunError::Lists(message),
+            Cause::Kernel(error) => RunError::Kernel(error),
+        }
+    }
+}
+
+/// What a start leaves to the running daemon.
 struct Started {
     enforcer: Enforcer,
     control: Control,
@@ -100,30 +110,18 @@ pub fn run(origin: Origin, lines_lost: impl Fn() -> u64 + Send + Sync + 'static)
         // First of all: a SIGHUP must never end the daemon, not even while it starts.
         let signals = Signals::new().map_err(|error| RunError::System("handling signals", error))?;
         let config = origin.read()?;
-        require_wishes(&config)?;
+        if let Some(cause) = reload::missing_wish(&config) {
+            return Err(cause.into());
+        }
         let begun = tokio::task::spawn_blocking(move || start(origin, config)).await;
         let started = begun.map_err(|error| RunError::System("starting", io::Error::other(error)))??;
         serve(started, signals, lines_lost).await
     })
 }
 
-/// What cannot be guessed must be said: where to protect, and from what.
-fn require_wishes(config: &Config) -> Result<(), RunError> {
-    if config.interfaces.is_empty() {
-        let candidates = kernel::interfaces().map(|found| hooks::names(&found)).unwrap_or_default();
-        let message =
-            format!("no interface is named; name each port of the gateway with -i, for example: {candidates}");
-        return Err(ConfigError(message).into());
-    }
-    if config.lists.is_empty() {
-        return Err(RunError::Lists("no list is named; name one with --list or --monitor".into()));
-    }
-    Ok(())
-}
-
 /// Everything up to enforcement, without a thread that could interfere.
 fn start(origin: Origin, config: Config) -> Result<Started, RunError> {
-    sources::expand(&config, |_| false)?;
+    sources::expand(&config, &[])?;
     kernel::require_support()?;
     let settings = Settings {
         pin_dir: config.pin_dir.clone(),
@@ -165,11 +163,7 @@ fn enforce(enforcer: &mut Enforcer) -> Result<Enforced, RunError> {
     Hooks::require(&enforcer.kernel, &enforcer.config)?;
     let control = Control::bind(&enforcer.config.control)?;
     if let Some(cause) = enforcer.load() {
-        return Err(match cause {
-            Cause::Config(error) => RunError::Config(error),
-            Cause::Lists(message) => RunError::Lists(message),
-            Cause::Kernel(error) => RunError::Kernel(error),
-        });
+        return Err(cause.into());
     }
     let reader = enforcer.kernel.counter_reader()?;
     let trace = if enforcer.config.trace { Some(enforcer.kernel.trace()?) } else { None };
@@ -222,6 +216,10 @@ async fn serve(
                 Told::Reload => drop(tokio::spawn(reload_on_signal(worker.clone()))),
             },
             _ = ended.recv() => break None,
+            () = worker.ended() => {
+                let cause = io::Error::other("the enforcer thread has ended; what is pinned goes on enforcing");
+                return Err(RunError::System("running", cause));
+            }
         }
     };
     tell(&[NotifyState::Stopping]);
@@ -231,8 +229,9 @@ async fn serve(
             OnExit::Detach => "enforcement ends",
         };
         tracing::info!("{signal}: stopping; {ending}");
-        if let Some(result) = worker.stop(config.on_exit).await {
-            result?;
+        match worker.stop(config.on_exit).await {
+            Some(result) => result?,
+            None => return Err(RunError::System("stopping", io::Error::other("the enforcer thread has ended"))),
         }
     } else {
         tracing::info!("detached over the control socket; enforcement has ended");
@@ -283,7 +282,7 @@ enum Told {
 
 /// Looks at the interfaces and addresses whenever the kernel tells of a change, and from time to time.
 async fn look_after_interfaces(changes: Arc<Notify>, worker: Worker) {
-    let mut own = tokio::task::spawn_blocking(own_addresses).await.unwrap_or_default();
+    let mut own = own_addresses().await;
     loop {
         // Whether a change or the time ends the wait: either way it is time to look.
         if timeout(RECONCILE_INTERVAL, changes.notified()).await.is_ok() {
@@ -291,8 +290,8 @@ async fn look_after_interfaces(changes: Arc<Notify>, worker: Worker) {
         }
         worker.reconcile().await;
         // Off these threads: it is a system call for every address.
-        let now = tokio::task::spawn_blocking(own_addresses).await.unwrap_or_default();
-        if std::mem::replace(&mut own, now.clone()) != now {
+        let Some(now) = own_addresses().await else { continue };
+        if own.replace(now.clone()).is_some_and(|before| before != now) {
             tracing::info!("this host's addresses have changed; reloading, so that none of them is dropped");
             // An ended worker means that the daemon is ending.
             let _report = worker.reload(false).await;
@@ -300,13 +299,15 @@ async fn look_after_interfaces(changes: Arc<Notify>, worker: Worker) {
     }
 }
 
-fn own_addresses() -> BTreeSet<IpAddr> {
-    match kernel::own_addresses() {
-        Ok(found) => found.into_iter().collect(),
-        Err(error) => {
+/// `None` when the kernel does not tell; the next look may.
+async fn own_addresses() -> Option<BTreeSet<IpAddr>> {
+    match tokio::task::spawn_blocking(kernel::own_addresses).await {
+        Ok(Ok(found)) => Some(found.into_iter().collect()),
+        Ok(Err(error)) => {
             tracing::warn!("{error}; addresses that are new are guarded at the next reload");
-            BTreeSet::new()
+            None
         }
+        Err(_) => None,
     }
 }
 

@@ -5,18 +5,18 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     thread,
     time::{Duration, SystemTime},
 };
 
-use super::{host, state::StateDir};
+use super::{hooks, host, state::StateDir};
 use crate::{
     config::{Config, ConfigError, Overrides},
     delta,
-    kernel::{ErrorKind, Kernel, KernelError},
+    kernel::{self, ErrorKind, Kernel, KernelError},
     prefix::Prefix,
     protocol::{ListReload, Reload, ReloadResult},
     ruleset::{self, ListAction, Rule, Ruleset, Spared},
@@ -46,7 +46,8 @@ impl Origin {
     pub fn read(&self) -> Result<Config, ConfigError> {
         let Some(path) = &self.file else { return Config::merge(None, &self.overrides) };
         let named = |cause: &dyn std::fmt::Display| ConfigError(format!("configuration {}: {cause}", path.display()));
-        let text = fs::read_to_string(path).map_err(|error| named(&error))?;
+        let bytes = sources::read(path).map_err(|error| named(&error))?;
+        let text = String::from_utf8(bytes).map_err(|error| named(&error))?;
         let folder = path.parent().unwrap_or(Path::new(""));
         Config::merge(Some((&text, folder)), &self.overrides).map_err(|error| named(&error))
     }
@@ -55,11 +56,14 @@ impl Origin {
 /// The lists and what the kernel enforces of them.
 pub(crate) struct Lists {
     state_dir: StateDir,
+    host: host::Facts,
     lists: BTreeMap<Key, ListState>,
     ruleset: Arc<Ruleset>,
     names: Arc<BTreeMap<u16, String>>,
     /// What the kernel holds, where it is not the ruleset: at start, and after a change that could not be undone.
     observed: Option<Vec<Rule>>,
+    /// They must be read back before the next change.
+    tables_unknown: bool,
     interrupted: bool,
 }
 
@@ -115,6 +119,8 @@ impl Lists {
     pub(crate) fn new(kernel: &Kernel, state_dir: &Path) -> Result<Self, KernelError> {
         Ok(Lists {
             state_dir: StateDir::new(state_dir),
+            host: host::Facts::default(),
+            tables_unknown: false,
             lists: BTreeMap::new(),
             ruleset: Arc::default(),
             names: Arc::default(),
@@ -138,13 +144,17 @@ impl Lists {
 
     /// Reads everything again and makes the kernel enforce it.
     pub(crate) fn reload(&mut self, kernel: &mut Kernel, origin: &Origin, force: bool) -> Outcome {
-        let was_file = |path: &Path| self.lists.values().any(|list| list.source.path == path);
-        let prepared = origin.read().and_then(|config| Ok((sources::expand(&config, was_file)?, config)));
+        let known: Vec<&Path> = self.lists.values().map(|list| list.source.path.as_path()).collect();
+        let prepared = origin.read().and_then(|config| Ok((sources::expand(&config, &known)?, config)));
         let (found, config) = match prepared {
             Ok(prepared) => prepared,
             Err(error) => return refused(kernel, Vec::new(), Cause::Config(error)),
         };
-        let guards = host::guards();
+        if let Some(cause) = missing_wish(&config) {
+            return refused(kernel, Vec::new(), cause);
+        }
+        self.host.refresh();
+        let guards = self.host.guards();
         let (mut lists, before): (Vec<ListState>, Vec<Option<Good>>) =
             found.iter().map(|source| self.fetch(source, &guards, force)).unzip();
         if !force {
@@ -266,6 +276,10 @@ impl Lists {
     ) -> Result<(Option<delta::Delta>, u64), KernelError> {
         let mut pauses = RETRY_PAUSES.iter();
         loop {
+            if self.tables_unknown {
+                self.observed = Some(kernel.observed()?);
+                self.tables_unknown = false;
+            }
             let rules_now = self.observed.as_deref().unwrap_or(self.ruleset.rules());
             let delta = delta::between(rules_now, compiled.rules());
             if delta.is_empty() && !self.interrupted {
@@ -278,10 +292,8 @@ impl Lists {
                     return Ok((Some(delta), generation));
                 }
                 Err(refused) => {
-                    if refused.tables_unknown {
-                        self.observed = Some(kernel.observed()?);
-                        self.interrupted = true;
-                    }
+                    self.tables_unknown |= refused.tables_unknown;
+                    self.interrupted |= refused.tables_unknown;
                     match pauses.next().filter(|_| refused.error.kind == ErrorKind::Memory) {
                         Some(pause) => {
                             *retries += 1;
@@ -315,8 +327,30 @@ impl Lists {
                 warn_unsaved(name, &error);
             }
         }
+        let before = std::mem::take(&mut self.lists);
         self.lists = lists.into_iter().map(|list| (key(&list.source), list)).collect();
+        for gone in before.values().filter(|list| !self.lists.contains_key(&key(&list.source))) {
+            // A list that takes the name one day must not be measured by this one.
+            let Source { name, role, .. } = &gone.source;
+            if let Err(error) = self.state_dir.forget(*role, name) {
+                tracing::warn!("removing the last good copy of list {name}: {error}");
+            }
+        }
     }
+}
+
+/// What cannot be guessed must be said: where to protect, and from what. A configuration without it ends nothing.
+pub(crate) fn missing_wish(config: &Config) -> Option<Cause> {
+    if config.interfaces.is_empty() {
+        let candidates = kernel::interfaces().map(|found| hooks::names(&found)).unwrap_or_default();
+        let message =
+            format!("no interface is named; name each port of the gateway with -i, for example: {candidates}");
+        return Some(Cause::Config(ConfigError(message)));
+    }
+    if config.lists.is_empty() {
+        return Some(Cause::Lists("no list is named; name one with --list or --monitor".into()));
+    }
+    None
 }
 
 fn refused(kernel: &Kernel, lists: Vec<ListReload>, cause: Cause) -> Outcome {

@@ -52,6 +52,14 @@ impl StateDir {
         File::open(&self.0)?.sync_all()
     }
 
+    /// Removes what was stored under this name.
+    pub(crate) fn forget(&self, role: Role, name: &str) -> io::Result<()> {
+        match fs::remove_file(self.file(role, name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// What was stored last under this name; `None` when there is nothing.
     pub(crate) fn load(&self, role: Role, name: &str) -> io::Result<Option<Kept>> {
         let bytes = match fs::read(self.file(role, name)) {
@@ -65,7 +73,8 @@ impl StateDir {
             .next()
             .and_then(|line| line.strip_prefix(SAVED)?.parse().ok())
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not written by naikon"))?;
-        let prefixes: Vec<Prefix> = text.lines().skip(1).filter_map(|line| line.parse().ok()).collect();
+        let prefixes = text.lines().skip(1).map(str::parse).collect::<Result<Vec<Prefix>, _>>();
+        let prefixes = prefixes.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         if prefixes.len() > list::MAX_ENTRIES {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "more prefixes than a list may have"));
         }

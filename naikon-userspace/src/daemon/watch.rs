@@ -34,6 +34,10 @@ const SETTLE_INTERVAL: Duration = Duration::from_millis(100);
 /// After this a file that keeps changing is read as it is.
 const SETTLE_MAX: Duration = Duration::from_secs(2);
 
+/// Other files may live beside lists: when more than so many were closed all are forgotten, and lists among them
+/// settle as if no event had told of them.
+const WHOLE_MAX: usize = 4096;
+
 /// What the watcher's thread tells.
 #[derive(Default)]
 struct Touched {
@@ -89,7 +93,7 @@ async fn look(config: Arc<Config>, config_file: Option<PathBuf>) -> Fingerprint 
 
 fn is_whole(touched: &Touched, loaded: &Fingerprint, now: &Fingerprint) -> bool {
     let whole = touched.whole.lock().unwrap_or_else(PoisonError::into_inner);
-    now.changed(loaded).all(|path| whole.contains(path))
+    now.changed(loaded).all(|path| whole.contains(&absolute(path)))
 }
 
 fn watcher(touched: &Arc<Touched>) -> Option<RecommendedWatcher> {
@@ -103,8 +107,17 @@ fn watcher(touched: &Arc<Touched>) -> Option<RecommendedWatcher> {
             if matches!(event.kind, EventKind::Access(_)) && !whole {
                 return;
             }
-            if whole {
-                touched.whole.lock().unwrap_or_else(PoisonError::into_inner).extend(event.paths);
+            let mut known = touched.whole.lock().unwrap_or_else(PoisonError::into_inner);
+            for path in event.paths {
+                if whole {
+                    known.insert(path);
+                } else {
+                    // Begun anew: not whole any more.
+                    known.remove(&path);
+                }
+            }
+            if known.len() > WHOLE_MAX {
+                known.clear();
             }
         }
         // An error may be a lost event: looking costs little.
@@ -124,10 +137,15 @@ fn directories(config: &Config, config_file: Option<&Path>) -> BTreeSet<PathBuf>
         for path in [Some(path.to_owned()), path.canonicalize().ok()].into_iter().flatten() {
             let directory = if path.is_dir() { Some(path.as_path()) } else { path.parent() };
             let directory = directory.map(|path| if path == Path::new("") { Path::new(".") } else { path });
-            found.extend(directory.filter(|path| path.is_dir()).map(Path::to_owned));
+            found.extend(directory.filter(|path| path.is_dir()).map(absolute));
         }
     }
     found
+}
+
+/// As the watcher names it in its events.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 fn watch_directories(watcher: &mut RecommendedWatcher, watched: &mut BTreeSet<PathBuf>, wanted: BTreeSet<PathBuf>) {

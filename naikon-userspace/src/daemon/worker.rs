@@ -2,7 +2,14 @@
 //!
 //! It owns the `Kernel`, so no map needs a lock; what others may know it publishes as a [`Snapshot`].
 
-use std::{sync::Arc, thread, time::Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Instant,
+};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -14,7 +21,7 @@ use super::{
 };
 use crate::{
     config::{Config, OnExit},
-    kernel::{Kernel, KernelError},
+    kernel::{ErrorKind, Kernel, KernelError},
     protocol::{Reload, ReloadResult},
 };
 
@@ -37,6 +44,8 @@ pub(crate) enum Job {
 #[derive(Clone)]
 pub(crate) struct Worker {
     jobs: mpsc::Sender<Job>,
+    /// A look at the interfaces waits already: another one would see the same.
+    look_waits: Arc<AtomicBool>,
 }
 
 /// Everything that changes the kernel.
@@ -61,8 +70,11 @@ impl Worker {
     ) -> std::io::Result<(Self, watch::Receiver<Arc<Snapshot>>)> {
         let (jobs, queue) = mpsc::channel(QUEUE);
         let (publish, snapshots) = watch::channel(Arc::new(enforcer.snapshot()));
-        thread::Builder::new().name("enforcer".into()).spawn(move || work(enforcer, queue, &publish, &retry))?;
-        Ok((Worker { jobs }, snapshots))
+        let look_waits = Arc::new(AtomicBool::new(false));
+        let worker = Worker { jobs, look_waits: Arc::clone(&look_waits) };
+        let work = move || work(enforcer, queue, &publish, &retry, &look_waits);
+        thread::Builder::new().name("enforcer".into()).spawn(work)?;
+        Ok((worker, snapshots))
     }
 
     /// Asks for a reload and waits for it; `None` when the worker has ended.
@@ -74,8 +86,15 @@ impl Worker {
 
     /// Asks for a look at the interfaces.
     pub(crate) async fn reconcile(&self) {
-        // An ended worker is told by those who wait for an answer.
-        let _ended = self.jobs.send(Job::Reconcile).await;
+        if !self.look_waits.swap(true, Ordering::AcqRel) {
+            // An ended worker is told by `ended`.
+            let _ended = self.jobs.send(Job::Reconcile).await;
+        }
+    }
+
+    /// Returns when the thread has ended, which it does by itself only in a panic.
+    pub(crate) async fn ended(&self) {
+        self.jobs.closed().await;
     }
 
     /// Waits until the worker has done all that was asked before.
@@ -97,6 +116,7 @@ fn work(
     mut queue: mpsc::Receiver<Job>,
     publish: &watch::Sender<Arc<Snapshot>>,
     retry: &mpsc::Sender<()>,
+    look_waits: &AtomicBool,
 ) {
     let mut next = None;
     while let Some(job) = next.take().or_else(|| queue.blocking_recv()) {
@@ -127,6 +147,7 @@ fn work(
                 }
             }
             Job::Reconcile => {
+                look_waits.store(false, Ordering::Release);
                 if enforcer.reconcile() {
                     publish.send_replace(Arc::new(enforcer.snapshot()));
                 }
@@ -139,8 +160,13 @@ fn work(
                     OnExit::Keep => Ok(()),
                     OnExit::Detach => enforcer.kernel.detach(),
                 };
+                let stays = ended.is_err();
                 let _gone = reply.send(ended);
-                return;
+                if !stays {
+                    return;
+                }
+                // What could not be detached goes on being looked after.
+                publish.send_replace(Arc::new(enforcer.snapshot()));
             }
         }
     }
@@ -152,13 +178,14 @@ impl Enforcer {
         self.reload_lists(false).1
     }
 
-    /// Reloads and looks after the interfaces. Whether the kernel refused.
+    /// Reloads and looks after the interfaces. Whether the kernel refused for want of memory, which may pass.
     pub(crate) fn reload(&mut self, force: bool) -> (Reload, bool) {
         let (report, cause) = self.reload_lists(force);
         if cause.is_none() {
             self.reconcile();
         }
-        (report, matches!(cause, Some(Cause::Kernel(_))))
+        let passing = |error: &KernelError| error.kind == ErrorKind::Memory;
+        (report, matches!(&cause, Some(Cause::Kernel(error)) if passing(error)))
     }
 
     /// Reloads and says what came of it.

@@ -193,8 +193,9 @@ impl Kernel {
     ///
     /// # Errors
     ///
-    /// When the pin cannot be removed.
+    /// When the pin is not ours or cannot be removed.
     pub fn release(&mut self, ifindex: u32) -> Result<(), KernelError> {
+        self.pinned_link(ifindex)?;
         if let Some(pins) = &self.pins {
             // The pin goes first: closing the descriptor then detaches at once, not from a worker.
             pins::unpin(&pins.link(ifindex))?;
@@ -241,15 +242,14 @@ impl Kernel {
     /// # Errors
     ///
     /// When a pin cannot be removed; what could be is gone.
-    pub fn detach(mut self) -> Result<(), KernelError> {
-        let attached: Vec<u32> = self.attached()?.keys().copied().collect();
-        for ifindex in attached {
-            self.release(ifindex)?;
+    pub fn detach(&mut self) -> Result<(), KernelError> {
+        let mut refused = Ok(());
+        for ifindex in self.attached()?.into_keys() {
+            // One that refuses is no reason to leave the others.
+            refused = self.release(ifindex).and(refused);
         }
-        match self.pins.take() {
-            Some(pins) => pins.remove(),
-            None => Ok(()),
-        }
+        refused?;
+        self.pins.take().map_or(Ok(()), PinDir::remove)
     }
 
     /// Undoes what this process attached after a start that failed: what was there before stays as it was.

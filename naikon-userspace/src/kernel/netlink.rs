@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, io, net::IpAddr};
 
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::{
     RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage},
@@ -25,14 +25,13 @@ const GROUPS: [u32; 3] = [1, 5, 9];
 ///
 /// When the kernel does not answer or its answer cannot be read.
 pub fn interfaces() -> Result<BTreeMap<u32, Interface>, KernelError> {
-    let mut found = BTreeMap::new();
-    dump("listing the interfaces", RouteNetlinkMessage::GetLink(LinkMessage::default()), |message| {
+    let request = || RouteNetlinkMessage::GetLink(LinkMessage::default());
+    collect("listing the interfaces", request, |found: &mut BTreeMap<u32, Interface>, message| {
         if let RouteNetlinkMessage::NewLink(link) = message {
             let interface = interface(link);
             found.insert(interface.index, interface);
         }
-    })?;
-    Ok(found)
+    })
 }
 
 fn interface(link: LinkMessage) -> Interface {
@@ -46,10 +45,13 @@ fn interface(link: LinkMessage) -> Interface {
         loopback: link.header.flags.contains(LinkFlags::Loopback),
         xdp: None,
     };
+    let (mut lower, mut elsewhere) = (None, false);
     for attribute in link.attributes {
         match attribute {
             LinkAttribute::IfName(name) => interface.name = name,
-            LinkAttribute::Link(index) => interface.lower = Some(index),
+            LinkAttribute::Link(index) => lower = Some(index),
+            // The device below is in another namespace, where its index means another one.
+            LinkAttribute::LinkNetNsId(_) => elsewhere = true,
             LinkAttribute::Controller(index) => interface.controller = Some(index),
             LinkAttribute::Xdp(parts) => interface.xdp = attached(&parts),
             LinkAttribute::LinkInfo(parts) => {
@@ -61,6 +63,7 @@ fn interface(link: LinkMessage) -> Interface {
             _ => {}
         }
     }
+    interface.lower = lower.filter(|_| !elsewhere);
     interface
 }
 
@@ -84,8 +87,8 @@ fn attached(parts: &[LinkXdp]) -> Option<AttachedXdp> {
 ///
 /// When the kernel does not answer or its answer cannot be read.
 pub fn own_addresses() -> Result<Vec<IpAddr>, KernelError> {
-    let mut found = Vec::new();
-    dump("listing the addresses", RouteNetlinkMessage::GetAddress(AddressMessage::default()), |message| {
+    let request = || RouteNetlinkMessage::GetAddress(AddressMessage::default());
+    collect("listing the addresses", request, |found: &mut Vec<IpAddr>, message| {
         if let RouteNetlinkMessage::NewAddress(address) = message {
             // On a point-to-point link IFA_ADDRESS is the peer and IFA_LOCAL this machine.
             let local = address.attributes.iter().find_map(|attribute| match attribute {
@@ -98,8 +101,7 @@ pub fn own_addresses() -> Result<Vec<IpAddr>, KernelError> {
             });
             found.extend(local.or(given));
         }
-    })?;
-    Ok(found)
+    })
 }
 
 /// The next hops of every default route.
@@ -109,7 +111,8 @@ pub fn own_addresses() -> Result<Vec<IpAddr>, KernelError> {
 /// When the kernel does not answer or its answer cannot be read.
 pub fn default_gateways() -> Result<Vec<IpAddr>, KernelError> {
     let mut found = Vec::new();
-    dump("listing the routes", RouteNetlinkMessage::GetRoute(RouteMessage::default()), |message| {
+    // A full routing table never holds still for a whole dump: what was seen of it counts.
+    let _held_still = dump("listing the routes", RouteNetlinkMessage::GetRoute(RouteMessage::default()), |message| {
         if let RouteNetlinkMessage::NewRoute(route) = message
             && route.header.destination_prefix_length == 0
         {
@@ -171,12 +174,31 @@ impl InterfaceChanges {
     }
 }
 
+/// Dumps until nothing changed meanwhile, or an interface that is there might seem to be gone.
+fn collect<T: Default>(
+    operation: &str,
+    request: impl Fn() -> RouteNetlinkMessage,
+    each: impl Fn(&mut T, RouteNetlinkMessage),
+) -> Result<T, KernelError> {
+    /// Interfaces and addresses are few; a dump of them takes well under a millisecond.
+    const TRIES: usize = 20;
+    for _ in 0..TRIES {
+        let mut found = T::default();
+        if dump(operation, request(), |message| each(&mut found, message))? {
+            return Ok(found);
+        }
+    }
+    Err(KernelError::new(operation, ErrorKind::Other, format!("they changed during each of {TRIES} looks")))
+}
+
+/// Asks once. Whether nothing changed meanwhile (`NLM_F_DUMP_INTR`, netlink(7)).
 fn dump(
     operation: &str,
     request: RouteNetlinkMessage,
     mut each: impl FnMut(RouteNetlinkMessage),
-) -> Result<(), KernelError> {
+) -> Result<bool, KernelError> {
     let refused = |error: io::Error| KernelError::of(operation, &error);
+    let mut held_still = true;
     let socket = {
         let mut socket = Socket::new(NETLINK_ROUTE).map_err(refused)?;
         socket.bind_auto().map_err(refused)?;
@@ -195,8 +217,12 @@ fn dump(
         while !rest.is_empty() {
             let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
                 .map_err(|error| KernelError::new(operation, ErrorKind::Other, error))?;
+            held_still &= message.header.flags & NLM_F_DUMP_INTR == 0;
             match message.payload {
-                NetlinkPayload::Done(_) => return Ok(()),
+                NetlinkPayload::Done(done) if done.code < 0 => {
+                    return Err(refused(io::Error::from_raw_os_error(-done.code)));
+                }
+                NetlinkPayload::Done(_) => return Ok(held_still),
                 NetlinkPayload::Error(error) => return Err(refused(error.to_io())),
                 NetlinkPayload::InnerMessage(inner) => each(inner),
                 _ => {}

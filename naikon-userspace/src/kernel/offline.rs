@@ -32,7 +32,7 @@ pub struct Inspection {
 ///
 /// When there are none, or they cannot be read.
 pub fn inspect(pin_dir: &Path) -> Result<Inspection, KernelError> {
-    let pins = PinDir::open(pin_dir)?;
+    let pins = PinDir::look(pin_dir);
     let tables = Tables::from_pins(&pins)?;
     let interfaces = interfaces()?;
     let mut attached = Vec::new();

@@ -41,11 +41,16 @@ const MAPS: [(&str, MapType, u32, u32, u32); 7] = [
 /// A locked pin directory.
 pub(crate) struct PinDir {
     root: PathBuf,
-    /// Holds the lock until the process ends.
-    _lock: File,
+    /// Holds the lock until the process ends; nothing is held by who only reads.
+    _lock: Option<File>,
 }
 
 impl PinDir {
+    /// To read what is there, beside whoever works with it.
+    pub(crate) fn look(root: &Path) -> Self {
+        PinDir { root: root.to_owned(), _lock: None }
+    }
+
     /// Makes the directory where it is missing, and locks it.
     pub(crate) fn open(root: &Path) -> Result<Self, KernelError> {
         require_bpffs(root)?;
@@ -55,7 +60,7 @@ impl PinDir {
                 .cure("it belongs to another user; run as that user or as root")
         })?;
         match lock.try_lock() {
-            Ok(()) => Ok(PinDir { root: root.to_owned(), _lock: lock }),
+            Ok(()) => Ok(PinDir { root: root.to_owned(), _lock: Some(lock) }),
             Err(fs::TryLockError::WouldBlock) => Err(KernelError::new(
                 format!("locking the pin directory {}", root.display()),
                 ErrorKind::Locked,
@@ -170,8 +175,11 @@ fn versions(root: &Path) -> Result<Vec<PathBuf>, KernelError> {
 
 /// Removes the maps that bear names of the contract, and the directory unless something else is in it.
 fn remove_maps(directory: &Path) -> Result<(), KernelError> {
-    for name in PinDir::map_names() {
-        unpin(&directory.join(name))?;
+    for path in PinDir::map_names().map(|name| directory.join(name)) {
+        // What is no map is not ours.
+        if path.exists() && MapInfo::from_pin(&path).is_ok() {
+            unpin(&path)?;
+        }
     }
     remove_directory(directory)
 }
