@@ -79,7 +79,10 @@ pub struct Action(u32);
 impl Action {
     /// No prefix holds the address. Never stored.
     pub const NONE: Action = Action(0);
-    /// Never dropped, whatever else holds the address: allowlist and guards.
+    /// No answer although a wider prefix has one: what must not be dropped for this form of an address, but may be for
+    /// another one. Guards are such holes.
+    pub const HOLE: Action = Action(1);
+    /// Never dropped, whatever else holds any form of the address: allowlists.
     pub const PASS: Action = Action(3 << 16);
 
     /// Count and let pass on account of `list`.
@@ -108,6 +111,7 @@ impl Action {
     pub const fn from_raw(raw: u32) -> Option<Self> {
         match raw >> 16 {
             1 | 2 => Some(Action(raw)),
+            0 if raw == Self::HOLE.0 => Some(Self::HOLE),
             3 if raw == Self::PASS.0 => Some(Self::PASS),
             _ => None,
         }
@@ -120,7 +124,7 @@ impl Action {
         Action(raw)
     }
 
-    /// Strength: pass 3 beats drop 2 beats monitor 1 beats none 0.
+    /// Strength: pass 3 beats drop 2 beats monitor 1 beats none and hole 0.
     #[must_use]
     #[inline(always)]
     pub const fn rank(self) -> u32 {
@@ -262,10 +266,10 @@ mod tests {
 
     #[test]
     fn raw_form_round_trips_and_foreign_values_are_refused() {
-        for action in [Action::PASS, Action::drop(0), Action::drop(u16::MAX), Action::monitor(9)] {
+        for action in [Action::PASS, Action::HOLE, Action::drop(0), Action::drop(u16::MAX), Action::monitor(9)] {
             assert_eq!(Action::from_raw(action.to_raw()), Some(action));
         }
-        for raw in [0, 1, (3 << 16) | 1, 4 << 16, u32::MAX] {
+        for raw in [0, 2, (3 << 16) | 1, 4 << 16, u32::MAX] {
             assert_eq!(Action::from_raw(raw), None, "{raw:#x}");
         }
     }

@@ -18,7 +18,7 @@
 //!
 //! **Both.** In compiled rules actions grow stronger on the way to longer prefixes. So of two nested additions over
 //! the same old rule the longer raises higher or lowers less: its phase comes first, as (A) wants; (B) likewise.
-//! Rules read back after a crash need not be compiled: [`between`] then moves a removal to the phase of what must
+//! Holes for guards do not follow this, and rules read back after a crash need not be compiled: [`between`] then moves a removal to the phase of what must
 //! come first. One form keeps the law even so.
 //!
 //! **Readers in between.** A frame's lookups take time: one may see a slot before an operation and another slot after

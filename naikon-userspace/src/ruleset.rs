@@ -4,14 +4,14 @@
 //! [`compile`] makes both agree: going from a prefix to those inside it, actions only ever grow stronger.
 //!
 //! * A listed prefix inside (or equal to) an allowed or guarded one vanishes; so does a monitor prefix inside a drop one.
-//! * An allowed prefix inside a listed one is a pass rule, a hole.
+//! * An allowed prefix inside a listed one is a pass rule, a guarded one a hole rule.
 //!
 //! An IPv6 address that carries IPv4 is looked up in several forms and the strongest answer counts, a pass above all.
 //! An IPv4 allow entry must hence be found even where no IPv4 list surrounds it: `2002:c633:6407::/48` may be listed
-//! while 198.51.100.7 is allowed. So allow entries and this host's own guards are **always** stored. Special space
-//! (10.0.0.0/8 and the like) is different: nobody chose it, and as a pass rule it would free every listed address
-//! that merely carries a private one, such as a Teredo address with a made-up server. It is stored only as the hole
-//! that a wider listed prefix needs, and cancels in silence what is listed inside it.
+//! while 198.51.100.7 is allowed. So allow entries are **always** stored. Guards (this host's own connectivity, special
+//! space) are different: nobody allowed them, and as pass rules they would free every listed address that merely
+//! carries one, such as a Teredo address with a private client. They are stored only where a wider listed prefix
+//! needs the hole, as a rule without an answer, and cancel in silence what is listed inside them.
 //!
 //! A rule is 24 bytes. Which lists hold it is known from its action; only prefixes of several lists cost more.
 
@@ -67,10 +67,8 @@ pub struct Source<'a> {
 pub struct Spared<'a> {
     /// The operator's allow entries.
     pub allow: &'a [Prefix],
-    /// This host's own addresses, gateways, resolvers and logged-in peers.
-    pub host: &'a [Prefix],
-    /// Special space: never listed, but not allowed either (see the file's top).
-    pub special: &'a [Prefix],
+    /// This host's own connectivity and special space: not listed, but not allowed either (see the file's top).
+    pub guards: &'a [Prefix],
 }
 
 /// One entry of a trie.
@@ -168,10 +166,8 @@ pub struct Ruleset {
     shared: Vec<Shared>,
     /// The lists of all [`Shared`] rules, one after the other.
     lists: Vec<u16>,
-    /// By prefix: the pass rules that are guards, not allow entries.
+    /// By prefix, none inside another: what is guarded, stored or not.
     guards: Vec<Prefix>,
-    /// By prefix, none inside another: special space, stored or not.
-    special: Vec<Prefix>,
     /// Drop and monitor rules by family.
     count: (usize, usize),
     lengths: Lengths,
@@ -196,8 +192,7 @@ struct Entry {
 #[derive(Clone, Copy)]
 enum Tag {
     Allow,
-    Host,
-    Special,
+    Guard,
     Listed(Action),
 }
 
@@ -207,8 +202,8 @@ enum Cover {
     Nothing,
     Monitor,
     Drop,
-    Special,
-    Spared,
+    Guarded,
+    Allowed,
 }
 
 /// Compiles lists and what they must spare into rules.
@@ -229,28 +224,24 @@ pub fn compile(sources: &[Source<'_>], spared: Spared<'_>) -> Ruleset {
         let cover = match tag {
             Tag::Allow => {
                 ruleset.push(prefix, Action::PASS);
-                Cover::Spared
+                Cover::Allowed
             }
-            Tag::Host => {
-                ruleset.push_guard(prefix);
-                Cover::Spared
-            }
-            Tag::Special if outer < Cover::Special => {
+            Tag::Guard if outer < Cover::Guarded => {
                 if outer != Cover::Nothing {
-                    ruleset.push_guard(prefix);
+                    ruleset.push(prefix, Action::HOLE);
                 }
-                ruleset.special.push(prefix);
-                Cover::Special
+                ruleset.guards.push(prefix);
+                Cover::Guarded
             }
             Tag::Listed(action) if outer < Cover::Drop && action.is_monitor() => {
                 ruleset.push_listed(prefix, action, same);
                 Cover::Monitor
             }
-            Tag::Listed(action) if outer < Cover::Special && action.is_drop() => {
+            Tag::Listed(action) if outer < Cover::Guarded && action.is_drop() => {
                 ruleset.push_listed(prefix, action, same);
                 Cover::Drop
             }
-            Tag::Special | Tag::Listed(_) => continue,
+            Tag::Guard | Tag::Listed(_) => continue,
         };
         around.push((prefix, cover));
     }
@@ -264,9 +255,9 @@ pub fn compile(sources: &[Source<'_>], spared: Spared<'_>) -> Ruleset {
 /// All entries by prefix; of equal prefixes the strongest comes first, then the list that was named first.
 fn merged(sources: &[Source<'_>], spared: Spared<'_>) -> Vec<Entry> {
     let prefixes = |sources: &[Source<'_>]| sources.iter().map(|source| source.prefixes.len()).sum::<usize>();
-    let total = prefixes(sources) + spared.allow.len() + spared.host.len() + spared.special.len();
+    let total = prefixes(sources) + spared.allow.len() + spared.guards.len();
     let mut entries = Vec::with_capacity(total);
-    for (prefixes, tag) in [(spared.allow, Tag::Allow), (spared.host, Tag::Host), (spared.special, Tag::Special)] {
+    for (prefixes, tag) in [(spared.allow, Tag::Allow), (spared.guards, Tag::Guard)] {
         entries.extend(prefixes.iter().map(|prefix| Entry { prefix: *prefix, tag }));
     }
     for wanted in [ListAction::Drop, ListAction::Monitor] {
@@ -322,7 +313,7 @@ impl Ruleset {
         let mut outer: Option<Prefix> = None;
         self.rules.iter().enumerate().filter_map(move |(index, rule)| {
             let inside = outer.is_some_and(|outer| outer.contains(&rule.prefix));
-            if rule.action.is_pass() {
+            if Verdict::from(rule.action) == Verdict::Pass {
                 return inside.then(|| self.answer(index, rule));
             }
             if !inside {
@@ -359,11 +350,6 @@ impl Ruleset {
         self.rules.push(Rule { prefix, action });
     }
 
-    fn push_guard(&mut self, prefix: Prefix) {
-        self.push(prefix, Action::PASS);
-        self.guards.push(prefix);
-    }
-
     /// `same` are all entries of `prefix`, those of the winning action first.
     fn push_listed(&mut self, prefix: Prefix, action: Action, same: &[Entry]) {
         let start = self.lists.len();
@@ -394,8 +380,8 @@ impl Ruleset {
         let verdict = Verdict::from(rule.action);
         let reason = match verdict {
             Verdict::Drop | Verdict::Monitor => Reason::Listed,
-            Verdict::Pass if self.guards.binary_search(&rule.prefix).is_ok() => Reason::Guard,
-            Verdict::Pass => Reason::Allowed,
+            Verdict::Pass if rule.action.is_pass() => Reason::Allowed,
+            Verdict::Pass => Reason::Guard,
         };
         let lists = if reason == Reason::Listed { self.lists_of(index, rule) } else { Vec::new() };
         Answer { verdict, prefix: Some(rule.prefix), lists, reason, embedded: None }
@@ -413,14 +399,13 @@ impl Ruleset {
     /// The answer where no rule holds any form of the address.
     fn unlisted(&self, address: IpAddr) -> Answer {
         let host = Prefix::host(address);
-        let before = self.special.partition_point(|special| *special <= host);
-        let special =
-            before.checked_sub(1).and_then(|at| self.special.get(at)).filter(|special| special.contains(&host));
+        let before = self.guards.partition_point(|guard| *guard <= host);
+        let guard = before.checked_sub(1).and_then(|at| self.guards.get(at)).filter(|guard| guard.contains(&host));
         Answer {
             verdict: Verdict::Pass,
-            prefix: special.copied(),
+            prefix: guard.copied(),
             lists: Vec::new(),
-            reason: if special.is_some() { Reason::Guard } else { Reason::NotListed },
+            reason: if guard.is_some() { Reason::Guard } else { Reason::NotListed },
             embedded: None,
         }
     }

@@ -115,23 +115,9 @@ impl Guards {
         Guards { hosts, guarded: all }
     }
 
-    /// What is guarded for the sake of this machine alone; sorted. What lies in special space is guarded with it: were
-    /// it allowed by itself, every listed address that embeds it would pass.
-    #[must_use]
-    pub fn hosts(&self) -> Vec<Prefix> {
-        let is_special = |prefix: &Prefix| SPECIAL.iter().any(|special| special.contains(prefix));
-        self.hosts.iter().map(|(prefix, _)| *prefix).filter(|prefix| !is_special(prefix)).collect()
-    }
-
-    /// Special space; sorted.
-    #[must_use]
-    pub fn special() -> &'static [Prefix] {
-        &SPECIAL
-    }
-
     /// Everything guarded, sorted, without overlaps: what may become a `pass P guard` entry.
-    #[cfg(test)]
-    fn prefixes(&self) -> Vec<Prefix> {
+    #[must_use]
+    pub fn prefixes(&self) -> Vec<Prefix> {
         self.guarded.clone()
     }
 

@@ -44,7 +44,7 @@ pub fn inspect(pin_dir: &Path) -> Result<Inspection, KernelError> {
         }
     }
     let mut prefixes = (0, 0);
-    for rule in tables.observed()?.iter().filter(|rule| !rule.action.is_pass()) {
+    for rule in tables.observed()?.iter().filter(|rule| rule.action.is_drop() || rule.action.is_monitor()) {
         if rule.prefix.is_ipv4() {
             prefixes.0 += 1;
         } else {

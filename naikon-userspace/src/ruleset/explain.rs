@@ -112,12 +112,12 @@ impl Ruleset {
         }
     }
 
-    /// What an answer may name inside `prefix`, itself included: rules, and special space without one.
+    /// What an answer may name inside `prefix`, itself included: rules, and guards without one.
     fn inside(&self, prefix: Prefix) -> impl Iterator<Item = Prefix> {
         let start = self.rules.partition_point(|rule| rule.prefix < prefix);
         let rules = self.rules.iter().skip(start).map(|rule| rule.prefix);
-        let special = self.special.iter().copied().filter(move |special| prefix.contains(special));
-        rules.take_while(move |rule| prefix.contains(rule)).chain(special)
+        let guards = self.guards.iter().copied().filter(move |guard| prefix.contains(guard));
+        rules.take_while(move |rule| prefix.contains(rule)).chain(guards)
     }
 
     /// The addresses of the IPv4 prefix `within` at which a verdict may begin, going up, or going down.

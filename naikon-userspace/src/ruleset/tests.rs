@@ -88,8 +88,7 @@ pub(crate) fn spelled(address: IpAddr) -> Vec<IpAddr> {
 pub(crate) struct Given {
     lists: Vec<(ListAction, Vec<Prefix>)>,
     allow: Vec<Prefix>,
-    host: Vec<Prefix>,
-    special: Vec<Prefix>,
+    guards: Vec<Prefix>,
 }
 
 impl Given {
@@ -105,7 +104,7 @@ impl Given {
             .enumerate()
             .map(|(position, (action, prefixes))| Source { id: Self::id(position), action: *action, prefixes })
             .collect();
-        compile(&sources, Spared { allow: &self.allow, host: &self.host, special: &self.special })
+        compile(&sources, Spared { allow: &self.allow, guards: &self.guards })
     }
 
     /// The contract, sentence by sentence, for one form. `None`: nothing holds it.
@@ -116,19 +115,15 @@ impl Given {
         let pass = |prefix, reason| {
             Some(Answer { verdict: Verdict::Pass, prefix: Some(prefix), lists: Vec::new(), reason, embedded: None })
         };
-        // Allow beats everything, and so do guards; an entry that is both is an allow entry.
-        match (longest(&self.allow), longest(&self.host)) {
-            (Some(allow), Some(host)) if host.length() > allow.length() => return pass(host, Reason::Guard),
-            (Some(allow), _) => return pass(allow, Reason::Allowed),
-            (None, Some(host)) => return pass(host, Reason::Guard),
-            (None, None) => {}
+        if let Some(allow) = longest(&self.allow) {
+            return pass(allow, Reason::Allowed);
         }
-        // Special space is never listed: a wider listed prefix gets a hole, whatever is inside is refused.
-        let widest = self.special.iter().filter(|prefix| holds(prefix, form)).min_by_key(|prefix| prefix.length());
-        if let Some(special) = widest {
+        // What is guarded is never listed: a wider listed prefix gets a hole, whatever is inside is refused.
+        let widest = self.guards.iter().filter(|prefix| holds(prefix, form)).min_by_key(|prefix| prefix.length());
+        if let Some(guard) = widest {
             let mut listed = self.lists.iter().flat_map(|(_, prefixes)| prefixes);
-            return if listed.any(|prefix| prefix != special && holds_all(prefix, special)) {
-                pass(*special, Reason::Guard)
+            return if listed.any(|prefix| prefix != guard && holds_all(prefix, guard)) {
+                pass(*guard, Reason::Guard)
             } else {
                 None
             };
@@ -162,8 +157,12 @@ impl Given {
             Some(Answer { embedded, ..self.naive_form(form)? })
         });
         let forms: Vec<Answer> = forms.collect();
-        let first = |verdict| forms.iter().find(|answer| answer.verdict == verdict).cloned();
-        first(Verdict::Pass).or_else(|| first(Verdict::Drop)).or_else(|| first(Verdict::Monitor))
+        let first = |wanted: &dyn Fn(&&Answer) -> bool| forms.iter().find(wanted).cloned();
+        // A guard is no allow entry: another form may be dropped.
+        first(&|answer| answer.reason == Reason::Allowed)
+            .or_else(|| first(&|answer| answer.verdict == Verdict::Drop))
+            .or_else(|| first(&|answer| answer.verdict == Verdict::Monitor))
+            .or_else(|| first(&|answer| answer.reason == Reason::Guard))
     }
 }
 
@@ -181,7 +180,12 @@ fn some(most: usize) -> impl Strategy<Value = Vec<Prefix>> {
 pub(crate) fn given() -> impl Strategy<Value = Given> {
     let action = prop_oneof![Just(ListAction::Drop), Just(ListAction::Monitor)];
     let lists = prop::collection::vec((action, some(9)), 0..5);
-    (lists, some(4), some(2), some(2)).prop_map(|(lists, allow, host, special)| Given { lists, allow, host, special })
+    (lists, some(4), some(3)).prop_map(|(lists, allow, guards)| Given { lists, allow, guards })
+}
+
+/// Without holes: actions grow stronger on the way to longer prefixes everywhere.
+pub(crate) fn unguarded() -> impl Strategy<Value = Given> {
+    given().prop_map(|given| Given { guards: Vec::new(), ..given })
 }
 
 proptest! {
@@ -193,8 +197,9 @@ proptest! {
         for address in world().addresses {
             let answer = ruleset.lookup(address);
             let naive = given.naive(address);
-            let answered = Some(answer.clone()).filter(|answer| action_of(ruleset.rules(), address) != Action::NONE
-                || answer.verdict != Verdict::Pass);
+            // A guard around which nothing is listed is told of, but no rule.
+            let answered = Some(answer.clone())
+                .filter(|answer| answer.reason != Reason::NotListed && (answer.reason != Reason::Guard || naive.is_some()));
             prop_assert_eq!(answered, naive, "{}", address);
             prop_assert_eq!(Verdict::from(action_of(ruleset.rules(), address)), answer.verdict);
         }
@@ -206,10 +211,11 @@ proptest! {
         prop_assert!(ruleset.rules().is_sorted_by(|a, b| a.prefix < b.prefix));
         for outer in ruleset.rules() {
             for inner in ruleset.rules().iter().filter(|inner| holds_all(&outer.prefix, &inner.prefix)) {
-                prop_assert!(outer.action.rank() <= inner.action.rank(), "{:?} in {:?}", inner, outer);
+                let is_hole = inner.action == Action::HOLE;
+                prop_assert!(is_hole || outer.action.rank() <= inner.action.rank(), "{:?} in {:?}", inner, outer);
             }
         }
-        let listed = ruleset.rules().iter().filter(|rule| !rule.action.is_pass());
+        let listed = ruleset.rules().iter().filter(|rule| Verdict::from(rule.action) != Verdict::Pass);
         let (v4, v6): (Vec<&Rule>, Vec<&Rule>) = listed.partition(|rule| rule.prefix.is_ipv4());
         prop_assert_eq!(ruleset.count(), (v4.len(), v6.len()));
     }
@@ -232,14 +238,14 @@ proptest! {
     }
 }
 
-/// Lists by action and prefixes; allow, host and special prefixes.
-fn compiled(lists: &[(ListAction, &[&str])], spared: [&[&str]; 3]) -> Ruleset {
+/// Lists by action and prefixes; allow and guard prefixes.
+fn compiled(lists: &[(ListAction, &[&str])], spared: [&[&str]; 2]) -> Ruleset {
     let all = |texts: &[&str]| texts.iter().map(|text| prefix(text)).collect::<Vec<_>>();
-    let [allow, host, special] = spared.map(all);
-    Given { lists: lists.iter().map(|(action, texts)| (*action, all(texts))).collect(), allow, host, special }.compile()
+    let [allow, guards] = spared.map(all);
+    Given { lists: lists.iter().map(|(action, texts)| (*action, all(texts))).collect(), allow, guards }.compile()
 }
 
-fn check_lines(lists: &[(ListAction, &[&str])], spared: [&[&str]; 3], expected: &[&str]) {
+fn check_lines(lists: &[(ListAction, &[&str])], spared: [&[&str]; 2], expected: &[&str]) {
     let ruleset = compiled(lists, spared);
     let lines: Vec<String> = ruleset.lines(|id| format!("l{}", 100 - id)).collect();
     assert_eq!(lines, expected);
@@ -250,7 +256,7 @@ const MONITOR: ListAction = ListAction::Monitor;
 
 #[test]
 fn lines_show_what_decides_and_nothing_else() {
-    let none: [&[&str]; 3] = [&[], &[], &[]];
+    let none: [&[&str]; 2] = [&[], &[]];
     check_lines(&[], none, &[]);
     // Inner entries stay, lists in their order, IPv4 first, a repeated entry once.
     check_lines(
@@ -271,7 +277,7 @@ fn lines_show_what_decides_and_nothing_else() {
     // Holes show, other pass rules do not; allow goes before guard; listed inside special space vanishes.
     check_lines(
         &[(DROP, &["198.51.100.0/24", "203.0.113.1", "192.0.2.64/28"])],
-        [&["198.51.100.7", "203.0.113.0/24"], &["198.51.100.7", "198.51.100.8"], &["198.51.100.64/26", "192.0.2.0/24"]],
+        [&["198.51.100.7", "203.0.113.0/24"], &["198.51.100.7", "198.51.100.8", "198.51.100.64/26", "192.0.2.0/24"]],
         &[
             "drop 198.51.100.0/24 l0",
             "pass 198.51.100.7/32 allow",
@@ -282,13 +288,24 @@ fn lines_show_what_decides_and_nothing_else() {
 }
 
 #[test]
-fn pass_rules_are_stored_always_but_special_space_only_as_a_hole() {
+fn pass_rules_are_stored_always_but_guards_only_as_holes() {
     let ruleset = compiled(
         &[(DROP, &["198.51.100.0/24"])],
-        [&["203.0.113.5"], &["203.0.113.6"], &["192.0.2.0/24", "198.51.100.64/26"]],
+        [&["203.0.113.5"], &["203.0.113.6", "192.0.2.0/24", "198.51.100.64/26"]],
     );
     let stored: Vec<String> = ruleset.rules().iter().map(|rule| rule.prefix.to_string()).collect();
-    assert_eq!(stored, ["198.51.100.0/24", "198.51.100.64/26", "203.0.113.5/32", "203.0.113.6/32"]);
+    assert_eq!(stored, ["198.51.100.0/24", "198.51.100.64/26", "203.0.113.5/32"]);
+}
+
+#[test]
+fn hole_for_a_guard_frees_no_address_that_carries_it() {
+    // Server 203.0.113.1 is listed; client 192.168.0.1 lies in special space, around which a wider prefix is listed.
+    let listed: [(ListAction, &[&str]); 1] = [(DROP, &["203.0.113.1", "192.0.0.0/8"])];
+    let ruleset = compiled(&listed, [&[], &["192.168.0.0/16"]]);
+    let teredo = "2001:0:cb00:7101::3f57:fffe";
+    let server = Some([203, 0, 113, 1]);
+    check_lookup(&ruleset, teredo, (Verdict::Drop, Some("203.0.113.1/32"), Reason::Listed, server));
+    check_lookup(&ruleset, "192.168.0.1", (Verdict::Pass, Some("192.168.0.0/16"), Reason::Guard, None));
 }
 
 fn check_lookup(ruleset: &Ruleset, text: &str, expected: (Verdict, Option<&str>, Reason, Option<[u8; 4]>)) {
@@ -302,7 +319,7 @@ fn check_lookup(ruleset: &Ruleset, text: &str, expected: (Verdict, Option<&str>,
 fn lookup_says_why() {
     let ruleset = compiled(
         &[(DROP, &["198.51.100.0/24", "2002:c633:6407::/48"]), (MONITOR, &["203.0.113.0/24"])],
-        [&["198.51.100.7"], &["192.0.2.1"], &["192.0.2.128/25"]],
+        [&["198.51.100.7"], &["192.0.2.1", "192.0.2.128/25"]],
     );
     let (c2, own) = ([198, 51, 100, 9], [198, 51, 100, 7]);
     check_lookup(&ruleset, "198.51.100.9", (Verdict::Drop, Some("198.51.100.0/24"), Reason::Listed, None));
@@ -331,7 +348,7 @@ fn lookup_says_why() {
 fn whole_of_a_prefix_answers_for_its_strictest_part() {
     let ruleset = compiled(
         &[(DROP, &["198.51.100.9", "198.51.100.0"]), (MONITOR, &["198.51.100.0/24"])],
-        [&["198.51.100.7"], &[], &[]],
+        [&["198.51.100.7"], &[]],
     );
     let check = |text: &str, expected: &[&str]| {
         let answers = ruleset.explain(&prefix(text));
