@@ -177,9 +177,7 @@ impl Config {
     pub fn merge(file: Option<(&str, &Path)>, overrides: &Overrides) -> Result<Self, ConfigError> {
         let (file, folder) = match file {
             None => (File::default(), Path::new("")),
-            Some((text, folder)) => {
-                (toml::from_str(text).map_err(|error| ConfigError(error.to_string().trim_end().to_owned()))?, folder)
-            }
+            Some((text, folder)) => (toml::from_str(text).map_err(|error| toml_error(text, &error))?, folder),
         };
         let cli = overrides;
         let interfaces = merge_interfaces(&cli.interfaces, &file.interfaces)?;
@@ -187,11 +185,11 @@ impl Config {
         let allow: Vec<PathBuf> =
             cli.allow.iter().cloned().chain(file.allow.into_iter().map(|allow| folder.join(allow.path))).collect();
         require_unique("allowlist", &allow)?;
-        let pin_dir = match cli.pin_dir.clone().or(file.pin_dir) {
+        let of_file = file.pin_dir.map(|path| if path == Path::new("none") { path } else { folder.join(path) });
+        let pin_dir = match cli.pin_dir.clone().or(of_file) {
             None => Some(PathBuf::from(PIN_DIR)),
             Some(none) if none == Path::new("none") => None,
-            Some(path) if path.is_absolute() => Some(path),
-            Some(path) => return Err(ConfigError(format!("pin_dir '{}' is not absolute", path.display()))),
+            Some(path) => Some(path),
         };
         let on_exit = match (cli.on_exit.or(file.on_exit), &pin_dir) {
             (Some(OnExit::Keep), None) => {
@@ -234,6 +232,17 @@ impl Config {
         compare("on_exit", self.on_exit == running.on_exit);
         keys
     }
+}
+
+/// In one line, as logs want it.
+fn toml_error(text: &str, error: &toml::de::Error) -> ConfigError {
+    let before = error.span().and_then(|span| text.get(..span.start));
+    let place = before.map_or_else(String::new, |before| {
+        let line = before.lines().count().max(1) + usize::from(before.ends_with('\n'));
+        let column = before.rsplit('\n').next().map_or(0, |start| start.chars().count()) + 1;
+        format!("line {line}, column {column}: ")
+    });
+    ConfigError(format!("{place}{}", error.message().replace('\n', ", ")))
 }
 
 fn merge_interfaces(cli: &[String], file: &[String]) -> Result<Vec<Wanted>, ConfigError> {
@@ -359,13 +368,13 @@ mod tests {
             let error = merge(text, &Overrides::default()).unwrap_err().to_string();
             assert!(error.contains(part), "{text}: {error}");
         };
-        check("interface = 'eth0'", "interface");
+        check("interface = 'eth0'", "line 1, column 1: unknown field `interface`");
+        check("mode = 'auto'\n\n foo = 1", "line 3, column 2: ");
         check("mode = 'fast'", "fast");
         check("listen = '9887'", "9887");
         check("interfaces = ['eth0', 'eth0']", "given twice");
         check("[[list]]\npath = 'a'\n[[list]]\npath = './a'", "given twice");
         check("[[list]]\npath = 'a'\nname = 'x/y'", "slash");
-        check("pin_dir = 'relative'", "absolute");
         check("[[list]]\npath = 'a'\naction = 'block'", "block");
     }
 

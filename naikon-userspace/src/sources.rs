@@ -187,7 +187,9 @@ pub fn load(source: &Source, guards: &Guards) -> Loaded {
         Role::Listed(_) => safety::screen(parsed, guards),
         Role::Allow => safety::screen_allowlist(parsed),
     };
-    let fault = screened.judge(source.allow_empty).err().map(Fault::Refused);
+    // An allowlist may be emptied, but one whose every line is refused is a mistake.
+    let may_be_empty = source.allow_empty && (source.role != Role::Allow || screened.read == 0);
+    let fault = screened.judge(may_be_empty).err().map(Fault::Refused);
     let (format, prefixes, diagnostics) = (Some(screened.format), screened.prefixes, screened.diagnostics);
     Loaded { format, prefixes, diagnostics, fault }
 }

@@ -97,8 +97,8 @@ pub(super) fn compile(lists: &Lists, drop_files: &[PathBuf], guards: &Guards) ->
             }
         }
     }
-    let hosts = guards.hosts();
-    let ruleset = ruleset::compile(&compiled, Spared { allow: &allow, host: &hosts, special: Guards::special() });
+    let guards = guards.prefixes();
+    let ruleset = ruleset::compile(&compiled, Spared { allow: &allow, guards: &guards });
     Ok(Compiled { lists: loaded, ruleset })
 }
 

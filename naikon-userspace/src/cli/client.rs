@@ -82,7 +82,11 @@ pub(super) fn ask(control: &Path, request: &Request) -> Result<Response, Failure
             ),
             io::ErrorKind::PermissionDenied => Failure::new(
                 Code::Privilege,
-                format!("{doing} the daemon at {place}: {error}; run as root, or join the group naikon to read"),
+                if request.changes() {
+                    format!("{doing} the daemon at {place}: {error}; run as root or as the daemon's user")
+                } else {
+                    format!("{doing} the daemon at {place}: {error}; run as root, or join the group naikon to read")
+                },
             ),
             _ => Failure::new(Code::NoDaemon, format!("{doing} the daemon at {place}: {error}")),
         }
@@ -245,9 +249,10 @@ fn show_reload(reload: &protocol::Reload) -> io::Result<()> {
     if let Some(reason) = &reload.reason {
         writeln!(out, "{}", text::escape(reason))?;
     }
-    for list in reload.lists.iter().filter(|list| list.result == ReloadResult::Refused) {
-        let reason = list.reason.as_deref().unwrap_or_default();
-        writeln!(out, "list {} {}: {}", text::escape(&list.name), paint.red("refused"), text::escape(reason))?;
+    for list in &reload.lists {
+        let Some(reason) = &list.reason else { continue };
+        let what = if list.result == ReloadResult::Refused { paint.red("refused") } else { paint.yellow("removed") };
+        writeln!(out, "list {} {what}: {}", text::escape(&list.name), text::escape(reason))?;
     }
     Ok(())
 }

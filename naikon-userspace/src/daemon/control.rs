@@ -20,7 +20,11 @@ use tokio::{
     time::timeout,
 };
 
-use super::{metrics::Metrics, snapshot::Snapshot, worker::Worker};
+use super::{
+    metrics::Metrics,
+    snapshot::Snapshot,
+    worker::{Asker, Worker},
+};
 use crate::{
     config::OnExit,
     kernel::{ErrorKind, KernelError},
@@ -178,7 +182,9 @@ async fn respond(request: Request, daemon: &Daemon) -> (Response, bool) {
                 Err(error) => Response::Failed(error.to_string()),
             }
         }
-        Request::Reload { force } => daemon.worker.reload(force).await.map_or_else(ended, Response::Reload),
+        Request::Reload { force } => {
+            daemon.worker.reload(force, Asker::Person).await.map_or_else(ended, Response::Reload)
+        }
         Request::Detach => match daemon.worker.stop(OnExit::Detach).await {
             None => ended(),
             Some(Err(error)) => return (Response::Failed(error.to_string()), false),

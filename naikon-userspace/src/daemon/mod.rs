@@ -35,7 +35,7 @@ use self::{
     metrics::{Instruments, Metrics},
     reload::{Cause, Lists},
     snapshot::Snapshot,
-    worker::{Enforcer, Worker},
+    worker::{Asker, Enforcer, Worker},
 };
 use crate::{
     config::{Config, ConfigError, OnExit},
@@ -216,7 +216,7 @@ async fn serve(
                 Told::Reload => drop(tokio::spawn(reload_on_signal(worker.clone()))),
             },
             _ = ended.recv() => break None,
-            () = worker.ended() => {
+            () = worker.failed() => {
                 let cause = io::Error::other("the enforcer thread has ended; what is pinned goes on enforcing");
                 return Err(RunError::System("running", cause));
             }
@@ -245,7 +245,7 @@ async fn serve(
 async fn reload_on_signal(worker: Worker) {
     tell_reloading();
     // An ended worker means that the daemon is ending.
-    let _report = worker.reload(false).await;
+    let _report = worker.reload(false, Asker::Daemon).await;
     tell(&[NotifyState::Ready]);
 }
 
@@ -294,7 +294,7 @@ async fn look_after_interfaces(changes: Arc<Notify>, worker: Worker) {
         if own.replace(now.clone()).is_some_and(|before| before != now) {
             tracing::info!("this host's addresses have changed; reloading, so that none of them is dropped");
             // An ended worker means that the daemon is ending.
-            let _report = worker.reload(false).await;
+            let _report = worker.reload(false, Asker::Daemon).await;
         }
     }
 }
@@ -336,7 +336,7 @@ async fn try_again(mut retries: mpsc::Receiver<()>, worker: Worker) {
         }
         sleep(pause).await;
         pause = (pause * 2).min(longest);
-        if worker.reload(false).await.is_none() {
+        if worker.reload(false, Asker::Daemon).await.is_none() {
             return;
         }
         if retries.is_empty() {

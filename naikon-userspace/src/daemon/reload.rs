@@ -58,6 +58,8 @@ pub(crate) struct Lists {
     state_dir: StateDir,
     host: host::Facts,
     lists: BTreeMap<Key, ListState>,
+    /// Their keys in order of precedence.
+    order: Vec<Key>,
     ruleset: Arc<Ruleset>,
     names: Arc<BTreeMap<u16, String>>,
     /// What the kernel holds, where it is not the ruleset: at start, and after a change that could not be undone.
@@ -122,6 +124,7 @@ impl Lists {
             host: host::Facts::default(),
             tables_unknown: false,
             lists: BTreeMap::new(),
+            order: Vec::new(),
             ruleset: Arc::default(),
             names: Arc::default(),
             observed: Some(kernel.observed()?),
@@ -129,8 +132,9 @@ impl Lists {
         })
     }
 
+    /// In order of precedence.
     pub(crate) fn states(&self) -> impl Iterator<Item = &ListState> {
-        self.lists.values()
+        self.order.iter().filter_map(|key| self.lists.get(key))
     }
 
     pub(crate) fn ruleset(&self) -> Arc<Ruleset> {
@@ -160,7 +164,8 @@ impl Lists {
         if !force {
             self.guard_growth(&mut lists, before);
         }
-        let reports: Vec<ListReload> = lists.iter().map(|list| self.report(list)).collect();
+        let mut reports: Vec<ListReload> = lists.iter().map(|list| self.report(list)).collect();
+        reports.extend(self.gone(&lists));
         if let Some(allow) = lists.iter().find(|list| list.source.role == Role::Allow && list.good.is_none()) {
             let fault = allow.fault.as_deref().unwrap_or_default();
             let message = format!("allowlist {} never loaded: {fault}", allow.source.path.display());
@@ -257,6 +262,20 @@ impl Lists {
         }
     }
 
+    /// Lists that are enforced and no longer named: a file that was removed from a directory, or a changed
+    /// configuration.
+    fn gone(&self, lists: &[ListState]) -> Vec<ListReload> {
+        let named = |gone: &&ListState| !lists.iter().any(|list| key(&list.source) == key(&gone.source));
+        let gone = self.lists.values().filter(named).map(|gone| &gone.source);
+        let reason = |gone: &Source| format!("{} is named no longer, or gone from its directory", gone.path.display());
+        gone.map(|gone| ListReload {
+            name: gone.name.clone(),
+            result: ReloadResult::Applied,
+            reason: Some(reason(gone)),
+        })
+        .collect()
+    }
+
     fn report(&self, list: &ListState) -> ListReload {
         let before = self.lists.get(&key(&list.source)).and_then(|list| list.good.as_ref());
         let result = match (&list.fault, before, &list.good) {
@@ -327,6 +346,7 @@ impl Lists {
                 warn_unsaved(name, &error);
             }
         }
+        self.order = lists.iter().map(|list| key(&list.source)).collect();
         let before = std::mem::take(&mut self.lists);
         self.lists = lists.into_iter().map(|list| (key(&list.source), list)).collect();
         for gone in before.values().filter(|list| !self.lists.contains_key(&key(&list.source))) {
@@ -405,7 +425,7 @@ fn compile(
     }
     allow.sort_unstable();
     allow.dedup();
-    let hosts = guards.hosts();
-    let spared = Spared { allow: &allow, host: &hosts, special: Guards::special() };
+    let guards = guards.prefixes();
+    let spared = Spared { allow: &allow, guards: &guards };
     Ok((ruleset::compile(&sources, spared), names))
 }

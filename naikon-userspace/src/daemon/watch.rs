@@ -21,7 +21,10 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{snapshot::Snapshot, worker::Worker};
+use super::{
+    snapshot::Snapshot,
+    worker::{Asker, Worker},
+};
 use crate::{
     config::Config,
     sources::{Fingerprint, fingerprint},
@@ -80,7 +83,7 @@ pub(crate) async fn follow(
         }
         touched.whole.lock().unwrap_or_else(PoisonError::into_inner).clear();
         loaded = look().await;
-        if worker.reload(false).await.is_none() {
+        if worker.reload(false, Asker::Daemon).await.is_none() {
             return;
         }
     }

@@ -8,7 +8,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -28,10 +28,13 @@ use crate::{
 /// Jobs that wait at most; more senders wait for room.
 const QUEUE: usize = 64;
 
+/// For so long a change that the daemon made by itself is told to who asks for a reload.
+const UNTOLD_MAX: Duration = Duration::from_secs(2);
+
 /// What the worker can be asked for.
 pub(crate) enum Job {
     /// Read everything again. Those that wait are answered by one reload.
-    Reload { force: bool, reply: oneshot::Sender<Reload> },
+    Reload { force: bool, by: Asker, reply: oneshot::Sender<Reload> },
     /// Look whether every interface still carries the program.
     Reconcile,
     /// Show that the worker works.
@@ -40,12 +43,30 @@ pub(crate) enum Job {
     Stop { on_exit: OnExit, reply: oneshot::Sender<Result<(), KernelError>> },
 }
 
+/// Who wants a reload.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Asker {
+    /// Somebody who waits for the answer.
+    Person,
+    /// A signal, a changed file, a retry.
+    Daemon,
+}
+
+/// What files that changed brought about before anybody asked.
+struct Untold {
+    since: Instant,
+    added: usize,
+    removed: usize,
+}
+
 /// The way to the worker.
 #[derive(Clone)]
 pub(crate) struct Worker {
     jobs: mpsc::Sender<Job>,
     /// A look at the interfaces waits already: another one would see the same.
     look_waits: Arc<AtomicBool>,
+    /// Its end was asked for.
+    stopped: Arc<AtomicBool>,
 }
 
 /// Everything that changes the kernel.
@@ -71,30 +92,34 @@ impl Worker {
         let (jobs, queue) = mpsc::channel(QUEUE);
         let (publish, snapshots) = watch::channel(Arc::new(enforcer.snapshot()));
         let look_waits = Arc::new(AtomicBool::new(false));
-        let worker = Worker { jobs, look_waits: Arc::clone(&look_waits) };
-        let work = move || work(enforcer, queue, &publish, &retry, &look_waits);
+        let stopped = Arc::new(AtomicBool::new(false));
+        let worker = Worker { jobs, look_waits: Arc::clone(&look_waits), stopped: Arc::clone(&stopped) };
+        let work = move || work(enforcer, queue, &publish, &retry, &Flags { look_waits, stopped });
         thread::Builder::new().name("enforcer".into()).spawn(work)?;
         Ok((worker, snapshots))
     }
 
     /// Asks for a reload and waits for it; `None` when the worker has ended.
-    pub(crate) async fn reload(&self, force: bool) -> Option<Reload> {
+    pub(crate) async fn reload(&self, force: bool, by: Asker) -> Option<Reload> {
         let (reply, answer) = oneshot::channel();
-        self.jobs.send(Job::Reload { force, reply }).await.ok()?;
+        self.jobs.send(Job::Reload { force, by, reply }).await.ok()?;
         answer.await.ok()
     }
 
     /// Asks for a look at the interfaces.
     pub(crate) async fn reconcile(&self) {
         if !self.look_waits.swap(true, Ordering::AcqRel) {
-            // An ended worker is told by `ended`.
+            // An ended worker is told by `failed`.
             let _ended = self.jobs.send(Job::Reconcile).await;
         }
     }
 
-    /// Returns when the thread has ended, which it does by itself only in a panic.
-    pub(crate) async fn ended(&self) {
+    /// Returns when the thread has ended by itself, which only a panic makes it do.
+    pub(crate) async fn failed(&self) {
         self.jobs.closed().await;
+        if self.stopped.load(Ordering::Acquire) {
+            std::future::pending().await
+        }
     }
 
     /// Waits until the worker has done all that was asked before.
@@ -111,31 +136,43 @@ impl Worker {
     }
 }
 
+/// The worker's side of what its [`Worker`] tells.
+struct Flags {
+    look_waits: Arc<AtomicBool>,
+    stopped: Arc<AtomicBool>,
+}
+
 fn work(
     mut enforcer: Enforcer,
     mut queue: mpsc::Receiver<Job>,
     publish: &watch::Sender<Arc<Snapshot>>,
     retry: &mpsc::Sender<()>,
-    look_waits: &AtomicBool,
+    flags: &Flags,
 ) {
     let mut next = None;
+    let mut untold: Option<Untold> = None;
     while let Some(job) = next.take().or_else(|| queue.blocking_recv()) {
         match job {
-            Job::Reload { force, reply } => {
-                let mut force = force;
+            Job::Reload { force, by, reply } => {
+                let (mut force, mut by) = (force, by);
                 let mut waiting = vec![reply];
                 // Whatever else waits for a reload gets this one's answer: one runs, one waits.
                 loop {
                     match queue.try_recv() {
-                        Ok(Job::Reload { force: also, reply }) => {
+                        Ok(Job::Reload { force: also, by: other, reply }) => {
                             force |= also;
+                            by = if other == Asker::Person { other } else { by };
                             waiting.push(reply);
                         }
                         Ok(other) => break next = Some(other),
                         Err(_) => break,
                     }
                 }
-                let (report, kernel_refused) = enforcer.reload(force);
+                let (mut report, kernel_refused) = enforcer.reload(force);
+                match by {
+                    Asker::Daemon => note(&mut untold, &report),
+                    Asker::Person => tell(untold.take(), &mut report),
+                }
                 publish.send_replace(Arc::new(enforcer.snapshot()));
                 if kernel_refused {
                     // Full means that a retry is due already.
@@ -147,7 +184,7 @@ fn work(
                 }
             }
             Job::Reconcile => {
-                look_waits.store(false, Ordering::Release);
+                flags.look_waits.store(false, Ordering::Release);
                 if enforcer.reconcile() {
                     publish.send_replace(Arc::new(enforcer.snapshot()));
                 }
@@ -161,6 +198,7 @@ fn work(
                     OnExit::Detach => enforcer.kernel.detach(),
                 };
                 let stays = ended.is_err();
+                flags.stopped.store(!stays, Ordering::Release);
                 let _gone = reply.send(ended);
                 if !stays {
                     return;
@@ -168,6 +206,27 @@ fn work(
                 // What could not be detached goes on being looked after.
                 publish.send_replace(Arc::new(enforcer.snapshot()));
             }
+        }
+    }
+}
+
+/// Remembers a change for who asks about it in a moment.
+fn note(untold: &mut Option<Untold>, report: &Reload) {
+    if report.result == ReloadResult::Applied {
+        let before = untold.take().filter(|untold| untold.since.elapsed() < UNTOLD_MAX);
+        let (added, removed) = before.map_or((0, 0), |before| (before.added, before.removed));
+        let (added, removed) = (added + report.added, removed + report.removed);
+        *untold = Some(Untold { since: Instant::now(), added, removed });
+    }
+}
+
+/// Who edits a list and asks for a reload wants to see that change, although the watch was faster.
+fn tell(untold: Option<Untold>, report: &mut Reload) {
+    if let Some(untold) = untold.filter(|untold| untold.since.elapsed() < UNTOLD_MAX) {
+        report.added += untold.added;
+        report.removed += untold.removed;
+        if report.result == ReloadResult::Unchanged {
+            report.result = ReloadResult::Applied;
         }
     }
 }
@@ -197,7 +256,11 @@ impl Enforcer {
         let Reload { result, generation, added, removed, reason, lists } = &outcome.report;
         for list in lists {
             if let Some(reason) = &list.reason {
-                tracing::warn!("list {}: {reason}; its last good content stays", list.name);
+                let effect = match list.result {
+                    ReloadResult::Refused => "its last good content stays",
+                    _ => "it is enforced no longer",
+                };
+                tracing::warn!("list {}: {reason}; {effect}", list.name);
             }
         }
         match (result, reason) {
