@@ -193,6 +193,64 @@ fn every_way_of_changing_a_list_is_picked_up() {
 }
 
 #[test]
+fn reload_command_tells_the_change_that_the_watch_applied_just_before() {
+    if needs_root() {
+        return;
+    }
+    let lab = Lab::new();
+    let list = lab.write("c2.txt", &format!("{C2}\n198.51.100.30\n"));
+    let daemon = Daemon::start(&lab, &["-l", text(&list)]);
+    fs::write(&list, format!("{C2}\n198.51.100.31\n")).unwrap();
+    daemon.await_verdict("198.51.100.31", "drop");
+    let run = lab.naikon(&["reload"]).exits(0);
+    assert!(run.out.contains("+1 -1"), "who edits and reloads wants to see the edit: {run}");
+    let run = lab.naikon(&["reload"]).exits(0);
+    assert!(run.out.contains("+0 -0") && run.out.contains("unchanged"), "it should be told once: {run}");
+}
+
+#[test]
+fn allowlist_whose_every_line_is_refused_keeps_its_last_good_content() {
+    if needs_root() {
+        return;
+    }
+    let lab = Lab::new();
+    let list = lab.write("c2.txt", &format!("{C2}\n198.51.100.30\n"));
+    let allow = lab.write("allow.txt", "198.51.100.30\n");
+    let daemon = Daemon::start(&lab, &["-l", text(&list), "-a", text(&allow)]);
+    for mistake in ["198.51.100.x\n", "0.0.0.0/0\n", "desk.example.org\n"] {
+        fs::write(&allow, mistake).unwrap();
+        lab.naikon(&["reload"]).exits(1).says("allow");
+        assert_eq!(daemon.verdict("198.51.100.30"), "pass", "{mistake:?} should cost the new content, not the old");
+    }
+    fs::write(&allow, "# emptied\n").unwrap();
+    lab.naikon(&["reload"]).exits(0);
+    assert_eq!(daemon.verdict("198.51.100.30"), "drop", "an emptied allowlist is meant so");
+}
+
+#[test]
+fn list_directory_that_vanishes_keeps_what_it_held() {
+    if needs_root() {
+        return;
+    }
+    let lab = Lab::new();
+    let other = lab.write("other.txt", "203.0.113.1\n");
+    let folder = lab.path("feeds");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("c2.txt"), format!("{C2}\n")).unwrap();
+    let daemon = Daemon::start(&lab, &["-l", text(&other), "-l", text(&folder)]);
+    let away = lab.path("away");
+    fs::rename(&folder, &away).unwrap();
+    lab.naikon(&["reload"]).exits(1);
+    assert_eq!(daemon.verdict(&C2.to_string()), "drop", "a file system that is not mounted unblocks nothing");
+    fs::create_dir(&folder).unwrap();
+    lab.naikon(&["reload"]).exits(1);
+    assert_eq!(daemon.verdict(&C2.to_string()), "drop", "nor does an empty mount point");
+    fs::remove_dir(&folder).unwrap();
+    fs::rename(&away, &folder).unwrap();
+    lab.naikon(&["reload"]).exits(0);
+}
+
+#[test]
 fn hangup_signal_and_reload_command_read_what_no_watch_sees() {
     if needs_root() {
         return;
