@@ -14,7 +14,7 @@ use crate::{
     config::{Config, ConfigError, NAME_MAX},
     list::{self, Diagnostics, Format, MAX_BYTES, Refusal},
     prefix::Prefix,
-    ruleset::ListAction,
+    ruleset::{self, ListAction, Ruleset, Spared},
     safety::{self, Guards},
     text,
 };
@@ -192,6 +192,23 @@ pub fn load(source: &Source, guards: &Guards) -> Loaded {
     let fault = screened.judge(may_be_empty).err().map(Fault::Refused);
     let (format, prefixes, diagnostics) = (Some(screened.format), screened.prefixes, screened.diagnostics);
     Loaded { format, prefixes, diagnostics, fault }
+}
+
+/// The rules of loaded lists, given in order of precedence as role, id in the rules, and prefixes. The id of an
+/// allowlist means nothing.
+#[must_use]
+pub fn compile<'a>(lists: impl IntoIterator<Item = (Role, u16, &'a [Prefix])>, guards: &Guards) -> Ruleset {
+    let mut listed = Vec::new();
+    let mut allow = Vec::new();
+    for (role, id, prefixes) in lists {
+        match role {
+            Role::Allow => allow.extend_from_slice(prefixes),
+            Role::Listed(action) => listed.push(ruleset::Source { id, action, prefixes }),
+        }
+    }
+    allow.sort_unstable();
+    allow.dedup();
+    ruleset::compile(&listed, Spared { allow: &allow, guards: &guards.prefixes() })
 }
 
 /// The bytes of a list.

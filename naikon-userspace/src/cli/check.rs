@@ -16,9 +16,9 @@ use crate::{
     daemon::{HostFacts, Origin, families},
     list::Severity,
     protocol::{self, CheckedEntry, CheckedList},
-    ruleset::{self, ListAction, Ruleset, Spared},
+    ruleset::{ListAction, Ruleset},
     safety::Guards,
-    sources::{self, Fault, Loaded, Role, Source},
+    sources::{self, Fault, Loaded, Source},
     text,
 };
 
@@ -84,21 +84,12 @@ pub(super) fn compile(lists: &Lists, drop_files: &[PathBuf], guards: &Guards) ->
         }
         loaded.push((source, list));
     }
-    let taken = || loaded.iter().enumerate().filter(|(_, (_, list))| list.fault.is_none());
-    let mut allow = Vec::new();
-    let mut compiled = Vec::new();
-    for (place, (source, list)) in taken() {
-        let too_many = |_| Failure::new(Code::Usage, "more than 65536 lists");
-        match source.role {
-            Role::Allow => allow.extend_from_slice(&list.prefixes),
-            Role::Listed(action) => {
-                let id = u16::try_from(place).map_err(too_many)?;
-                compiled.push(ruleset::Source { id, action, prefixes: &list.prefixes });
-            }
-        }
+    let mut taken = Vec::new();
+    for (place, (source, list)) in loaded.iter().enumerate().filter(|(_, (_, list))| list.fault.is_none()) {
+        let id = u16::try_from(place).map_err(|_| Failure::new(Code::Usage, "more than 65536 lists"))?;
+        taken.push((source.role, id, list.prefixes.as_slice()));
     }
-    let guards = guards.prefixes();
-    let ruleset = ruleset::compile(&compiled, Spared { allow: &allow, guards: &guards });
+    let ruleset = sources::compile(taken, guards);
     Ok(Compiled { lists: loaded, ruleset })
 }
 

@@ -19,7 +19,7 @@ use crate::{
     kernel::{self, ErrorKind, Kernel, KernelError},
     prefix::Prefix,
     protocol::{ListReload, Reload, ReloadResult},
-    ruleset::{self, ListAction, Rule, Ruleset, Spared},
+    ruleset::{ListAction, Rule, Ruleset},
     safety::{self, Guards},
     sources::{self, Role, Source},
 };
@@ -410,22 +410,17 @@ fn compile(
     guards: &Guards,
 ) -> Result<(Ruleset, BTreeMap<u16, String>), KernelError> {
     let mut names = BTreeMap::new();
-    let mut sources = Vec::new();
-    let mut allow = Vec::new();
-    for list in lists {
-        let Some(good) = &list.good else { continue };
-        match list.source.role {
-            Role::Allow => allow.extend_from_slice(&good.prefixes),
-            Role::Listed(action) => {
-                let id = kernel.list_id(&list.source.name)?;
-                names.insert(id, list.source.name.clone());
-                sources.push(ruleset::Source { id, action, prefixes: &good.prefixes });
+    let mut taken = Vec::new();
+    for (source, good) in lists.iter().filter_map(|list| Some((&list.source, list.good.as_ref()?))) {
+        let id = match source.role {
+            Role::Allow => 0,
+            Role::Listed(_) => {
+                let id = kernel.list_id(&source.name)?;
+                names.insert(id, source.name.clone());
+                id
             }
-        }
+        };
+        taken.push((source.role, id, good.prefixes.as_slice()));
     }
-    allow.sort_unstable();
-    allow.dedup();
-    let guards = guards.prefixes();
-    let spared = Spared { allow: &allow, guards: &guards };
-    Ok((ruleset::compile(&sources, spared), names))
+    Ok((sources::compile(taken, guards), names))
 }
