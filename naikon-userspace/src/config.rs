@@ -6,7 +6,7 @@
 use std::{
     collections::BTreeSet,
     net::SocketAddr,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 use serde::Deserialize;
@@ -285,10 +285,15 @@ fn merge_lists(
 
 fn require_unique(kind: &str, paths: &[PathBuf]) -> Result<(), ConfigError> {
     let mut seen = BTreeSet::new();
-    match paths.iter().find(|path| !seen.insert(path.components().collect::<PathBuf>())) {
+    match paths.iter().find(|path| !seen.insert(plain(path))) {
         Some(path) => Err(ConfigError(format!("{kind} {} is given twice; name it once", path.display()))),
         None => Ok(()),
     }
+}
+
+/// Without the `.` steps that lead nowhere.
+fn plain(path: &Path) -> PathBuf {
+    path.components().filter(|step| !matches!(step, Component::CurDir)).collect()
 }
 
 /// A list's name appears in metrics, messages, the kernel's name table and file names.
@@ -376,6 +381,13 @@ mod tests {
         check("[[list]]\npath = 'a'\n[[list]]\npath = './a'", "given twice");
         check("[[list]]\npath = 'a'\nname = 'x/y'", "slash");
         check("[[list]]\npath = 'a'\naction = 'block'", "block");
+    }
+
+    #[test]
+    fn path_spelled_differently_is_the_same_path() {
+        let lists = ["a.txt", "./a.txt"].map(|path| (path.into(), ListAction::Drop)).to_vec();
+        let error = Config::merge(None, &Overrides { lists, ..Overrides::default() }).unwrap_err();
+        assert!(error.to_string().contains("given twice"), "{error}");
     }
 
     #[test]

@@ -210,7 +210,7 @@ fn show(compiled: &Compiled, report: &protocol::Check, all: bool) -> io::Result<
     let (ipv4, ipv6) = (report.prefixes.ipv4 as u64, report.prefixes.ipv6 as u64);
     writeln!(
         out,
-        "{} prefixes would be enforced: {} IPv4, {} IPv6",
+        "prefixes to enforce: {} ({} IPv4, {} IPv6)",
         output::thousands(ipv4 + ipv6),
         output::thousands(ipv4),
         output::thousands(ipv6)

@@ -34,10 +34,10 @@ bpffs, 5 interface, 6 no usable list, 7 another naikon, 8 a foreign program or p
 #[command(name = "naikon", version, after_help = EXAMPLES, max_term_width = 100)]
 struct Cli {
     /// Say more on stderr; twice for the libraries too
-    #[arg(short, long, global = true, action = ArgAction::Count)]
+    #[arg(short, long, global = true, action = ArgAction::Count, display_order = 100)]
     verbose: u8,
     /// Say only what is wrong
-    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    #[arg(short, long, global = true, conflicts_with = "verbose", display_order = 101)]
     quiet: bool,
     #[command(subcommand)]
     command: Command,

@@ -257,7 +257,7 @@ impl Enforcer {
         for list in lists {
             if let Some(reason) = &list.reason {
                 let effect = match list.result {
-                    ReloadResult::Refused => "its last good content stays",
+                    ReloadResult::Refused => "not taken; what is enforced of it does not change",
                     _ => "it is enforced no longer",
                 };
                 tracing::warn!("list {}: {reason}; {effect}", list.name);
@@ -269,7 +269,7 @@ impl Enforcer {
             }
             (ReloadResult::Unchanged, _) => tracing::info!("generation {generation}: nothing to change"),
             (ReloadResult::Refused, reason) => tracing::warn!(
-                "reload refused: {}; generation {generation} stays enforced",
+                "refused: {}; what is enforced (generation {generation}) does not change",
                 reason.as_deref().unwrap_or("not every list could be taken and the others have not changed")
             ),
         }
