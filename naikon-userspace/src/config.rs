@@ -9,9 +9,16 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
+use jiff::{Span, SpanRelativeTo};
 use serde::Deserialize;
 
-use crate::{interface::Wanted, ruleset::ListAction};
+use crate::{
+    filter::{Filter, Tag},
+    interface::Wanted,
+    list::Format,
+    provenance::Tlp,
+    ruleset::ListAction,
+};
 
 /// Longest name of a list: the kernel's key has 255 bytes for it, metrics and terminals want fewer.
 pub(crate) const NAME_MAX: usize = 200;
@@ -54,6 +61,10 @@ pub struct ListEntry {
     pub name: Option<String>,
     /// An empty list is meant so.
     pub allow_empty: bool,
+    /// The format that it must have.
+    pub format: Option<Format>,
+    /// Which of its entries are wanted.
+    pub filter: Filter,
 }
 
 /// Which XDP mode to attach in.
@@ -158,6 +169,69 @@ struct FileList {
     name: Option<String>,
     #[serde(default)]
     allow_empty: bool,
+    format: Option<Format>,
+    to_ids: Option<bool>,
+    min_confidence: Option<u8>,
+    trust: Option<u8>,
+    #[serde(default)]
+    types: Vec<String>,
+    #[serde(default)]
+    tags: Vec<String>,
+    #[serde(default)]
+    not_tags: Vec<String>,
+    tlp: Option<String>,
+    max_tlp: Option<String>,
+    max_age: Option<Age>,
+}
+
+/// A time span: seconds as a number, or text such as "30d", "12h" and "2w 3d".
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Age {
+    Seconds(i64),
+    Text(String),
+}
+
+impl Age {
+    fn seconds(&self) -> Result<i64, ConfigError> {
+        let seconds = match self {
+            Age::Seconds(seconds) => Some(*seconds),
+            Age::Text(text) => text.parse::<Span>().ok().and_then(|span| {
+                let relative = SpanRelativeTo::days_are_24_hours();
+                Some(span.to_duration(relative).ok()?.as_secs())
+            }),
+        };
+        seconds.filter(|seconds| *seconds > 0).ok_or_else(|| {
+            ConfigError("max_age must be a time such as \"30d\", \"12h\" or a number of seconds above 0".into())
+        })
+    }
+}
+
+impl FileList {
+    fn filter(&self) -> Result<Filter, ConfigError> {
+        let tags = |tags: &[String]| tags.iter().map(|tag| Tag::parse(tag)).collect::<Result<Vec<_>, _>>();
+        let percent = |key: &str, value: Option<u8>| match value {
+            Some(value @ 101..) => Err(ConfigError(format!("{key} = {value} is no number from 0 to 100"))),
+            value => Ok(value),
+        };
+        Ok(Filter {
+            to_ids: self.to_ids.unwrap_or(true),
+            min_confidence: percent("min_confidence", self.min_confidence)?,
+            trust: percent("trust", self.trust)?,
+            types: self.types.clone(),
+            tags: tags(&self.tags).map_err(ConfigError)?,
+            not_tags: tags(&self.not_tags).map_err(ConfigError)?,
+            tlp: marking("tlp", self.tlp.as_deref())?,
+            max_tlp: marking("max_tlp", self.max_tlp.as_deref())?,
+            max_age_seconds: self.max_age.as_ref().map(Age::seconds).transpose()?,
+        })
+    }
+}
+
+fn marking(key: &str, text: Option<&str>) -> Result<Option<Tlp>, ConfigError> {
+    let unknown =
+        |text| ConfigError(format!("{key} = '{text}' is no marking; use clear, green, amber, amber+strict or red"));
+    text.map(|text| Tlp::parse(text).ok_or_else(|| unknown(text))).transpose()
 }
 
 #[derive(Debug, Deserialize)]
@@ -265,13 +339,24 @@ fn merge_lists(
 ) -> Result<Vec<ListEntry>, ConfigError> {
     let mut lists: Vec<ListEntry> = cli
         .iter()
-        .map(|(path, action)| ListEntry { path: path.clone(), action: *action, name: None, allow_empty: false })
+        .map(|(path, action)| ListEntry {
+            path: path.clone(),
+            action: *action,
+            name: None,
+            allow_empty: false,
+            format: None,
+            filter: Filter::default(),
+        })
         .collect();
     for list in file {
         if let Some(name) = &list.name {
             require_name(name)?;
         }
+        let of_list = |ConfigError(cause)| ConfigError(format!("list {}: {cause}", list.path.display()));
+        let filter = list.filter().map_err(of_list)?;
         lists.push(ListEntry {
+            filter,
+            format: list.format,
             path: folder.join(list.path),
             action: list.action.unwrap_or(ListAction::Drop),
             name: list.name,

@@ -8,14 +8,17 @@
 
 pub mod cli;
 pub mod config;
+pub mod content;
 pub mod daemon;
 pub mod delta;
 pub mod explain;
+pub mod filter;
 pub mod interface;
 pub mod kernel;
 pub mod list;
 pub mod prefix;
 pub mod protocol;
+pub mod provenance;
 pub mod ruleset;
 pub mod safety;
 pub mod sources;

@@ -10,7 +10,9 @@ use std::{
 };
 
 use crate::{
-    list::{Diagnostics, Entry, Format, Parsed, Reason, Refusal},
+    content::Content,
+    filter::Filtered,
+    list::{Diagnostics, Entry, Format, Parsed, Place, Reason, Refusal},
     prefix::Prefix,
 };
 
@@ -148,8 +150,8 @@ impl Guards {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Screened {
     pub format: Format,
-    /// What may be enforced: sorted, each once, overlaps kept.
-    pub prefixes: Vec<Prefix>,
+    /// What may be enforced.
+    pub content: Content,
     /// Of parsing and of screening.
     pub diagnostics: Diagnostics,
     /// As in [`Parsed`].
@@ -164,14 +166,14 @@ impl Screened {
     /// # Errors
     /// Too much of it is bad, or nothing is usable and `allow_empty` is not set.
     pub fn judge(&self, allow_empty: bool) -> Result<(), Refusal> {
-        self.diagnostics.judge(self.read, self.prefixes.len(), allow_empty)
+        self.diagnostics.judge(self.read, self.content.prefixes().len(), allow_empty)
     }
 }
 
 /// Screens a drop or monitor list.
 #[must_use]
-pub fn screen(parsed: Parsed, guards: &Guards) -> Screened {
-    screen_by(parsed, |prefix| {
+pub fn screen(filtered: Filtered, guards: &Guards) -> Screened {
+    screen_by(filtered, |prefix| {
         if let Some(reason) = guards.refusal(prefix) {
             return Some(reason);
         }
@@ -188,15 +190,15 @@ pub fn screen(parsed: Parsed, guards: &Guards) -> Screened {
 
 /// Screens an allowlist: everything may be allowed, except everything.
 #[must_use]
-pub fn screen_allowlist(parsed: Parsed) -> Screened {
-    screen_by(parsed, |prefix| (prefix.length() == 0).then_some(Reason::TooShort(1)))
+pub fn screen_allowlist(filtered: Filtered) -> Screened {
+    screen_by(filtered, |prefix| (prefix.length() == 0).then_some(Reason::TooShort(1)))
 }
 
-fn screen_by(parsed: Parsed, refusal: impl Fn(&Prefix) -> Option<Reason>) -> Screened {
-    let Parsed { format, entries, mut diagnostics, read, bad } = parsed;
+fn screen_by(filtered: Filtered, refusal: impl Fn(&Prefix) -> Option<Reason>) -> Screened {
+    let Filtered { parsed: Parsed { format, entries, contexts, mut diagnostics, read, bad, .. }, common } = filtered;
     let mut kept = Vec::with_capacity(entries.len());
     // The prefixes of a range stand together.
-    for range in entries.chunk_by(|left, right| (left.line, left.column) == (right.line, right.column)) {
+    for range in entries.chunk_by(|left, right| left.place == right.place) {
         let is_kept = |entry: &&Entry| refusal(&entry.prefix).is_none();
         let before = kept.len();
         kept.extend(range.iter().filter(is_kept).copied());
@@ -214,17 +216,17 @@ fn screen_by(parsed: Parsed, refusal: impl Fn(&Prefix) -> Option<Reason>) -> Scr
         let is_all_refused = kept.len() == before;
         let reason = if is_all_refused && range.len() == 1 { first } else { too_short.or(first) };
         if let (Some(entry), Some(reason)) = (range.first(), reason) {
-            diagnostics.push(entry.line, entry.column, text_of(range).as_bytes(), reason);
+            diagnostics.push(entry.place, text_of(range).as_bytes(), reason);
         }
     }
     note_overlaps(&mut kept, &mut diagnostics);
-    let mut prefixes: Vec<Prefix> = kept.iter().map(|entry| entry.prefix).collect();
-    prefixes.dedup();
-    Screened { format, prefixes, diagnostics, read, bad }
+    let context = |entry: &Entry| contexts.get((entry.context as usize).checked_sub(1)?).cloned();
+    let content = Content::new(kept.iter().map(|entry| (entry.prefix, context(entry))), common);
+    Screened { format, content, diagnostics, read, bad }
 }
 
 /// The canonical text of an entry: its own is not kept.
-fn text_of(range: &[Entry]) -> String {
+pub(crate) fn text_of(range: &[Entry]) -> String {
     match range {
         [one] if Prefix::host(one.prefix.address()) == one.prefix => one.prefix.address().to_string(),
         [one] => one.prefix.to_string(),
@@ -235,23 +237,23 @@ fn text_of(range: &[Entry]) -> String {
 
 /// Sorts `entries` and tells of each that stands there already, or lies inside another.
 fn note_overlaps(entries: &mut [Entry], diagnostics: &mut Diagnostics) {
-    entries.sort_unstable_by_key(|entry| (entry.prefix, entry.line, entry.column));
+    entries.sort_unstable_by_key(|entry| (entry.prefix, entry.place));
     // The entries that hold the current one, widest first.
     let mut around: Vec<Entry> = Vec::new();
     // The pieces of a range are worth one notice.
-    let mut noted = (0, 0);
+    let mut noted = Place::default();
     for entry in entries.iter() {
         while around.last().is_some_and(|outer| !outer.prefix.contains(&entry.prefix)) {
             around.pop();
         }
-        let place = (entry.line, entry.column);
+        let place = entry.place;
         let reason = match around.last() {
-            Some(outer) if outer.prefix == entry.prefix => Some(Reason::Duplicate(outer.line)),
-            Some(outer) => Some(Reason::Overlap(outer.prefix, outer.line)),
+            Some(outer) if outer.prefix == entry.prefix => Some(Reason::Duplicate(outer.place.line)),
+            Some(outer) => Some(Reason::Overlap(outer.prefix, outer.place.line)),
             None => None,
         };
         if let Some(reason) = reason.clone().filter(|_| noted != place) {
-            diagnostics.push(entry.line, entry.column, text_of(&[*entry]).as_bytes(), reason);
+            diagnostics.push(entry.place, text_of(&[*entry]).as_bytes(), reason);
             noted = place;
         }
         if !matches!(reason, Some(Reason::Duplicate(_))) {
@@ -349,7 +351,7 @@ fn unit(address: IpAddr) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::list;
+    use crate::{filter::Filter, list, provenance::Time};
     use proptest::prelude::*;
 
     fn prefixes(text: &[&str]) -> Vec<Prefix> {
@@ -371,7 +373,7 @@ mod tests {
     /// What is left of a list, and `text label` of each diagnostic.
     fn told(screened: &Screened) -> (Vec<String>, Vec<String>) {
         (
-            screened.prefixes.iter().map(Prefix::to_string).collect(),
+            screened.content.prefixes().iter().map(Prefix::to_string).collect(),
             screened.diagnostics.iter().map(|said| format!("{} {}", said.text, said.reason.label())).collect(),
         )
     }
@@ -431,10 +433,10 @@ mod tests {
             ("64:ff9b::/32", Some("special")),
             ("64:ff9b::192.0.2.1", None),
         ] {
-            let screened = screen(list::parse(entry.as_bytes()).unwrap(), &Guards::none());
+            let screened = screen(parsed(entry.as_bytes()), &Guards::none());
             let refused: Vec<_> = screened.diagnostics.errors_by_label().into_keys().collect();
             assert_eq!(refused, expected.into_iter().collect::<Vec<_>>(), "{entry}");
-            assert_eq!(screened.prefixes.is_empty(), expected.is_some(), "{entry}");
+            assert_eq!(screened.content.prefixes().is_empty(), expected.is_some(), "{entry}");
             assert_eq!(screened.bad, 0, "{entry}");
         }
     }
@@ -442,7 +444,7 @@ mod tests {
     #[test]
     fn ranges_with_a_short_piece_are_refused_whole() {
         let text = b"1.0.0.0-3.255.255.255\n9.255.255.255-10.0.0.1\n10.0.0.0-10.0.0.2\n224.0.0.0-255.255.255.255\n";
-        let (left, said) = told(&screen(list::parse(text).unwrap(), &Guards::none()));
+        let (left, said) = told(&screen(parsed(text), &Guards::none()));
         assert_eq!(left, ["9.255.255.255/32"]);
         assert_eq!(
             said,
@@ -459,7 +461,7 @@ mod tests {
     fn host_guards_refuse_the_host_and_leave_holes_in_wider_prefixes() {
         let text =
             b"198.51.100.1\n198.51.100.254\n198.51.100.0/24\n2001:db8::53\n203.0.113.9\n203.0.113.8\n192.168.1.1\n";
-        let screened = screen(list::parse(text).unwrap(), &host_guards());
+        let screened = screen(parsed(text), &host_guards());
         let (left, said) = told(&screened);
         assert_eq!(left, ["198.51.100.0/24", "203.0.113.8/32"]);
         assert_eq!(
@@ -472,7 +474,7 @@ mod tests {
                 "192.168.1.1 own_address"
             ]
         );
-        assert_eq!(host_guards().holes(&screened.prefixes), prefixes(&["198.51.100.1", "198.51.100.254"]));
+        assert_eq!(host_guards().holes(screened.content.prefixes()), prefixes(&["198.51.100.1", "198.51.100.254"]));
         let wide = prefixes(&["100.0.0.0/8", "172.0.0.0/8", "192.0.2.0/24"]);
         assert_eq!(Guards::none().holes(&wide), prefixes(&["100.64.0.0/10", "172.16.0.0/12"]));
     }
@@ -480,7 +482,7 @@ mod tests {
     #[test]
     fn allowlists_take_anything_but_everything() {
         let text = b"10.0.0.0/8\n0.0.0.0/1\n127.0.0.1\n::1\n2000::/3\n0.0.0.0/0\n::/0\n";
-        let (left, said) = told(&screen_allowlist(list::parse(text).unwrap()));
+        let (left, said) = told(&screen_allowlist(parsed(text)));
         assert_eq!(left, ["0.0.0.0/1", "10.0.0.0/8", "127.0.0.1/32", "::1/128", "2000::/3"]);
         assert!(said.contains(&"0.0.0.0/0 too_short".to_owned()) && said.contains(&"::/0 too_short".to_owned()));
     }
@@ -488,9 +490,12 @@ mod tests {
     #[test]
     fn duplicates_and_overlaps_are_told_where_they_stand() {
         let text = b"192.0.2.1\n192.0.2.0/24\n192.0.2.1\n192.0.2.0/24\n192.0.2.8-192.0.2.11\n198.51.100.1\n";
-        let screened = screen(list::parse(text).unwrap(), &Guards::none());
-        let said: Vec<String> =
-            screened.diagnostics.iter().map(|said| format!("{}: {} {}", said.line, said.text, said.reason)).collect();
+        let screened = screen(parsed(text), &Guards::none());
+        let said: Vec<String> = screened
+            .diagnostics
+            .iter()
+            .map(|said| format!("{}: {} {}", said.place.line, said.text, said.reason))
+            .collect();
         assert_eq!(
             said,
             [
@@ -500,14 +505,14 @@ mod tests {
                 "5: 192.0.2.8/30 lies inside 192.0.2.0/24 of line 2"
             ]
         );
-        assert_eq!(screened.prefixes.len(), 4);
+        assert_eq!(screened.content.prefixes().len(), 4);
         assert_eq!(screened.diagnostics.errors(), 0);
     }
 
     #[test]
     fn a_list_is_judged_whole() {
         let nothing = |text: &str, allow_empty| {
-            let screened = screen(list::parse(text.as_bytes()).unwrap(), &Guards::none());
+            let screened = screen(parsed(text.as_bytes()), &Guards::none());
             screened.judge(allow_empty).map_err(|refusal| refusal.to_string())
         };
         assert_eq!(nothing("192.0.2.1\nx\ny\nz\n", false), Ok(()));
@@ -526,6 +531,10 @@ mod tests {
             assert!(nothing(empty, false).is_err_and(|told| told.starts_with("empty")), "{empty:?}");
             assert_eq!(nothing(empty, true), Ok(()));
         }
+    }
+
+    fn parsed(text: &[u8]) -> Filtered {
+        Filter::default().apply(list::parse(text).unwrap(), Time::from_seconds(0))
     }
 
     fn hosts(count: u32) -> Vec<Prefix> {

@@ -12,8 +12,11 @@ use std::{
 
 use crate::{
     config::{Config, ConfigError, NAME_MAX},
+    content::Content,
+    filter::Filter,
     list::{self, Diagnostics, Format, MAX_BYTES, Refusal},
     prefix::Prefix,
+    provenance::Time,
     ruleset::{self, ListAction, Ruleset, Spared},
     safety::{self, Guards},
     text,
@@ -30,6 +33,10 @@ pub struct Source {
     pub role: Role,
     /// An empty list is meant so.
     pub allow_empty: bool,
+    /// The format that it must have.
+    pub format: Option<Format>,
+    /// Which of its entries are wanted.
+    pub filter: Filter,
 }
 
 /// What the entries of a list are for.
@@ -85,12 +92,14 @@ pub fn expand(config: &Config, known: &[&Path]) -> Result<Vec<Source>, ConfigErr
         }
         for path in files(&list.path)? {
             let name = list.name.clone().unwrap_or_else(|| stem(&path));
-            sources.push(Source { name, path, role, allow_empty: list.allow_empty });
+            let (allow_empty, format, filter) = (list.allow_empty, list.format, list.filter.clone());
+            sources.push(Source { name, path, role, allow_empty, format, filter });
         }
     }
     for path in &config.allow {
         for path in files(path)? {
-            sources.push(Source { name: stem(&path), path, role: Role::Allow, allow_empty: true });
+            let (name, filter) = (stem(&path), Filter::of_allowlist());
+            sources.push(Source { name, path, role: Role::Allow, allow_empty: true, format: None, filter });
         }
     }
     let mut seen: BTreeMap<(&str, bool), &Path> = BTreeMap::new();
@@ -151,8 +160,8 @@ fn stem(path: &Path) -> String {
 pub struct Loaded {
     /// `None` when the bytes were not even read as a list.
     pub format: Option<Format>,
-    /// Prefixes to enforce, sorted, each once.
-    pub prefixes: Vec<Prefix>,
+    /// What may be enforced of it.
+    pub content: Content,
     /// What was remarked on single entries, also when the whole is refused.
     pub diagnostics: Diagnostics,
     /// Why none of it may be taken.
@@ -170,11 +179,15 @@ pub enum Fault {
     Refused(#[from] Refusal),
 }
 
-/// Reads, parses and screens one list.
+/// Reads, parses, filters and screens one list. What is over at `now` is filtered.
 #[must_use]
-pub fn load(source: &Source, guards: &Guards) -> Loaded {
-    let faulty =
-        |fault| Loaded { format: None, prefixes: Vec::new(), diagnostics: Diagnostics::default(), fault: Some(fault) };
+pub fn load(source: &Source, guards: &Guards, now: Time) -> Loaded {
+    let faulty = |fault| Loaded {
+        format: None,
+        content: Content::default(),
+        diagnostics: Diagnostics::default(),
+        fault: Some(fault),
+    };
     let bytes = match read(&source.path) {
         Ok(bytes) => bytes,
         Err(error) => return faulty(Fault::Unreadable(error)),
@@ -183,15 +196,19 @@ pub fn load(source: &Source, guards: &Guards) -> Loaded {
         Ok(parsed) => parsed,
         Err(refusal) => return faulty(refusal.into()),
     };
+    if let Some(wanted) = source.format.filter(|wanted| *wanted != parsed.format) {
+        return faulty(Refusal::Format { wanted, found: parsed.format }.into());
+    }
+    let filtered = source.filter.apply(parsed, now);
     let screened = match source.role {
-        Role::Listed(_) => safety::screen(parsed, guards),
-        Role::Allow => safety::screen_allowlist(parsed),
+        Role::Listed(_) => safety::screen(filtered, guards),
+        Role::Allow => safety::screen_allowlist(filtered),
     };
     // An allowlist may be emptied, but one whose every line is refused is a mistake.
     let may_be_empty = source.allow_empty && (source.role != Role::Allow || screened.read == 0);
     let fault = screened.judge(may_be_empty).err().map(Fault::Refused);
-    let (format, prefixes, diagnostics) = (Some(screened.format), screened.prefixes, screened.diagnostics);
-    Loaded { format, prefixes, diagnostics, fault }
+    let (format, content, diagnostics) = (Some(screened.format), screened.content, screened.diagnostics);
+    Loaded { format, content, diagnostics, fault }
 }
 
 /// The rules of loaded lists, given in order of precedence as role, id in the rules, and prefixes. The id of an

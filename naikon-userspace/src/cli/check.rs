@@ -13,7 +13,7 @@ use super::{
     output::{self, Paint},
 };
 use crate::{
-    daemon::{HostFacts, Origin, families},
+    daemon::{HostFacts, Origin, families, wall_clock},
     list::Severity,
     protocol::{self, CheckedEntry, CheckedList},
     ruleset::{ListAction, Ruleset},
@@ -76,9 +76,10 @@ pub(super) fn compile(lists: &Lists, drop_files: &[PathBuf], guards: &Guards) ->
     if config.lists.is_empty() && config.allow.is_empty() {
         return Err(Failure::new(Code::Usage, "no list is named; name files, or use --list, --monitor or --config"));
     }
+    let now = wall_clock();
     let mut loaded = Vec::new();
     for source in sources::expand(&config, &[])? {
-        let list = sources::load(&source, guards);
+        let list = sources::load(&source, guards, now);
         if let Some(fault @ Fault::Unreadable(_)) = &list.fault {
             return Err(Failure::new(Code::Usage, format!("{}: {fault}", source.path.display())));
         }
@@ -87,7 +88,7 @@ pub(super) fn compile(lists: &Lists, drop_files: &[PathBuf], guards: &Guards) ->
     let mut taken = Vec::new();
     for (place, (source, list)) in loaded.iter().enumerate().filter(|(_, (_, list))| list.fault.is_none()) {
         let id = u16::try_from(place).map_err(|_| Failure::new(Code::Usage, "more than 65536 lists"))?;
-        taken.push((source.role, id, list.prefixes.as_slice()));
+        taken.push((source.role, id, list.content.prefixes()));
     }
     let ruleset = sources::compile(taken, guards);
     Ok(Compiled { lists: loaded, ruleset })
@@ -131,7 +132,7 @@ fn checked(source: &Source, list: &Loaded) -> CheckedList {
         path: source.path.display().to_string(),
         format: list.format.map(|format| format.as_str()),
         action: source.role.as_str(),
-        accepted: if refused.is_none() { families(&list.prefixes) } else { protocol::Families::default() },
+        accepted: if refused.is_none() { families(list.content.prefixes()) } else { protocol::Families::default() },
         rejected: list.diagnostics.errors(),
         notices: list.diagnostics.notices(),
         diagnostics: list
@@ -139,8 +140,8 @@ fn checked(source: &Source, list: &Loaded) -> CheckedList {
             .iter()
             .map(|remark| CheckedEntry {
                 severity: remark.severity.as_str(),
-                line: remark.line,
-                column: remark.column,
+                line: remark.place.line,
+                column: remark.place.column,
                 text: text::escape(&remark.text),
                 reason: text::escape(&remark.reason.to_string()),
             })
@@ -182,7 +183,7 @@ fn show(compiled: &Compiled, report: &protocol::Check, all: bool) -> io::Result<
             let what = text::escape(&remark.text);
             let gap = if what.is_empty() { "" } else { ": " };
             let reason = text::escape(&remark.reason.to_string());
-            writeln!(out, "{path}:{}:{}: {severity}: {what}{gap}{reason}", remark.line, remark.column)?;
+            writeln!(out, "{path}:{}:{}: {severity}: {what}{gap}{reason}", remark.place.line, remark.place.column)?;
         }
         let hidden = (checked.rejected + checked.notices).saturating_sub(remarks().take(shown).count());
         if hidden > 0 {

@@ -7,6 +7,7 @@
 //! Start: settings, privileges, maps, lists, and only then programs on interfaces, so that a program never runs with
 //! tables that are not filled. A start that fails leaves what was enforced before. The end is what `--on-exit` says.
 
+mod clock;
 mod control;
 mod hooks;
 mod host;
@@ -43,7 +44,7 @@ use crate::{
     sources::{self, Fingerprint},
 };
 
-pub(crate) use self::{host::Facts as HostFacts, snapshot::families};
+pub(crate) use self::{clock::wall as wall_clock, host::Facts as HostFacts, snapshot::families};
 
 /// Between looks at the interfaces when the kernel tells of no change: a link can be detached without an event.
 const RECONCILE_INTERVAL: Duration = Duration::from_secs(2);

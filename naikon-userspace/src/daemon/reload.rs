@@ -12,9 +12,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{hooks, host, state::StateDir};
+use super::{clock, hooks, host, state::StateDir};
 use crate::{
     config::{Config, ConfigError, Overrides},
+    content::Content,
     delta,
     kernel::{self, ErrorKind, Kernel, KernelError},
     prefix::Prefix,
@@ -87,7 +88,7 @@ pub(crate) struct ListState {
 /// Content that was taken.
 #[derive(Clone)]
 pub(crate) struct Good {
-    pub(crate) prefixes: Arc<Vec<Prefix>>,
+    pub(crate) content: Arc<Content>,
     pub(crate) read: SystemTime,
 }
 
@@ -209,17 +210,17 @@ impl Lists {
     fn fetch(&self, source: &Source, guards: &Guards, force: bool) -> (ListState, Option<Good>) {
         let known = self.lists.get(&key(source)).and_then(|list| list.good.clone());
         let before = known.or_else(|| self.kept(source));
-        let loaded = sources::load(source, guards);
+        let loaded = sources::load(source, guards, clock::wall());
         let rejected = loaded.diagnostics.errors_by_label();
         let fault = loaded.fault.map(|fault| fault.to_string()).or_else(|| {
             let old = before.as_ref().filter(|_| !force && source.role != Role::Allow)?;
-            Some(safety::change_guard(&old.prefixes, &loaded.prefixes).err()?.to_string())
+            Some(safety::change_guard(old.content.prefixes(), loaded.content.prefixes()).err()?.to_string())
         });
         let good = match (&fault, before.clone()) {
             (Some(_), before) => before,
             // The same content keeps the same memory.
-            (None, Some(old)) if *old.prefixes == loaded.prefixes => Some(Good { read: SystemTime::now(), ..old }),
-            (None, _) => Some(Good { prefixes: Arc::new(loaded.prefixes), read: SystemTime::now() }),
+            (None, Some(old)) if *old.content == loaded.content => Some(Good { read: SystemTime::now(), ..old }),
+            (None, _) => Some(Good { content: Arc::new(loaded.content), read: SystemTime::now() }),
         };
         (ListState { source: source.clone(), good, fault, rejected }, before)
     }
@@ -227,7 +228,7 @@ impl Lists {
     /// The copy in the state directory.
     fn kept(&self, source: &Source) -> Option<Good> {
         match self.state_dir.load(source.role, &source.name) {
-            Ok(kept) => kept.map(|kept| Good { prefixes: Arc::new(kept.prefixes), read: kept.saved }),
+            Ok(kept) => kept.map(|kept| Good { content: Arc::new(kept.content), read: kept.saved }),
             Err(error) => {
                 tracing::warn!("reading the last good copy of list {}: {error}; it is not used", source.name);
                 None
@@ -239,7 +240,7 @@ impl Lists {
     fn guard_growth(&self, lists: &mut [ListState], before: Vec<Option<Good>>) {
         let is_drop = |list: &ListState| list.source.role == Role::Listed(ListAction::Drop);
         let union = |goods: &mut dyn Iterator<Item = &Good>| {
-            let mut all: Vec<Prefix> = goods.flat_map(|good| good.prefixes.iter().copied()).collect();
+            let mut all: Vec<Prefix> = goods.flat_map(|good| good.content.prefixes().iter().copied()).collect();
             all.sort_unstable();
             all.dedup();
             all
@@ -251,7 +252,7 @@ impl Lists {
         let Err(refusal) = safety::growth_guard(&union(&mut held.chain(gone)), &union(&mut { now })) else { return };
         for (list, before) in lists.iter_mut().zip(before).filter(|(list, _)| is_drop(list)) {
             let same = match (&before, &list.good) {
-                (Some(before), Some(now)) => before.prefixes == now.prefixes,
+                (Some(before), Some(now)) => before.content == now.content,
                 (None, None) => true,
                 _ => false,
             };
@@ -280,7 +281,7 @@ impl Lists {
         let before = self.lists.get(&key(&list.source)).and_then(|list| list.good.as_ref());
         let result = match (&list.fault, before, &list.good) {
             (Some(_), ..) => ReloadResult::Refused,
-            (None, Some(before), Some(now)) if before.prefixes == now.prefixes => ReloadResult::Unchanged,
+            (None, Some(before), Some(now)) if before.content == now.content => ReloadResult::Unchanged,
             (None, ..) => ReloadResult::Applied,
         };
         ListReload { name: list.source.name.clone(), result, reason: list.fault.clone() }
@@ -338,11 +339,11 @@ impl Lists {
         for list in &lists {
             let Some(good) = list.good.as_ref().filter(|_| list.fault.is_none()) else { continue };
             let before = self.lists.get(&key(&list.source)).and_then(|list| list.good.as_ref());
-            if before.is_some_and(|before| before.prefixes == good.prefixes) {
+            if before.is_some_and(|before| before.content == good.content) {
                 continue;
             }
             let Source { name, role, .. } = &list.source;
-            if let Err(error) = self.state_dir.save(*role, name, &good.prefixes, good.read) {
+            if let Err(error) = self.state_dir.save(*role, name, &good.content, good.read) {
                 warn_unsaved(name, &error);
             }
         }
@@ -420,7 +421,7 @@ fn compile(
                 id
             }
         };
-        taken.push((source.role, id, good.prefixes.as_slice()));
+        taken.push((source.role, id, good.content.prefixes()));
     }
     Ok((sources::compile(taken, guards), names))
 }

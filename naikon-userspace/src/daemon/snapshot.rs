@@ -39,7 +39,7 @@ pub(crate) struct ListView {
 
 impl From<&ListState> for ListView {
     fn from(list: &ListState) -> Self {
-        let entries = list.good.as_ref().map_or_else(Families::default, |good| families(&good.prefixes));
+        let entries = list.good.as_ref().map_or_else(Families::default, |good| families(good.content.prefixes()));
         ListView {
             name: list.source.name.clone(),
             role: list.source.role,

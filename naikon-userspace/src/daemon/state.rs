@@ -11,14 +11,14 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use crate::{list, prefix::Prefix, sources::Role};
+use crate::{content::Content, list, prefix::Prefix, provenance::Context, sources::Role};
 
 /// Where they lie.
 pub(crate) struct StateDir(PathBuf);
 
 /// A list as it was last good.
 pub(crate) struct Kept {
-    pub(crate) prefixes: Vec<Prefix>,
+    pub(crate) content: Content,
     pub(crate) saved: SystemTime,
 }
 
@@ -36,14 +36,14 @@ impl StateDir {
     }
 
     /// Stores a list. The directory and its files are for naikon's user alone: lists have markings.
-    pub(crate) fn save(&self, role: Role, name: &str, prefixes: &[Prefix], saved: SystemTime) -> io::Result<()> {
+    pub(crate) fn save(&self, role: Role, name: &str, content: &Content, saved: SystemTime) -> io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.0)?;
         let target = self.file(role, name);
         let draft = target.with_extension("draft");
         let seconds = saved.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
         let mut file = BufWriter::new(private(&draft)?);
         writeln!(file, "{SAVED}{seconds}")?;
-        for prefix in prefixes {
+        for prefix in content.prefixes() {
             writeln!(file, "{prefix}")?;
         }
         file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
@@ -78,7 +78,8 @@ impl StateDir {
         if prefixes.len() > list::MAX_ENTRIES {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "more prefixes than a list may have"));
         }
-        Ok(Some(Kept { prefixes, saved: SystemTime::UNIX_EPOCH + Duration::from_secs(seconds) }))
+        let content = Content::new(prefixes.into_iter().map(|prefix| (prefix, None)), Context::default());
+        Ok(Some(Kept { content, saved: SystemTime::UNIX_EPOCH + Duration::from_secs(seconds) }))
     }
 }
 
@@ -100,9 +101,10 @@ mod tests {
         assert!(state.load(role, "a").unwrap().is_none());
         let prefixes: Vec<Prefix> = ["192.0.2.0/24", "2001:db8::1/128"].map(|text| text.parse().unwrap()).into();
         let saved = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
-        state.save(role, "a", &prefixes, saved).unwrap();
+        let content = Content::new(prefixes.into_iter().map(|prefix| (prefix, None)), Context::default());
+        state.save(role, "a", &content, saved).unwrap();
         let kept = state.load(role, "a").unwrap().unwrap();
-        assert_eq!((kept.prefixes, kept.saved), (prefixes, saved));
+        assert_eq!((kept.content, kept.saved), (content, saved));
         assert!(state.load(Role::Allow, "a").unwrap().is_none());
     }
 

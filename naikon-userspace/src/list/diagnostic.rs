@@ -5,10 +5,14 @@
 //! ones are not meant for us; a *notice* is about an entry that was accepted. The texts name the cause and, where
 //! it is short, the cure; they never contain list text, which the caller has beside them and must clean.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use super::JsonForm;
-use crate::{prefix::Prefix, safety::Role};
+use super::{Format, Place};
+use crate::{
+    prefix::Prefix,
+    provenance::{Time, Tlp},
+    safety::Role,
+};
 
 /// Whether an entry was turned away.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -104,8 +108,44 @@ pub enum Reason {
     Guarded(Role),
     /// A row of a type that is no address.
     Type,
-    /// A row whose `to_ids` is not set.
+    /// `to_ids` is not set.
     ToIds,
+    /// Revoked or deleted by its source.
+    Revoked,
+    /// Its time is over.
+    Expired,
+    /// Its time has not come; it is enforced when it does.
+    Waiting(Time),
+    /// Surer than this it should be.
+    Confidence(Option<u8>),
+    /// Of a kind that is not wanted.
+    Kind,
+    /// Without a wanted tag, or with an unwanted one.
+    Tag,
+    /// Marked stricter than what is wanted.
+    Marking(Tlp),
+    /// Called harmless by its source.
+    Benign,
+    /// A warninglist of this name holds it, or part of it.
+    Warned(Arc<str>),
+    /// As [`Reason::Warned`], and the list is one that refuses.
+    WarnedOff(Arc<str>),
+    /// `max_age` is set, and nothing tells how old it is.
+    Undated,
+    /// A pattern that more than addresses decide, or that no packet filter can follow: which part of it.
+    Condition(&'static str),
+    /// A pattern that is no pattern.
+    PatternSyntax,
+    /// A pattern, or an object, that names no address.
+    NoAddress,
+    /// A JSON object that lacks what it must have, or has it in another form.
+    Object(&'static str),
+    /// The list does not tell its number of entries, as its kind does.
+    NoCount,
+    /// A file that the manifest of its feed does not name.
+    Unlisted,
+    /// An event without an address to enforce.
+    EmptyEvent,
     /// Bits set behind the length; read as this prefix.
     HostBits(Prefix),
     /// IPv4-mapped IPv6; read as this prefix.
@@ -139,7 +179,9 @@ impl Reason {
             | Reason::BlankBeforeLength
             | Reason::BadPort
             | Reason::OpenQuote
-            | Reason::NoValue => "syntax",
+            | Reason::NoValue
+            | Reason::PatternSyntax
+            | Reason::Object(_) => "syntax",
             Reason::Name => "name",
             Reason::Pattern(_) => "pattern",
             Reason::Length | Reason::MappedLength | Reason::Netmask => "length",
@@ -153,6 +195,22 @@ impl Reason {
             Reason::Guarded(role) => role.label(),
             Reason::Type => "type",
             Reason::ToIds => "to_ids",
+            Reason::Revoked => "revoked",
+            Reason::Expired => "expired",
+            Reason::Waiting(_) => "waiting",
+            Reason::Confidence(_) => "min_confidence",
+            Reason::Kind => "types",
+            Reason::Tag => "tags",
+            Reason::Marking(_) => "max_tlp",
+            Reason::Benign => "benign",
+            Reason::Warned(_) => "warnlist",
+            Reason::WarnedOff(_) => "warnlist_refuse",
+            Reason::Undated => "undated",
+            Reason::Condition(_) => "condition",
+            Reason::NoAddress => "no_address",
+            Reason::NoCount => "no_count",
+            Reason::Unlisted => "unlisted",
+            Reason::EmptyEvent => "empty_event",
             Reason::HostBits(_) => "host_bits",
             Reason::Mapped(_) => "mapped",
             Reason::CarriageReturn => "crlf",
@@ -168,8 +226,21 @@ impl Reason {
     #[must_use]
     pub fn class(&self) -> Class {
         match self {
-            Reason::TooShort(_) | Reason::Special(_) | Reason::Guarded(_) => Class::Refused,
-            Reason::Type | Reason::ToIds => Class::Filtered,
+            Reason::TooShort(_)
+            | Reason::Special(_)
+            | Reason::Guarded(_)
+            | Reason::WarnedOff(_)
+            | Reason::Condition(_) => Class::Refused,
+            Reason::Type
+            | Reason::ToIds
+            | Reason::Revoked
+            | Reason::Expired
+            | Reason::Confidence(_)
+            | Reason::Kind
+            | Reason::Tag
+            | Reason::Marking(_)
+            | Reason::Benign
+            | Reason::NoAddress => Class::Filtered,
             Reason::HostBits(_)
             | Reason::Mapped(_)
             | Reason::CarriageReturn
@@ -178,7 +249,13 @@ impl Reason {
             | Reason::Fields
             | Reason::AddressIgnored
             | Reason::Duplicate(_)
-            | Reason::Overlap(..) => Class::Noticed,
+            | Reason::Overlap(..)
+            | Reason::Waiting(_)
+            | Reason::Warned(_)
+            | Reason::Undated
+            | Reason::NoCount
+            | Reason::Unlisted
+            | Reason::EmptyEvent => Class::Noticed,
             _ => Class::Bad,
         }
     }
@@ -220,7 +297,30 @@ impl fmt::Display for Reason {
             Reason::NoValue => "the address column is empty",
             Reason::Guarded(role) => return write!(formatter, "{role}; dropping it would cut off this machine"),
             Reason::Type => "the row's type is not an address; filtered",
-            Reason::ToIds => "to_ids=false; filtered",
+            Reason::ToIds => "to_ids=false; filtered (the key 'to_ids = false' takes it)",
+            Reason::Revoked => "revoked or deleted by its source; filtered",
+            Reason::Expired => "its time is over; filtered",
+            Reason::Waiting(from) => return write!(formatter, "waits until {from}"),
+            Reason::Confidence(Some(confidence)) => {
+                return write!(formatter, "confidence {confidence} is below min_confidence; filtered");
+            }
+            Reason::Confidence(None) => "no confidence is told, which min_confidence asks for; filtered (see 'trust')",
+            Reason::Kind => "of a type that 'types' does not name; filtered",
+            Reason::Tag => "left out by 'tags' or 'not_tags'; filtered",
+            Reason::Marking(tlp) => return write!(formatter, "marked TLP:{tlp}, stricter than max_tlp; filtered"),
+            Reason::Benign => "its source calls it benign; filtered",
+            Reason::Warned(_) => "a warninglist holds it or a part of it: a likely false positive",
+            Reason::WarnedOff(_) => "a warninglist that refuses holds it",
+            Reason::Undated => "nothing tells its age, so max_age does not apply",
+            Reason::Condition(what) => {
+                return write!(formatter, "{what} decides, too; only an address alone can be enforced");
+            }
+            Reason::PatternSyntax => "the pattern cannot be read",
+            Reason::NoAddress => "names no address; filtered",
+            Reason::Object(what) => return write!(formatter, "{what} is missing or of the wrong form"),
+            Reason::NoCount => "does not tell how many entries it has: a cut would not be noticed",
+            Reason::Unlisted => "not in the manifest; not read",
+            Reason::EmptyEvent => "an event without an address to enforce",
             Reason::CarriageReturn => "lines end in CR LF",
             Reason::ByteOrderMark => "starts with a byte order mark",
             Reason::Port => "the port is ignored; the address is meant whole",
@@ -249,10 +349,8 @@ impl fmt::Display for Reason {
 pub struct Diagnostic {
     /// Follows from the reason.
     pub severity: Severity,
-    /// From 1.
-    pub line: u32,
-    /// From 1, in characters; where the entry starts.
-    pub column: u32,
+    /// Where the entry starts.
+    pub place: Place,
     /// The entry as given, at most [`TEXT_CHARACTERS`] of it, or its canonical form when screening refused it.
     /// Hostile text: whoever prints it cleans it.
     pub text: String,
@@ -266,6 +364,10 @@ pub const TEXT_CHARACTERS: usize = 80;
 /// How many diagnostics are kept of each severity. More helps nobody; all are counted.
 pub const KEPT_DIAGNOSTICS: usize = 1000;
 
+/// Labels of [`Class::Filtered`].
+const FILTERS: [&str; 10] =
+    ["type", "to_ids", "revoked", "expired", "min_confidence", "types", "tags", "max_tlp", "benign", "no_address"];
+
 /// Diagnostics of one list: the first of each severity are kept, all are counted. A million bad lines cost no more
 /// than a thousand.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -277,11 +379,24 @@ pub struct Diagnostics {
     filtered: usize,
     noticed: usize,
     labels: BTreeMap<&'static str, (Severity, usize)>,
+    files: Vec<String>,
 }
 
 impl Diagnostics {
+    /// Names a file of a feed; what it gives is for [`Place::file`]. `None` when there are too many.
+    pub fn add_file(&mut self, name: &str) -> Option<u16> {
+        self.files.push(name.to_owned());
+        u16::try_from(self.files.len()).ok()
+    }
+
+    /// The file of a feed in which something stands; `None` where a list is one file. Hostile text.
+    #[must_use]
+    pub fn file(&self, place: Place) -> Option<&str> {
+        self.files.get(usize::from(place.file).checked_sub(1)?).map(String::as_str)
+    }
+
     /// Adds a remark about `text`, which may be anything.
-    pub fn push(&mut self, line: u32, column: u32, text: &[u8], reason: Reason) {
+    pub fn push(&mut self, place: Place, text: &[u8], reason: Reason) {
         let severity = reason.severity();
         match reason.class() {
             Class::Bad => self.bad += 1,
@@ -298,14 +413,14 @@ impl Diagnostics {
             // Four bytes a character at most: never convert a 10 MB line to keep 80 characters of it.
             let start = text.get(..TEXT_CHARACTERS * 4).unwrap_or(text);
             let text = String::from_utf8_lossy(start).chars().take(TEXT_CHARACTERS).collect();
-            kept.push(Diagnostic { severity, line, column, text, reason });
+            kept.push(Diagnostic { severity, place, text, reason });
         }
     }
 
     /// The kept diagnostics by place.
     pub fn iter(&self) -> impl Iterator<Item = &Diagnostic> {
         let mut all: Vec<&Diagnostic> = self.errors.iter().chain(&self.notices).collect();
-        all.sort_by_key(|diagnostic| (diagnostic.line, diagnostic.column));
+        all.sort_by_key(|diagnostic| diagnostic.place);
         all.into_iter()
     }
 
@@ -351,7 +466,7 @@ impl Diagnostics {
         let mut causes: Vec<_> = self
             .labels
             .iter()
-            .filter(|(label, (severity, _))| *severity == Severity::Error || matches!(**label, "type" | "to_ids"))
+            .filter(|(label, (severity, _))| *severity == Severity::Error || FILTERS.contains(label))
             .map(|(label, (_, count))| (*label, *count))
             .collect();
         causes.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
@@ -391,8 +506,16 @@ pub enum Refusal {
     Utf16,
     /// A web page.
     Html,
-    /// JSON of this form, which is not read yet.
-    Json(JsonForm),
+    /// JSON that ends early or is broken, and where (line, column).
+    JsonSyntax(u32, u32),
+    /// JSON without a list of addresses that we know.
+    JsonUnknown,
+    /// JSON that is known and no list by itself: what it is, and what to do.
+    JsonOther(&'static str),
+    /// It tells how many entries it has, and has another number.
+    Count { told: u64, found: u64 },
+    /// Not the format that the configuration promises.
+    Format { wanted: Format, found: Format },
     /// CSV, but no column has a name we know.
     NoAddressColumn,
     /// No entry at all.
@@ -424,13 +547,29 @@ impl fmt::Display for Refusal {
             }
             Refusal::Gzip => formatter.write_str("gzip that is cut short or broken; fetch it again"),
             Refusal::Binary(line) => {
-                write!(formatter, "binary, there is a NUL byte in line {line}; a list is plain text or CSV")
+                write!(formatter, "binary, there is a NUL byte in line {line}; a list is text")
             }
             Refusal::Utf16 => formatter.write_str("UTF-16 text; save it as UTF-8"),
             Refusal::Html => {
                 formatter.write_str("an HTML page instead of a list; look for an error or login page at its source")
             }
-            Refusal::Json(form) => write!(formatter, "{form}; this version reads plain text and CSV only"),
+            Refusal::JsonSyntax(line, column) => {
+                write!(formatter, "JSON that is cut short or broken in line {line}, column {column}; fetch it again")
+            }
+            Refusal::JsonUnknown => formatter.write_str(
+                "JSON without addresses that we know how to find; MISP events, STIX bundles, and arrays or lines of \
+                 addresses or of objects with an address are read",
+            ),
+            Refusal::JsonOther(what) => formatter.write_str(what),
+            Refusal::Count { told, found } => {
+                write!(
+                    formatter,
+                    "cut short or changed: it says that it has {told} entries and has {found}; fetch it again"
+                )
+            }
+            Refusal::Format { wanted, found } => {
+                write!(formatter, "{found}, while the configuration says that it is {wanted}")
+            }
             Refusal::NoAddressColumn => formatter.write_str(
                 "CSV without an address column; name one of value, indicator, ip, address, dst_ip, src_ip, ip_address",
             ),

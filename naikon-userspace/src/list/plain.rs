@@ -8,10 +8,10 @@
 //! hxxp://203[.]0[.]113[.]7:8443/x
 //! ```
 
-use super::{Collector, entry, lines};
+use super::{Collector, Refusal, entry, lines};
 
 /// Reads every line of `text`.
-pub(super) fn parse(text: &[u8], collector: &mut Collector) {
+pub(super) fn parse(text: &[u8], collector: &mut Collector) -> Result<(), Refusal> {
     for (number, line) in lines(text) {
         let text = entry::without_comment(line);
         if text.is_empty() {
@@ -20,6 +20,7 @@ pub(super) fn parse(text: &[u8], collector: &mut Collector) {
         let start = line.len() - line.trim_ascii_start().len();
         collector.entry(number, column(line, start), text, entry::read);
     }
+    Ok(())
 }
 
 /// The column, from 1, of the byte at `start` of its line: in characters, as editors count.

@@ -1,0 +1,180 @@
+//! What of a list may be enforced, with what is known of it: sorted prefixes, and for some of them contexts.
+//!
+//! A list of bare addresses costs a prefix each and nothing else. What depends on time is not decided here once and
+//! for all: [`Content::active`] says what holds at a moment, [`Content::next_change`] when that changes.
+
+use std::{borrow::Cow, sync::Arc};
+
+use crate::{
+    prefix::Prefix,
+    provenance::{Context, Time},
+};
+
+/// The accepted entries of a list.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Content {
+    /// Sorted, each once, overlaps kept.
+    prefixes: Vec<Prefix>,
+    /// By place in `prefixes`. Several where a list names a prefix more than once.
+    contexts: Vec<(u32, Context)>,
+    /// What holds for prefixes without a context.
+    common: Arc<Context>,
+}
+
+impl Content {
+    /// Of entries sorted by prefix, equal ones next to each other.
+    ///
+    /// `common` holds for those without a context.
+    #[must_use]
+    pub fn new(entries: impl IntoIterator<Item = (Prefix, Option<Context>)>, common: Context) -> Self {
+        let mut content = Content { common: Arc::new(common), ..Content::default() };
+        // Entries of the current prefix that have no context.
+        let mut is_bare = false;
+        for (prefix, context) in entries {
+            let is_new = content.prefixes.last() != Some(&prefix);
+            if is_new {
+                content.prefixes.push(prefix);
+                is_bare = false;
+            }
+            let place = u32::try_from(content.prefixes.len() - 1).unwrap_or(u32::MAX);
+            let has_context = content.contexts.last().is_some_and(|(last, _)| *last == place);
+            match context {
+                Some(context) => {
+                    if is_bare && !has_context {
+                        content.contexts.push((place, Context::clone(&content.common)));
+                    }
+                    // The same said twice is said once.
+                    let same = content.contexts.last().is_some_and(|(last, known)| *last == place && *known == context);
+                    if !same {
+                        content.contexts.push((place, context));
+                    }
+                }
+                None if has_context && !is_bare => content.contexts.push((place, Context::clone(&content.common))),
+                None => {}
+            }
+            is_bare |= content.contexts.last().is_none_or(|(last, _)| *last != place);
+        }
+        content.prefixes.shrink_to_fit();
+        content.contexts.shrink_to_fit();
+        content
+    }
+
+    /// Everything accepted, whether it holds now or not: sorted, each once.
+    #[must_use]
+    pub fn prefixes(&self) -> &[Prefix] {
+        &self.prefixes
+    }
+
+    /// What is told of prefixes of which nothing else is.
+    #[must_use]
+    pub fn common(&self) -> &Context {
+        &self.common
+    }
+
+    /// What is told of `prefix`: several contexts where the list names it more than once, none where it does not.
+    pub fn contexts(&self, prefix: &Prefix) -> impl Iterator<Item = &Context> {
+        let place = self.prefixes.binary_search(prefix).ok().and_then(|place| u32::try_from(place).ok());
+        let own = place.map_or(&[][..], |place| {
+            let start = self.contexts.partition_point(|(of, _)| *of < place);
+            let end = self.contexts.partition_point(|(of, _)| *of <= place);
+            self.contexts.get(start..end).unwrap_or_default()
+        });
+        let common = (place.is_some() && own.is_empty()).then_some(&*self.common);
+        own.iter().map(|(_, context)| context).chain(common)
+    }
+
+    /// Every prefix with what is told of it beyond the common, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (Prefix, &[(u32, Context)])> {
+        let mut rest = self.contexts.as_slice();
+        (0_u32..).zip(&self.prefixes).map(move |(place, prefix)| {
+            let own = rest.iter().take_while(|(of, _)| *of == place).count();
+            let (own, after) = rest.split_at_checked(own).unwrap_or((&[], rest));
+            rest = after;
+            (*prefix, own)
+        })
+    }
+
+    /// The contexts that entries have of their own.
+    pub fn own_contexts(&self) -> impl Iterator<Item = &Context> {
+        self.contexts.iter().map(|(_, context)| context)
+    }
+
+    /// What holds at `now`: sorted, each once. Free where nothing depends on time.
+    #[must_use]
+    pub fn active(&self, now: Time) -> Cow<'_, [Prefix]> {
+        if !self.depends_on_time() {
+            return Cow::Borrowed(&self.prefixes);
+        }
+        let holds = |own: &[(u32, Context)]| match own {
+            [] => self.common.is_valid(now),
+            own => own.iter().any(|(_, context)| context.is_valid(now)),
+        };
+        self.iter().filter(|(_, own)| holds(own)).map(|(prefix, _)| prefix).collect()
+    }
+
+    /// The first moment after `now` at which [`Content::active`] may give something else.
+    #[must_use]
+    pub fn next_change(&self, now: Time) -> Option<Time> {
+        let all = self.own_contexts().chain(std::iter::once(&*self.common));
+        all.flat_map(|context| [context.valid_from, context.valid_until]).flatten().filter(|time| *time > now).min()
+    }
+
+    /// The newest time that entries tell of: when the list was last fed.
+    #[must_use]
+    pub fn newest(&self) -> Option<Time> {
+        let all = self.own_contexts().chain(std::iter::once(&*self.common));
+        all.filter_map(|context| context.last_seen.or(context.valid_from)).max()
+    }
+
+    fn depends_on_time(&self) -> bool {
+        let mut all = self.own_contexts().chain(std::iter::once(&*self.common));
+        all.any(|context| context.valid_from.is_some() || context.valid_until.is_some())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prefix(text: &str) -> Prefix {
+        text.parse().unwrap()
+    }
+
+    fn until(seconds: i64) -> Option<Context> {
+        Some(Context { valid_until: Some(Time::from_seconds(seconds)), ..Context::default() })
+    }
+
+    fn active(content: &Content, now: i64) -> Vec<String> {
+        content.active(Time::from_seconds(now)).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn prefix_holds_while_one_of_its_entries_does() {
+        let [a, b, c] = ["192.0.2.1", "192.0.2.2", "192.0.2.3"].map(prefix);
+        let entries = [(a, until(10)), (a, until(20)), (b, until(10)), (b, None), (c, None), (c, until(10))];
+        let content = Content::new(entries, Context::default());
+        assert_eq!(active(&content, 9), ["192.0.2.1/32", "192.0.2.2/32", "192.0.2.3/32"]);
+        assert_eq!(active(&content, 10), ["192.0.2.1/32", "192.0.2.2/32", "192.0.2.3/32"]);
+        assert_eq!(active(&content, 20), ["192.0.2.2/32", "192.0.2.3/32"]);
+        assert_eq!(content.contexts(&a).count(), 2);
+        assert_eq!(content.contexts(&prefix("192.0.2.9")).count(), 0);
+    }
+
+    #[test]
+    fn prefixes_without_context_have_the_common_one() {
+        let common = Context { valid_until: Some(Time::from_seconds(10)), ..Context::default() };
+        let content = Content::new([(prefix("192.0.2.1"), None), (prefix("192.0.2.2"), until(20))], common);
+        assert_eq!(active(&content, 10), ["192.0.2.2/32"]);
+        assert_eq!(content.next_change(Time::from_seconds(5)), Some(Time::from_seconds(10)));
+        assert_eq!(content.next_change(Time::from_seconds(10)), Some(Time::from_seconds(20)));
+        assert_eq!(content.next_change(Time::from_seconds(20)), None);
+    }
+
+    #[test]
+    fn entries_wait_for_their_time() {
+        let later = Context { valid_from: Some(Time::from_seconds(10)), ..Context::default() };
+        let content = Content::new([(prefix("192.0.2.1"), Some(later))], Context::default());
+        assert!(active(&content, 9).is_empty());
+        assert_eq!(active(&content, 10), ["192.0.2.1/32"]);
+    }
+}

@@ -1,0 +1,147 @@
+//! Where the formats put what they find: entries with their places, what is said about each, and what is known of it.
+
+use std::{collections::HashSet, sync::Arc};
+
+use super::{
+    Diagnostics, Entry, MAX_ENTRIES, MAX_LINE_BYTES, Place, Reason,
+    entry::{Fields, Indicator},
+};
+use crate::provenance::{Context, Subject, Time};
+
+/// Takes what the formats find.
+#[derive(Default)]
+pub(super) struct Collector {
+    pub(super) entries: Vec<Entry>,
+    /// What is known of entries; see [`Entry::context`].
+    pub(super) contexts: Vec<Context>,
+    pub(super) diagnostics: Diagnostics,
+    pub(super) read: usize,
+    pub(super) is_full: bool,
+    /// When the list was published, as it says itself.
+    pub(super) published: Option<Time>,
+    /// Which file of a feed is read; 0 where a list is one file.
+    pub(super) file: u16,
+    shared: Shared,
+}
+
+impl Collector {
+    /// Reads `text` with `read` and takes the result.
+    pub(super) fn entry(
+        &mut self,
+        line: u32,
+        column: u32,
+        text: &[u8],
+        read: impl Fn(&str) -> Result<Indicator, Reason>,
+    ) {
+        self.take(line, column, text, read, None);
+    }
+
+    /// As [`Collector::entry`], of which `context` is known.
+    pub(super) fn entry_about(
+        &mut self,
+        line: u32,
+        column: u32,
+        text: &[u8],
+        read: impl Fn(&str) -> Result<Indicator, Reason>,
+        context: Context,
+    ) {
+        self.take(line, column, text, read, Some(context));
+    }
+
+    /// An entry without an address to take.
+    pub(super) fn mention(&mut self, line: u32, column: u32, text: &[u8], reason: Reason) {
+        self.read += 1;
+        self.remark(line, column, text, reason);
+    }
+
+    /// A remark on something that is no entry, or that is one of which more was said.
+    pub(super) fn remark(&mut self, line: u32, column: u32, text: &[u8], reason: Reason) {
+        self.diagnostics.push(Place { file: self.file, line, column }, text, reason);
+    }
+
+    /// One copy of equal texts.
+    pub(super) fn text(&mut self, text: &str) -> Arc<str> {
+        self.shared.text(text)
+    }
+
+    /// One copy of equal subjects.
+    pub(super) fn subject(&mut self, subject: Subject) -> Arc<Subject> {
+        self.shared.subject(subject)
+    }
+
+    fn take(
+        &mut self,
+        line: u32,
+        column: u32,
+        text: &[u8],
+        read: impl Fn(&str) -> Result<Indicator, Reason>,
+        context: Option<Context>,
+    ) {
+        self.read += 1;
+        let indicator = if text.len() > MAX_LINE_BYTES {
+            Err(Reason::LongLine)
+        } else {
+            str::from_utf8(text).map_err(|_| Reason::Encoding).and_then(read)
+        };
+        let Indicator { net, host_bits, mapped, port, fields } = match indicator {
+            Ok(indicator) => indicator,
+            Err(reason) => return self.remark(line, column, text, reason),
+        };
+        let context = context.map_or(0, |context| {
+            self.contexts.push(context);
+            u32::try_from(self.contexts.len()).unwrap_or(u32::MAX)
+        });
+        let place = Place { file: self.file, line, column };
+        for prefix in net.prefixes() {
+            if self.entries.len() == MAX_ENTRIES {
+                self.is_full = true;
+                return;
+            }
+            self.entries.push(Entry { prefix, place, context });
+        }
+        let first = net.prefixes().next();
+        let remarks = [
+            first.filter(|_| host_bits).map(Reason::HostBits),
+            first.filter(|_| mapped).map(Reason::Mapped),
+            port.then_some(Reason::Port),
+            fields.map(|fields| match fields {
+                Fields::Any => Reason::Fields,
+                Fields::Address => Reason::AddressIgnored,
+            }),
+        ];
+        for reason in remarks.into_iter().flatten() {
+            self.remark(line, column, text, reason);
+        }
+    }
+}
+
+/// What equals is kept once: a list says the same of thousands.
+#[derive(Default)]
+pub(crate) struct Shared {
+    texts: HashSet<Arc<str>>,
+    subjects: HashSet<Arc<Subject>>,
+}
+
+impl Shared {
+    pub(crate) fn text(&mut self, text: &str) -> Arc<str> {
+        match self.texts.get(text) {
+            Some(known) => Arc::clone(known),
+            None => {
+                let text: Arc<str> = text.into();
+                self.texts.insert(Arc::clone(&text));
+                text
+            }
+        }
+    }
+
+    pub(crate) fn subject(&mut self, subject: Subject) -> Arc<Subject> {
+        match self.subjects.get(&subject) {
+            Some(known) => Arc::clone(known),
+            None => {
+                let subject = Arc::new(subject);
+                self.subjects.insert(Arc::clone(&subject));
+                subject
+            }
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! Tables and laws of every format.
+
+use std::io::Write;
+
+use super::*;
+use proptest::prelude::*;
+
+/// Everything parsing says about a text, a line each: `format read/bad`, `line:column prefix`, and
+/// `line:column severity label "text"`.
+fn told(text: &[u8]) -> Vec<String> {
+    let parsed = match parse(text) {
+        Ok(parsed) => parsed,
+        Err(refusal) => return vec![format!("refused: {refusal}")],
+    };
+    let mut told = vec![format!("{} {}/{}", parsed.format, parsed.read, parsed.bad)];
+    told.extend(
+        parsed.entries.iter().map(|entry| format!("{}:{} {}", entry.place.line, entry.place.column, entry.prefix)),
+    );
+    told.extend(parsed.diagnostics.iter().map(|said| {
+        format!("{}:{} {} {} {:?}", said.place.line, said.place.column, said.severity, said.reason.label(), said.text)
+    }));
+    told
+}
+
+fn check(rows: &[(&str, &[u8], &[&str])]) {
+    for (name, text, expected) in rows {
+        assert_eq!(told(text), *expected, "{name}");
+    }
+}
+
+#[test]
+fn plain_text() {
+    check(&[
+        ("nothing", b"", &["plain 0/0"]),
+        ("comments", b"# a\n; b\n\n   \n\t# c", &["plain 0/0"]),
+        (
+            "places",
+            b"# c\n\n  192.0.2.1 # x\n\t192.0.2.2;y\n192.0.2.3",
+            &["plain 3/0", "3:3 192.0.2.1/32", "4:2 192.0.2.2/32", "5:1 192.0.2.3/32"],
+        ),
+        ("trailing blanks", b"192.0.2.1  \t\n", &["plain 1/0", "1:1 192.0.2.1/32"]),
+        (
+            "spamhaus",
+            b"; Spamhaus DROP List\n; Expires: x\n198.51.100.0/24 ; SBL0001\n",
+            &["plain 1/0", "3:1 198.51.100.0/24"],
+        ),
+        (
+            "firehol",
+            b"#\n# feodo\n#\n# ipv4 hash:ip ipset\n#\n# Category : malware, c2\n#\n192.0.2.1\n",
+            &["plain 1/0", "8:1 192.0.2.1/32"],
+        ),
+        (
+            "ipsum",
+            b"# IP\tnumber of lists\n#\n192.0.2.1\t9\n",
+            &["plain 1/0", "3:1 192.0.2.1/32", "3:1 notice fields \"192.0.2.1\\t9\""],
+        ),
+        (
+            "crlf once",
+            b"192.0.2.1\r\n192.0.2.2\r\n",
+            &["plain 2/0", "1:1 192.0.2.1/32", "2:1 192.0.2.2/32", "1:10 notice crlf \"\""],
+        ),
+        ("mark", b"\xef\xbb\xbf192.0.2.1\n", &["plain 1/0", "1:1 192.0.2.1/32", "1:1 notice bom \"\""]),
+        ("lone CR", b"192.0.2.1\r192.0.2.2\n", &["plain 1/1", "1:1 error syntax \"192.0.2.1\\r192.0.2.2\""]),
+        (
+            "bad bytes",
+            b"192.0.2.1 # \xff\n192.0.2.2 \xff\n# \xff\n\xff\n",
+            &[
+                "plain 3/2",
+                "1:1 192.0.2.1/32",
+                "2:1 error encoding \"192.0.2.2 \u{fffd}\"",
+                "4:1 error encoding \"\u{fffd}\"",
+            ],
+        ),
+        (
+            "bad among good",
+            b"192.0.2.1\n203.0.x.x # c\n192.0.2.2\n",
+            &["plain 3/1", "1:1 192.0.2.1/32", "3:1 192.0.2.2/32", "2:1 error pattern \"203.0.x.x\""],
+        ),
+        (
+            "notices",
+            b"192.0.2.9/24\n::ffff:192.0.2.1\n192.0.2.1:80 x\n",
+            &[
+                "plain 3/0",
+                "1:1 192.0.2.0/24",
+                "2:1 192.0.2.1/32",
+                "3:1 192.0.2.1/32",
+                "1:1 notice host_bits \"192.0.2.9/24\"",
+                "2:1 notice mapped \"::ffff:192.0.2.1\"",
+                "3:1 notice port \"192.0.2.1:80 x\"",
+                "3:1 notice fields \"192.0.2.1:80 x\"",
+            ],
+        ),
+        ("range", b"192.0.2.1-192.0.2.2\n", &["plain 1/0", "1:1 192.0.2.1/32", "1:1 192.0.2.2/32"]),
+        (
+            "bracketed first",
+            b"[2001:db8::1]:443\n",
+            &["plain 1/0", "1:1 2001:db8::1/128", "1:1 notice port \"[2001:db8::1]:443\""],
+        ),
+        (
+            "a name first",
+            b"evil.example\n192.0.2.1\n",
+            &["plain 2/1", "2:1 192.0.2.1/32", "1:1 error name \"evil.example\""],
+        ),
+    ]);
+}
+
+#[test]
+fn csv() {
+    check(&[
+        ("one column", b"ip\n192.0.2.1\n\"192.0.2.2\"\n192.0.2.3 # c\n192.0.2.4,x\n", &[
+            "csv 4/0", "2:1 192.0.2.1/32", "3:2 192.0.2.2/32", "4:1 192.0.2.3/32", "5:1 192.0.2.4/32",
+            "5:1 notice fields \"192.0.2.4\"",
+        ]),
+        ("hash header", b"#ip,ioc\n192.0.2.1,Possible C2\n# c\n\n192.0.2.2,x\n", &[
+            "csv 2/0", "2:1 192.0.2.1/32", "5:1 192.0.2.2/32",
+        ]),
+        ("feodo", b"########\r\n# abuse.ch, Feodo #\r\n########\r\n\"first_seen_utc\",\"dst_ip\",\"dst_port\"\r\n\"2025-12-30 13:56:31\",\"192.0.2.1\",\"443\"\r\n# END (1)\r\n", &[
+            "csv 1/0", "5:24 192.0.2.1/32", "1:9 notice crlf \"\"",
+        ]),
+        ("misp", b"uuid,event_id,category,type,value,comment,to_ids,date\nu,17,Network activity,ip-dst,\"192.0.2.1\",\"C2, \"\"old\"\" IP\",1,20161116\nu,17,n,ip-src,192.0.2.2,,0,\nu,17,n,domain,192.0.2.3,,1,\nu,17,n,ip-dst|port,192.0.2.4|80,,1,\nu,17,n,domain|ip,evil.example|192.0.2.5,,1,\nu,17,n,ip-dst,192.0.2.6,,,\n", &[
+            "csv 6/0", "2:31 192.0.2.1/32", "5:20 192.0.2.4/32", "6:31 192.0.2.5/32",
+            "3:15 notice to_ids \"192.0.2.2\"", "4:15 notice type \"192.0.2.3\"", "5:20 notice port \"192.0.2.4|80\"",
+            "7:15 notice to_ids \"192.0.2.6\"",
+        ]),
+        ("misp, new, lines in a comment", b"\"uuid\",\"type\",\"comment\",\"value\",\"to_ids\",\"attribute_tag\"\nu,ip-dst,\"a\nb, \"\"c\"\"\",192.0.2.1,1,\nu,ip-dst,,192.0.2.2,1,\n", &[
+            "csv 2/0", "3:11 192.0.2.1/32", "4:11 192.0.2.2/32",
+        ]),
+        ("zeek", b"#fields\tindicator\tindicator_type\tmeta.source\n192.0.2.1\tIntel::ADDR\tx\n192.0.2.0/24\tIntel::SUBNET\tx\n192.0.2.9\tIntel::DOMAIN\tx\n", &[
+            "csv 3/0", "2:1 192.0.2.1/32", "3:1 192.0.2.0/24", "4:1 notice type \"192.0.2.9\"",
+        ]),
+        ("semicolons", b"name;ip\n;192.0.2.1\nx;192.0.2.2\n", &["csv 2/0", "2:2 192.0.2.1/32", "3:3 192.0.2.2/32"]),
+        ("blank rows", b"a,ip\n,\n\n , \nx,192.0.2.1\n", &["csv 1/0", "5:3 192.0.2.1/32"]),
+        ("bad rows", b"a,ip\nx\nx,\nx,y.example\n\xff,192.0.2.1\nx,192.0.2.2\n", &[
+            "csv 5/4", "6:3 192.0.2.2/32", "2:1 error syntax \"x\"", "3:3 error syntax \"x,\"",
+            "4:3 error name \"y.example\"", "5:1 error encoding \"\u{fffd},192.0.2.1\"",
+        ]),
+        ("quote left open", b"a,ip\n\"x,192.0.2.1\ny,192.0.2.2\n\"z\",192.0.2.3\n", &[
+            "csv 3/1", "3:3 192.0.2.2/32", "4:5 192.0.2.3/32", "2:1 error syntax \"\\\"x,192.0.2.1\"",
+        ]),
+        ("quote inside", b"a,ip\n\"x\"y,192.0.2.1\nx\"y,192.0.2.2\n", &["csv 2/0", "2:6 192.0.2.1/32", "3:5 192.0.2.2/32"]),
+        ("characters count", "a,ip\n\u{e4}\u{f6},192.0.2.1\n".as_bytes(), &["csv 1/0", "2:4 192.0.2.1/32"]),
+        ("priority", b"ip,value\n192.0.2.1,192.0.2.2\n", &["csv 1/0", "2:11 192.0.2.2/32"]),
+        ("cells are entries", b"ip,x\n192.0.2.0-192.0.2.1,\nhxxp://192.0.2[.]2/,\n192.0.2.3:80,\n", &[
+            "csv 3/0", "2:1 192.0.2.0/31", "3:1 192.0.2.2/32", "4:1 192.0.2.3/32", "4:1 notice port \"192.0.2.3:80\"",
+        ]),
+        ("untyped", b"type,ip\n,192.0.2.1\n-,192.0.2.2\nIPv4,192.0.2.3\nurl,192.0.2.4\n", &[
+            "csv 4/0", "2:2 192.0.2.1/32", "3:3 192.0.2.2/32", "4:6 192.0.2.3/32", "5:5 notice type \"192.0.2.4\"",
+        ]),
+    ]);
+}
+
+#[test]
+fn what_is_no_list_is_refused_by_name() {
+    let refused = |text: &[u8]| parse(text).map(|parsed| parsed.format);
+    for (text, expected) in [
+        (&b"<!DOCTYPE html><html>"[..], Refusal::Html),
+        (b"\n  <HTML><body>192.0.2.1\n", Refusal::Html),
+        (b"<?xml version=\"1.0\"?>", Refusal::Html),
+        (b"Warning\n<html>\n", Refusal::Html),
+        (b"192.0.2.1\n\0\n", Refusal::Binary(2)),
+        (b"\x7fELF\x02\x01\0\0", Refusal::Binary(1)),
+        (b"\xff\xfe1\0", Refusal::Utf16),
+        (b"\xfe\xff\x001", Refusal::Utf16),
+        (b"1\x009\x002\x00.\x00", Refusal::Utf16),
+        (b"\x001\x009\x002\x00.", Refusal::Utf16),
+        (b"date,host,port\n2026,192.0.2.1,80\n", Refusal::NoAddressColumn),
+        (b"\x1f\x8b\x08", Refusal::Gzip),
+    ] {
+        assert_eq!(refused(text), Err(expected), "{}", text.escape_ascii());
+    }
+    assert_eq!(refused(&vec![b'#'; MAX_BYTES + 1]), Err(Refusal::TooLarge));
+}
+
+fn gzip(text: &[u8]) -> Vec<u8> {
+    let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    packer.write_all(text).unwrap();
+    packer.finish().unwrap()
+}
+
+#[test]
+fn gzip_is_read_when_it_is_whole() {
+    let packed = gzip(b"192.0.2.1\n");
+    let two = [packed.clone(), gzip(b"192.0.2.2\n")].concat();
+    assert_eq!(told(&two), ["plain 2/0", "1:1 192.0.2.1/32", "2:1 192.0.2.2/32"]);
+    for end in 2..packed.len() {
+        assert_eq!(parse(&packed[..end]), Err(Refusal::Gzip), "{end}");
+    }
+}
+
+#[test]
+fn long_lines_cost_themselves() {
+    let long = "x".repeat(10 << 20);
+    let text = format!("192.0.2.1\n{long}\n# {long}\n192.0.2.2 # {long}\n192.0.2.3\n");
+    let said = told(text.as_bytes());
+    assert_eq!(said[..4], ["plain 4/1", "1:1 192.0.2.1/32", "4:1 192.0.2.2/32", "5:1 192.0.2.3/32"]);
+    assert_eq!(said[4], format!("2:1 error long_line {:?}", "x".repeat(TEXT_CHARACTERS)));
+    let said = told(format!("a,ip\nx,192.0.2.1\n\"{long}\nx,192.0.2.2\n{long},192.0.2.3\n").as_bytes());
+    assert_eq!(said[..3], ["csv 4/2", "2:3 192.0.2.1/32", "4:3 192.0.2.2/32"]);
+}
+
+#[test]
+fn many_bad_lines_are_counted_but_not_kept() {
+    let parsed = parse("x\n".repeat(100_000).as_bytes()).unwrap();
+    assert_eq!((parsed.read, parsed.bad), (100_000, 100_000));
+    assert_eq!(parsed.diagnostics.iter().count(), KEPT_DIAGNOSTICS);
+    assert_eq!(parsed.diagnostics.by_label()["name"], 100_000);
+}
+
+#[test]
+fn quotes_made_to_be_followed_for_ever_are_not() {
+    let text = "x,ip\n".to_owned() + &"a\",\"\n".repeat(200_000);
+    let parsed = parse(text.as_bytes()).unwrap();
+    assert_eq!(parsed.bad, parsed.read);
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        let _ = parse(&bytes);
+    }
+
+    #[test]
+    fn arbitrary_rows_never_panic_and_keep_their_places(
+        header in prop::sample::select(vec!["", "ip,x\n", "type;value;to_ids\n", "#fields\tindicator\n"]),
+        body in "[0-9a-f.:,;\t \"#|\n\r/-]{0,120}",
+    ) {
+        let text = format!("{header}{body}");
+        if let Ok(parsed) = parse(text.as_bytes()) {
+            let last = u32::try_from(text.split('\n').count()).unwrap();
+            prop_assert!(parsed.entries.iter().all(|entry| (1..=last).contains(&entry.place.line)));
+            prop_assert!(parsed.diagnostics.iter().all(|said| (1..=last).contains(&said.place.line)));
+            prop_assert!(parsed.bad <= parsed.read);
+        }
+    }
+
+    #[test]
+    fn printed_prefixes_are_read_again(addresses in prop::collection::vec((any::<u128>(), any::<bool>(), 0_u8..=128), 1..20)) {
+        let prefixes: Vec<Prefix> = addresses
+            .into_iter()
+            .filter_map(|(bits, is_v4, length)| {
+                let (v4, v6) = ((bits as u32).to_be_bytes(), bits.to_be_bytes());
+                if is_v4 { Prefix::new(v4.into(), length % 33) } else { Prefix::new(v6.into(), length) }
+            })
+            .collect();
+        let text: String = prefixes.iter().map(|prefix| format!("{prefix}\n")).collect();
+        let parsed = parse(text.as_bytes()).unwrap();
+        prop_assert_eq!(parsed.entries.iter().map(|entry| entry.prefix).collect::<Vec<_>>(), prefixes);
+        prop_assert_eq!(parsed.diagnostics.errors() + parsed.diagnostics.notices(), 0);
+    }
+}
