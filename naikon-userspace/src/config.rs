@@ -32,6 +32,8 @@ pub struct Config {
     pub lists: Vec<ListEntry>,
     /// Allowlists.
     pub allow: Vec<PathBuf>,
+    /// Warninglists.
+    pub warnlists: Vec<WarnlistEntry>,
     /// XDP mode.
     pub mode: Mode,
     /// What happens to frames that cannot be read.
@@ -65,6 +67,26 @@ pub struct ListEntry {
     pub format: Option<Format>,
     /// Which of its entries are wanted.
     pub filter: Filter,
+}
+
+/// One configured warninglist or directory of them.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct WarnlistEntry {
+    /// File or directory.
+    pub path: PathBuf,
+    /// What becomes of entries that it holds.
+    pub action: WarnAction,
+}
+
+/// What becomes of an entry that a warninglist holds.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub enum WarnAction {
+    /// It is enforced, and said.
+    #[default]
+    Notice,
+    /// It is not enforced.
+    Refuse,
 }
 
 /// Which XDP mode to attach in.
@@ -111,6 +133,8 @@ pub struct Overrides {
     pub lists: Vec<(PathBuf, ListAction)>,
     /// `--allow`, repeated.
     pub allow: Vec<PathBuf>,
+    /// `--warnlist` and `--warnlist-refuse`, repeated.
+    pub warnlists: Vec<(PathBuf, WarnAction)>,
     /// `--mode`.
     pub mode: Option<Mode>,
     /// `--unparsed`.
@@ -159,6 +183,16 @@ struct File {
     list: Vec<FileList>,
     #[serde(default)]
     allow: Vec<FileAllow>,
+    #[serde(default)]
+    warnlist: Vec<FileWarnlist>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileWarnlist {
+    path: PathBuf,
+    #[serde(default)]
+    action: WarnAction,
 }
 
 #[derive(Debug, Deserialize)]
@@ -259,6 +293,10 @@ impl Config {
         let allow: Vec<PathBuf> =
             cli.allow.iter().cloned().chain(file.allow.into_iter().map(|allow| folder.join(allow.path))).collect();
         require_unique("allowlist", &allow)?;
+        let of_cli = cli.warnlists.iter().cloned();
+        let of_file = file.warnlist.into_iter().map(|warnlist| (folder.join(warnlist.path), warnlist.action));
+        let warnlists: Vec<_> = of_cli.chain(of_file).map(|(path, action)| WarnlistEntry { path, action }).collect();
+        require_unique("warninglist", &warnlists.iter().map(|warnlist| warnlist.path.clone()).collect::<Vec<_>>())?;
         let of_file = file.pin_dir.map(|path| if path == Path::new("none") { path } else { folder.join(path) });
         let pin_dir = match cli.pin_dir.clone().or(of_file) {
             None => Some(PathBuf::from(PIN_DIR)),
@@ -277,6 +315,7 @@ impl Config {
             interfaces,
             lists,
             allow,
+            warnlists,
             mode: cli.mode.or(file.mode).unwrap_or_default(),
             unparsed: cli.unparsed.or(file.unparsed).unwrap_or_default(),
             listen: parse_listen(cli.listen.as_deref().or(file.listen.as_deref()).unwrap_or(LISTEN))?,

@@ -112,6 +112,20 @@ impl Content {
         self.iter().filter(|(_, own)| holds(own)).map(|(prefix, _)| prefix).collect()
     }
 
+    /// How many prefixes do not hold at `now` and will.
+    #[must_use]
+    pub fn waiting(&self, now: Time) -> usize {
+        let waits = |context: &Context| {
+            context.valid_from.is_some_and(|from| from > now) && context.valid_until.is_none_or(|until| until > now)
+        };
+        let holds = |context: &Context| context.is_valid(now);
+        let is_waiting = |own: &[(u32, Context)]| match own {
+            [] => waits(&self.common),
+            own => own.iter().any(|(_, context)| waits(context)) && !own.iter().any(|(_, context)| holds(context)),
+        };
+        self.iter().filter(|(_, own)| is_waiting(own)).count()
+    }
+
     /// The first moment after `now` at which [`Content::active`] may give something else.
     #[must_use]
     pub fn next_change(&self, now: Time) -> Option<Time> {

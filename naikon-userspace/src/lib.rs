@@ -24,3 +24,4 @@ pub mod safety;
 pub mod sources;
 pub mod telemetry;
 pub mod text;
+pub mod warninglist;

@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::provenance::Context;
+
 /// Longest request in bytes, the line end included.
 pub const REQUEST_MAX: u64 = 64 * 1024;
 
@@ -99,8 +101,20 @@ pub struct ListStatus {
     pub action: String,
     /// Whether the last attempt to load it succeeded.
     pub up: bool,
-    /// Prefixes that it contributes.
+    /// Prefixes that it contributes now.
     pub entries: Families,
+    /// Prefixes whose time is over.
+    #[serde(default)]
+    pub expired: usize,
+    /// Prefixes whose time has not come.
+    #[serde(default)]
+    pub waiting: usize,
+    /// When the next one comes or leaves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_change: Option<String>,
+    /// The newest time that its entries tell of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub newest: Option<String>,
     /// When its enforced content was last read without fault.
     pub last_success: Option<String>,
     /// Why it is not up.
@@ -151,6 +165,19 @@ pub struct Lookup {
     pub lists: Vec<String>,
     /// Why, in words.
     pub reason: String,
+    /// What those lists tell of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub context: Vec<ListContext>,
+}
+
+/// What a list tells of a prefix.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ListContext {
+    /// The list's name.
+    pub list: String,
+    /// What it tells. Hostile text.
+    #[serde(flatten)]
+    pub context: Context,
 }
 
 /// `naikon reload --json`.

@@ -5,8 +5,10 @@
 //! the machine, so `check` answers the same everywhere unless it is asked for this host.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
 };
 
 use crate::{
@@ -14,10 +16,11 @@ use crate::{
     filter::Filtered,
     list::{Diagnostics, Entry, Format, Parsed, Place, Reason, Refusal},
     prefix::Prefix,
+    warninglist::Warnings,
 };
 
-/// What an address is to this machine.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+/// Why an address must not be dropped, special space aside.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Role {
     /// One of its own addresses.
     OwnAddress,
@@ -27,17 +30,23 @@ pub enum Role {
     Resolver,
     /// The peer of an authenticated login session: who may just be mending the list.
     Session,
+    /// On a warninglist of this name, whose entries the operator refuses.
+    Warninglist(Arc<str>),
 }
 
 impl Role {
+    /// Every label.
+    pub const LABELS: [&'static str; 5] = ["own_address", "gateway", "resolver", "session", "warninglist"];
+
     /// The metric label.
     #[must_use]
-    pub fn label(self) -> &'static str {
+    pub fn label(&self) -> &'static str {
         match self {
             Role::OwnAddress => "own_address",
             Role::Gateway => "gateway",
             Role::Resolver => "resolver",
             Role::Session => "session",
+            Role::Warninglist(_) => "warninglist",
         }
     }
 }
@@ -49,6 +58,7 @@ impl fmt::Display for Role {
             Role::Gateway => "a default gateway of this machine",
             Role::Resolver => "a resolver of this machine",
             Role::Session => "the peer of a login session on this machine",
+            Role::Warninglist(name) => return write!(formatter, "on the warninglist '{name}'"),
         })
     }
 }
@@ -139,10 +149,31 @@ impl Guards {
         let before = self.guarded.partition_point(|guarded| guarded <= prefix);
         let guarded = before.checked_sub(1).and_then(|last| self.guarded.get(last))?;
         if guarded.contains(prefix) {
-            let role = self.hosts.iter().rfind(|(host, _)| host.contains(prefix)).map(|(_, role)| *role);
-            return Some(role.map_or(Reason::Special(*guarded), Reason::Guarded));
+            return Some(self.role(prefix).map_or(Reason::Special(*guarded), Reason::Guarded));
         }
         None
+    }
+
+    /// What the longest guarded prefix around `prefix` is, if it is not special space.
+    fn role(&self, prefix: &Prefix) -> Option<Role> {
+        (0..=prefix.length()).rev().filter_map(|length| prefix.truncated(length)).find_map(|wider| {
+            let place = self.hosts.binary_search_by_key(&wider, |(host, _)| *host).ok()?;
+            self.hosts.get(place).map(|(_, role)| role.clone())
+        })
+    }
+
+    /// Which of `listed` (sorted, each once) lie in something guarded that is not special space, and why. Special
+    /// space is refused when a list is screened; these come and go with the machine, so their entries are kept.
+    #[must_use]
+    pub fn spared(&self, listed: &[Prefix]) -> BTreeMap<Prefix, Role> {
+        let mut spared = BTreeMap::new();
+        for (host, role) in &self.hosts {
+            let start = listed.partition_point(|prefix| prefix < host);
+            let inside = listed.iter().skip(start).take_while(|prefix| host.contains(prefix));
+            // Later ones are longer where they nest, and know it better.
+            spared.extend(inside.map(|prefix| (*prefix, role.clone())));
+        }
+        spared
     }
 }
 
@@ -150,8 +181,13 @@ impl Guards {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Screened {
     pub format: Format,
-    /// What may be enforced.
+    /// What may be enforced, and what would be if this host's own connectivity did not forbid it
+    /// ([`Guards::spared`]): whom that is depends on the day.
     pub content: Content,
+    /// Prefixes that may be enforced.
+    pub usable: usize,
+    /// Entries that warninglists hold, by the names of those.
+    pub warned: BTreeMap<Arc<str>, usize>,
     /// Of parsing and of screening.
     pub diagnostics: Diagnostics,
     /// As in [`Parsed`].
@@ -166,14 +202,14 @@ impl Screened {
     /// # Errors
     /// Too much of it is bad, or nothing is usable and `allow_empty` is not set.
     pub fn judge(&self, allow_empty: bool) -> Result<(), Refusal> {
-        self.diagnostics.judge(self.read, self.content.prefixes().len(), allow_empty)
+        self.diagnostics.judge(self.read, self.usable, allow_empty)
     }
 }
 
 /// Screens a drop or monitor list.
 #[must_use]
-pub fn screen(filtered: Filtered, guards: &Guards) -> Screened {
-    screen_by(filtered, |prefix| {
+pub fn screen(filtered: Filtered, guards: &Guards, warnings: &Warnings) -> Screened {
+    let mut screened = screen_by(filtered, warnings, |prefix| {
         if let Some(reason) = guards.refusal(prefix) {
             return Some(reason);
         }
@@ -185,29 +221,35 @@ pub fn screen(filtered: Filtered, guards: &Guards) -> Screened {
             return Some(Reason::TooShort(shortest));
         }
         EMBEDDING.iter().find(|whole| prefix.contains(whole)).map(|whole| Reason::Special(*whole))
-    })
+    });
+    screened.usable -= guards.spared(screened.content.prefixes()).len();
+    screened
 }
 
 /// Screens an allowlist: everything may be allowed, except everything.
 #[must_use]
 pub fn screen_allowlist(filtered: Filtered) -> Screened {
-    screen_by(filtered, |prefix| (prefix.length() == 0).then_some(Reason::TooShort(1)))
+    screen_by(filtered, &Warnings::default(), |prefix| (prefix.length() == 0).then_some(Reason::TooShort(1)))
 }
 
-fn screen_by(filtered: Filtered, refusal: impl Fn(&Prefix) -> Option<Reason>) -> Screened {
+fn screen_by(filtered: Filtered, warnings: &Warnings, refusal: impl Fn(&Prefix) -> Option<Reason>) -> Screened {
     let Filtered { parsed: Parsed { format, entries, contexts, mut diagnostics, read, bad, .. }, common } = filtered;
     let mut kept = Vec::with_capacity(entries.len());
     // The prefixes of a range stand together.
     for range in entries.chunk_by(|left, right| left.place == right.place) {
-        let is_kept = |entry: &&Entry| refusal(&entry.prefix).is_none();
+        let is_special = |prefix: &Prefix| SPECIAL.iter().any(|space| space.contains(prefix));
+        let stays = |entry: &&Entry| match refusal(&entry.prefix) {
+            None => true,
+            // The host may have another address tomorrow; special space stays what it is.
+            Some(Reason::Guarded(_)) => !is_special(&entry.prefix),
+            Some(_) => false,
+        };
         let before = kept.len();
-        kept.extend(range.iter().filter(is_kept).copied());
-        if kept.len() - before == range.len() {
+        kept.extend(range.iter().filter(stays).copied());
+        let mut reasons = range.iter().filter_map(|entry| refusal(&entry.prefix)).peekable();
+        if reasons.peek().is_none() {
             continue;
         }
-        let mut reasons = range.iter().filter_map(|entry| refusal(&entry.prefix)).peekable();
-        // What is left of a range when its special part is taken away is enforced, as a wider prefix is with its
-        // hole; a range that is too wide is not enforced at all.
         let first = reasons.peek().cloned();
         let too_short = reasons.find(|reason| matches!(reason, Reason::TooShort(_)));
         if too_short.is_some() {
@@ -220,9 +262,11 @@ fn screen_by(filtered: Filtered, refusal: impl Fn(&Prefix) -> Option<Reason>) ->
         }
     }
     note_overlaps(&mut kept, &mut diagnostics);
+    let warned = warnings.note(&kept, &mut diagnostics);
     let context = |entry: &Entry| contexts.get((entry.context as usize).checked_sub(1)?).cloned();
     let content = Content::new(kept.iter().map(|entry| (entry.prefix, context(entry))), common);
-    Screened { format, content, diagnostics, read, bad }
+    let usable = content.prefixes().len();
+    Screened { format, content, usable, warned, diagnostics, read, bad }
 }
 
 /// The canonical text of an entry: its own is not kept.
@@ -433,7 +477,7 @@ mod tests {
             ("64:ff9b::/32", Some("special")),
             ("64:ff9b::192.0.2.1", None),
         ] {
-            let screened = screen(parsed(entry.as_bytes()), &Guards::none());
+            let screened = screen(parsed(entry.as_bytes()), &Guards::none(), &Warnings::default());
             let refused: Vec<_> = screened.diagnostics.errors_by_label().into_keys().collect();
             assert_eq!(refused, expected.into_iter().collect::<Vec<_>>(), "{entry}");
             assert_eq!(screened.content.prefixes().is_empty(), expected.is_some(), "{entry}");
@@ -444,7 +488,7 @@ mod tests {
     #[test]
     fn ranges_with_a_short_piece_are_refused_whole() {
         let text = b"1.0.0.0-3.255.255.255\n9.255.255.255-10.0.0.1\n10.0.0.0-10.0.0.2\n224.0.0.0-255.255.255.255\n";
-        let (left, said) = told(&screen(parsed(text), &Guards::none()));
+        let (left, said) = told(&screen(parsed(text), &Guards::none(), &Warnings::default()));
         assert_eq!(left, ["9.255.255.255/32"]);
         assert_eq!(
             said,
@@ -461,9 +505,11 @@ mod tests {
     fn host_guards_refuse_the_host_and_leave_holes_in_wider_prefixes() {
         let text =
             b"198.51.100.1\n198.51.100.254\n198.51.100.0/24\n2001:db8::53\n203.0.113.9\n203.0.113.8\n192.168.1.1\n";
-        let screened = screen(parsed(text), &host_guards());
+        let screened = screen(parsed(text), &host_guards(), &Warnings::default());
         let (left, said) = told(&screened);
-        assert_eq!(left, ["198.51.100.0/24", "203.0.113.8/32"]);
+        assert_eq!(screened.usable, 2);
+        let all = ["198.51.100.0/24", "198.51.100.1", "198.51.100.254", "203.0.113.8", "203.0.113.9", "2001:db8::53"];
+        assert_eq!(left, prefixes(&all).iter().map(Prefix::to_string).collect::<Vec<_>>());
         assert_eq!(
             said,
             [
@@ -490,7 +536,7 @@ mod tests {
     #[test]
     fn duplicates_and_overlaps_are_told_where_they_stand() {
         let text = b"192.0.2.1\n192.0.2.0/24\n192.0.2.1\n192.0.2.0/24\n192.0.2.8-192.0.2.11\n198.51.100.1\n";
-        let screened = screen(parsed(text), &Guards::none());
+        let screened = screen(parsed(text), &Guards::none(), &Warnings::default());
         let said: Vec<String> = screened
             .diagnostics
             .iter()
@@ -512,7 +558,7 @@ mod tests {
     #[test]
     fn a_list_is_judged_whole() {
         let nothing = |text: &str, allow_empty| {
-            let screened = screen(parsed(text.as_bytes()), &Guards::none());
+            let screened = screen(parsed(text.as_bytes()), &Guards::none(), &Warnings::default());
             screened.judge(allow_empty).map_err(|refusal| refusal.to_string())
         };
         assert_eq!(nothing("192.0.2.1\nx\ny\nz\n", false), Ok(()));

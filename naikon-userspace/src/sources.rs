@@ -8,18 +8,20 @@ use std::{
     io::{self, Read},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use crate::{
-    config::{Config, ConfigError, NAME_MAX},
+    config::{Config, ConfigError, NAME_MAX, WarnAction},
     content::Content,
     filter::Filter,
-    list::{self, Diagnostics, Format, MAX_BYTES, Refusal},
+    list::{self, Diagnostics, Format, MAX_BYTES, Parsed, Refusal},
     prefix::Prefix,
     provenance::Time,
     ruleset::{self, ListAction, Ruleset, Spared},
-    safety::{self, Guards},
+    safety::{self, Guards, Screened},
     text,
+    warninglist::{Warninglist, Warnings},
 };
 
 /// One file that holds a list.
@@ -156,6 +158,97 @@ fn stem(path: &Path) -> String {
     name
 }
 
+/// The warninglists of a configuration.
+#[derive(Clone, Debug, Default)]
+pub struct Warninglists {
+    read: Vec<(PathBuf, WarnAction, Warninglist)>,
+    /// What cannot be read of them, with its file.
+    pub faults: Vec<String>,
+}
+
+impl Warninglists {
+    /// Reads them. One that cannot be read stays as `before` had it.
+    #[must_use]
+    pub fn read(config: &Config, before: &Warninglists) -> Self {
+        let mut lists = Warninglists::default();
+        for (path, action) in lists.files(config) {
+            let loaded = read(&path).map_err(|error| error.to_string()).and_then(|bytes| Warninglist::parse(&bytes));
+            let known = before.read.iter().find(|(known, ..)| *known == path).map(|(.., list)| list.clone());
+            let kept = if known.is_some() { "; its last good content stays" } else { "" };
+            match loaded {
+                Ok(list) if list.unread > 0 => {
+                    let unread = list.unread;
+                    lists.faults.push(format!("warninglist {}: {unread} entries are no prefixes", path.display()));
+                    lists.read.push((path, action, list));
+                }
+                Ok(list) => lists.read.push((path, action, list)),
+                Err(cause) => {
+                    lists.faults.push(format!("warninglist {}: {cause}{kept}", path.display()));
+                    if let Some(known) = known {
+                        lists.read.push((path, action, known));
+                    }
+                }
+            }
+        }
+        lists
+    }
+
+    /// The files that are named, each once: one that is named to refuse does nothing else.
+    fn files(&mut self, config: &Config) -> Vec<(PathBuf, WarnAction)> {
+        let mut found = Vec::new();
+        for warnlist in &config.warnlists {
+            match warninglist_files(&warnlist.path) {
+                Ok(files) => found.extend(files.into_iter().map(|file| (file, warnlist.action))),
+                Err(error) => self.faults.push(format!("warninglist {}: {error}", warnlist.path.display())),
+            }
+        }
+        found.sort_by_key(|(path, action)| (path.clone(), *action == WarnAction::Notice));
+        found.dedup_by(|later, first| later.0 == first.0);
+        found
+    }
+
+    /// Those whose hits are noticed.
+    #[must_use]
+    pub fn warnings(&self) -> Warnings {
+        let noticed = self.read.iter().filter(|(_, action, _)| *action == WarnAction::Notice);
+        Warnings::new(noticed.map(|(.., list)| list))
+    }
+
+    /// Those whose entries are refused, as guards.
+    pub fn guards(&self) -> impl Iterator<Item = (Prefix, safety::Role)> {
+        let refusing = self.read.iter().filter(|(_, action, _)| *action == WarnAction::Refuse);
+        refusing.flat_map(|(.., list)| {
+            list.prefixes.iter().map(|prefix| (*prefix, safety::Role::Warninglist(Arc::clone(&list.name))))
+        })
+    }
+
+    /// Whether all that refuse are known: without them lists would be believed too much.
+    #[must_use]
+    pub fn are_complete(&self, config: &Config) -> bool {
+        config.warnlists.iter().filter(|warnlist| warnlist.action == WarnAction::Refuse).all(|warnlist| {
+            let is_of = |(path, ..): &(PathBuf, WarnAction, Warninglist)| path.starts_with(&warnlist.path);
+            self.read.iter().any(is_of)
+        })
+    }
+}
+
+/// The file itself, or what a directory holds: JSON files, and `list.json` in each of its directories, as MISP's
+/// repository has it.
+fn warninglist_files(path: &Path) -> io::Result<Vec<PathBuf>> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut found = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let path = entry?.path();
+        let list = if path.is_dir() { path.join("list.json") } else { path };
+        if is_list_name(&list) && list.extension().is_some_and(|end| end == "json") && list.is_file() {
+            found.push(list);
+        }
+    }
+    Ok(found)
+}
+
 /// What one file gave.
 pub struct Loaded {
     /// `None` when the bytes were not even read as a list.
@@ -164,6 +257,8 @@ pub struct Loaded {
     pub content: Content,
     /// What was remarked on single entries, also when the whole is refused.
     pub diagnostics: Diagnostics,
+    /// Entries that warninglists hold, by the names of those.
+    pub warned: BTreeMap<Arc<str>, usize>,
     /// Why none of it may be taken.
     pub fault: Option<Fault>,
 }
@@ -181,34 +276,36 @@ pub enum Fault {
 
 /// Reads, parses, filters and screens one list. What is over at `now` is filtered.
 #[must_use]
-pub fn load(source: &Source, guards: &Guards, now: Time) -> Loaded {
+pub fn load(source: &Source, guards: &Guards, warnings: &Warnings, now: Time) -> Loaded {
     let faulty = |fault| Loaded {
         format: None,
         content: Content::default(),
         diagnostics: Diagnostics::default(),
+        warned: BTreeMap::new(),
         fault: Some(fault),
     };
-    let bytes = match read(&source.path) {
-        Ok(bytes) => bytes,
-        Err(error) => return faulty(Fault::Unreadable(error)),
-    };
-    let parsed = match list::parse(&bytes) {
+    let parsed = match parse(&source.path) {
         Ok(parsed) => parsed,
-        Err(refusal) => return faulty(refusal.into()),
+        Err(fault) => return faulty(fault),
     };
     if let Some(wanted) = source.format.filter(|wanted| *wanted != parsed.format) {
         return faulty(Refusal::Format { wanted, found: parsed.format }.into());
     }
     let filtered = source.filter.apply(parsed, now);
     let screened = match source.role {
-        Role::Listed(_) => safety::screen(filtered, guards),
+        Role::Listed(_) => safety::screen(filtered, guards, warnings),
         Role::Allow => safety::screen_allowlist(filtered),
     };
     // An allowlist may be emptied, but one whose every line is refused is a mistake.
     let may_be_empty = source.allow_empty && (source.role != Role::Allow || screened.read == 0);
     let fault = screened.judge(may_be_empty).err().map(Fault::Refused);
-    let (format, content, diagnostics) = (Some(screened.format), screened.content, screened.diagnostics);
-    Loaded { format, content, diagnostics, fault }
+    let Screened { format, content, diagnostics, warned, .. } = screened;
+    Loaded { format: Some(format), content, diagnostics, warned, fault }
+}
+
+/// Reads and parses a file, or the directory of a MISP feed.
+fn parse(path: &Path) -> Result<Parsed, Fault> {
+    Ok(list::parse(&read(path).map_err(Fault::Unreadable)?)?)
 }
 
 /// The rules of loaded lists, given in order of precedence as role, id in the rules, and prefixes. The id of an
@@ -300,15 +397,21 @@ struct Stat {
 pub fn fingerprint(config: &Config, config_file: Option<&Path>) -> Fingerprint {
     let listed = config.lists.iter().map(|list| list.path.as_path());
     let named = listed.chain(config.allow.iter().map(PathBuf::as_path)).chain(config_file);
-    let mut found = BTreeMap::new();
-    for path in named {
-        // A directory that cannot be read now is told by the reload that follows.
-        for file in files(path).unwrap_or_default() {
-            let stat = fs::metadata(&file).ok().map(|metadata| stat(&metadata));
-            found.insert(file, stat);
-        }
-    }
-    Fingerprint(found)
+    // A directory that cannot be read now is told by the reload that follows.
+    let lists = named.flat_map(|path| files(path).unwrap_or_default());
+    let warned = config.warnlists.iter().flat_map(|list| warninglist_files(&list.path).unwrap_or_default());
+    let look = |file: PathBuf| {
+        let stat = fs::metadata(&file).ok().map(|metadata| stat(&metadata));
+        (file, stat)
+    };
+    Fingerprint(lists.flat_map(with_events).chain(warned).map(look).collect())
+}
+
+/// A feed changes when any file of its directory does.
+fn with_events(list: PathBuf) -> Vec<PathBuf> {
+    let inside = fs::read_dir(&list).into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path());
+    let inside: Vec<PathBuf> = inside.collect();
+    std::iter::once(list).chain(inside).collect()
 }
 
 fn stat(metadata: &Metadata) -> Stat {

@@ -13,12 +13,13 @@ use super::{
     output::{self, Paint},
 };
 use crate::{
-    daemon::{HostFacts, Origin, families, wall_clock},
+    daemon::{Holds, HostFacts, Origin, wall_clock},
     list::Severity,
     protocol::{self, CheckedEntry, CheckedList},
+    provenance::Time,
     ruleset::{ListAction, Ruleset},
     safety::Guards,
-    sources::{self, Fault, Loaded, Source},
+    sources::{self, Fault, Loaded, Source, Warninglists},
     text,
 };
 
@@ -59,17 +60,19 @@ enum GuardsArg {
 pub(super) struct Compiled {
     pub(super) lists: Vec<(Source, Loaded)>,
     pub(super) ruleset: Ruleset,
+    guards: Guards,
+    now: Time,
 }
 
 impl Compiled {
-    /// The name of the list that the ruleset knows by this id: its place among the lists.
-    pub(super) fn name(&self, id: u16) -> &str {
-        self.lists.get(usize::from(id)).map_or("", |(source, _)| &source.name)
+    /// The list that the ruleset knows by this id: its place among the lists.
+    pub(super) fn list(&self, id: u16) -> Option<&(Source, Loaded)> {
+        self.lists.get(usize::from(id))
     }
 }
 
 /// Loads and compiles as the daemon would, without a kernel.
-pub(super) fn compile(lists: &Lists, drop_files: &[PathBuf], guards: &Guards) -> Result<Compiled, Failure> {
+pub(super) fn compile(lists: &Lists, drop_files: &[PathBuf], host: &HostFacts) -> Result<Compiled, Failure> {
     let mut overrides = lists.overrides();
     overrides.lists.extend(drop_files.iter().map(|path| (path.clone(), ListAction::Drop)));
     let config = Origin { file: lists.config.clone(), overrides }.read()?;
@@ -77,9 +80,14 @@ pub(super) fn compile(lists: &Lists, drop_files: &[PathBuf], guards: &Guards) ->
         return Err(Failure::new(Code::Usage, "no list is named; name files, or use --list, --monitor or --config"));
     }
     let now = wall_clock();
+    let warninglists = Warninglists::read(&config, &Warninglists::default());
+    if let Some(fault) = warninglists.faults.first() {
+        return Err(Failure::new(Code::Usage, fault.clone()));
+    }
+    let (guards, warnings) = (host.guards(warninglists.guards()), warninglists.warnings());
     let mut loaded = Vec::new();
     for source in sources::expand(&config, &[])? {
-        let list = sources::load(&source, guards, now);
+        let list = sources::load(&source, &guards, &warnings, now);
         if let Some(fault @ Fault::Unreadable(_)) = &list.fault {
             return Err(Failure::new(Code::Usage, format!("{}: {fault}", source.path.display())));
         }
@@ -88,22 +96,19 @@ pub(super) fn compile(lists: &Lists, drop_files: &[PathBuf], guards: &Guards) ->
     let mut taken = Vec::new();
     for (place, (source, list)) in loaded.iter().enumerate().filter(|(_, (_, list))| list.fault.is_none()) {
         let id = u16::try_from(place).map_err(|_| Failure::new(Code::Usage, "more than 65536 lists"))?;
-        taken.push((source.role, id, list.content.prefixes()));
+        taken.push((source.role, id, list.content.active(now)));
     }
-    let ruleset = sources::compile(taken, guards);
-    Ok(Compiled { lists: loaded, ruleset })
+    let taken = taken.iter().map(|(role, id, prefixes)| (*role, *id, &**prefixes));
+    let ruleset = sources::compile(taken, &guards);
+    Ok(Compiled { lists: loaded, ruleset, guards, now })
 }
 
 pub(super) fn run(check: &Check) -> Result<Code, Failure> {
-    let guards = match check.guards {
-        GuardsArg::None => Guards::none(),
-        GuardsArg::Host => {
-            let mut host = HostFacts::default();
-            host.refresh();
-            host.guards()
-        }
-    };
-    let compiled = compile(&check.lists, &check.files, &guards)?;
+    let mut host = HostFacts::default();
+    if matches!(check.guards, GuardsArg::Host) {
+        host.refresh();
+    }
+    let compiled = compile(&check.lists, &check.files, &host)?;
     let report = report(&compiled);
     if check.print {
         print(&compiled, &report)?;
@@ -117,7 +122,7 @@ pub(super) fn run(check: &Check) -> Result<Code, Failure> {
 }
 
 fn report(compiled: &Compiled) -> protocol::Check {
-    let lists: Vec<CheckedList> = compiled.lists.iter().map(|(source, list)| checked(source, list)).collect();
+    let lists: Vec<CheckedList> = compiled.lists.iter().map(|(source, list)| checked(compiled, source, list)).collect();
     protocol::Check {
         ok: lists.iter().all(|list| list.refused.is_none()),
         prefixes: compiled.ruleset.count().into(),
@@ -125,14 +130,15 @@ fn report(compiled: &Compiled) -> protocol::Check {
     }
 }
 
-fn checked(source: &Source, list: &Loaded) -> CheckedList {
+fn checked(compiled: &Compiled, source: &Source, list: &Loaded) -> CheckedList {
     let refused = list.fault.as_ref().map(ToString::to_string);
+    let holds = Holds::of(&list.content, source.role, &compiled.guards, compiled.now);
     CheckedList {
         name: source.name.clone(),
         path: source.path.display().to_string(),
         format: list.format.map(|format| format.as_str()),
         action: source.role.as_str(),
-        accepted: if refused.is_none() { families(list.content.prefixes()) } else { protocol::Families::default() },
+        accepted: if refused.is_none() { holds.entries } else { protocol::Families::default() },
         rejected: list.diagnostics.errors(),
         notices: list.diagnostics.notices(),
         diagnostics: list
@@ -158,7 +164,7 @@ fn print(compiled: &Compiled, report: &protocol::Check) -> io::Result<()> {
         }
     }
     let mut out = BufWriter::new(io::stdout().lock());
-    for line in compiled.ruleset.lines(|id| compiled.name(id)) {
+    for line in compiled.ruleset.lines(|id| compiled.list(id).map_or("", |(source, _)| &source.name)) {
         writeln!(out, "{line}")?;
     }
     out.flush()

@@ -11,9 +11,9 @@ use super::{
 };
 use crate::{
     config::CONTROL,
+    daemon::HostFacts,
     explain,
     protocol::{Lookup as Answer, Request, Response},
-    safety::Guards,
     sources::Role,
 };
 
@@ -55,7 +55,7 @@ fn live(lookup: &Lookup) -> Result<Vec<Answer>, Failure> {
 }
 
 fn offline(lookup: &Lookup) -> Result<Vec<Answer>, Failure> {
-    let compiled = check::compile(&lookup.lists, &[], &Guards::none())?;
+    let compiled = check::compile(&lookup.lists, &[], &HostFacts::default())?;
     for (source, list) in &compiled.lists {
         if let Some(fault) = &list.fault {
             output::error(&format!("{}: list refused: {fault}", source.path.display()));
@@ -67,7 +67,8 @@ fn offline(lookup: &Lookup) -> Result<Vec<Answer>, Failure> {
     }
     let mut answers = Vec::new();
     for asked in &lookup.addresses {
-        let found = explain::lookup(&compiled.ruleset, |id| compiled.name(id).to_owned(), asked);
+        let list = |id| compiled.list(id).map(|(source, list)| (source.name.as_str(), Some(&list.content)));
+        let found = explain::lookup(&compiled.ruleset, list, asked);
         answers.extend(found.map_err(|message| Failure::new(Code::Usage, message))?);
     }
     Ok(answers)

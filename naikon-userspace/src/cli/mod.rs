@@ -13,7 +13,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use self::exit::{Code, Failure};
 use crate::{
-    config::{CONTROL, LISTEN, Mode, OnExit, Overrides, PIN_DIR, STATE_DIR, Unparsed},
+    config::{CONTROL, LISTEN, Mode, OnExit, Overrides, PIN_DIR, STATE_DIR, Unparsed, WarnAction},
     daemon::{self, Origin},
     ruleset::ListAction,
 };
@@ -74,6 +74,12 @@ struct Lists {
     /// Addresses that are never dropped, whatever the lists say; repeatable
     #[arg(short, long = "allow", value_name = "PATH")]
     allow: Vec<PathBuf>,
+    /// MISP warninglists, a file or a directory: entries they hold are noticed as likely mistakes; repeatable
+    #[arg(long = "warnlist", value_name = "PATH")]
+    warnlists: Vec<PathBuf>,
+    /// Warninglists whose entries are refused; repeatable
+    #[arg(long = "warnlist-refuse", value_name = "PATH")]
+    refusing: Vec<PathBuf>,
 }
 
 impl Lists {
@@ -86,6 +92,11 @@ impl Lists {
         Overrides {
             lists: [of(&self.lists, ListAction::Drop), of(&self.monitors, ListAction::Monitor)].concat(),
             allow: self.allow.clone(),
+            warnlists: [
+                self.warnlists.iter().map(|path| (path.clone(), WarnAction::Notice)).collect::<Vec<_>>(),
+                self.refusing.iter().map(|path| (path.clone(), WarnAction::Refuse)).collect(),
+            ]
+            .concat(),
             ..Overrides::default()
         }
     }

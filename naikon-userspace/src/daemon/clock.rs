@@ -1,11 +1,149 @@
-//! What time it is.
+//! What time it is for lists: the system's clock, without its jumps.
+//!
+//! A gateway without a battery wakes up years ago, a bad time server sends it years ahead, and every entry with an end
+//! would leave at once, or wait. So the time of lists follows the system's clock, but never faster than twice real
+//! time and never slower than half of it: a jump is caught up with step by step, and entries go on to come and leave
+//! one after the other. `naikon reload --force` takes the clock as it is. Real time is `CLOCK_BOOTTIME`, which nobody
+//! sets and which counts sleep.
 
-use std::time::SystemTime;
+use std::{
+    sync::{Mutex, PoisonError},
+    time::SystemTime,
+};
+
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::provenance::Time;
+
+/// A first start trusts the clock; later ones not to have leapt over more than a year.
+const LONGEST_STOP_SECONDS: i64 = 366 * 24 * 3600;
+
+/// The time of lists.
+pub(crate) struct Clock(Mutex<Slewed>);
+
+impl Clock {
+    /// Begins with the system's clock, unless that is behind `last`, the time of lists when naikon last ran, or more
+    /// than a year ahead of it: then it begins there.
+    pub(crate) fn start(last: Option<Time>) -> Self {
+        let wall = wall();
+        let is_far = |last: Time| wall < last || wall > last.after(LONGEST_STOP_SECONDS);
+        let begin = last.filter(|last| is_far(*last));
+        if let Some(last) = begin {
+            tracing::warn!(
+                "the system's clock says {wall}, while naikon ran at {last} before; lists go on from there and catch \
+                 up slowly; set the clock, or take it as it is with 'naikon reload --force'"
+            );
+        }
+        Clock(Mutex::new(Slewed { time: begin.unwrap_or(wall).seconds(), rest: 0, real: real_seconds() }))
+    }
+
+    /// What time it is.
+    pub(crate) fn now(&self) -> Time {
+        let mut slewed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        slewed.follow(wall().seconds(), real_seconds())
+    }
+
+    /// Takes the system's clock as it is.
+    pub(crate) fn accept(&self) {
+        let mut slewed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *slewed = Slewed { time: wall().seconds(), rest: 0, real: real_seconds() };
+    }
+
+    /// Seconds that the system's clock is ahead of the time of lists.
+    pub(crate) fn behind_seconds(&self) -> i64 {
+        wall().seconds() - self.now().seconds()
+    }
+}
+
+/// A time that moves with another, but not with its jumps.
+#[derive(Debug)]
+struct Slewed {
+    /// Seconds since 1970.
+    time: i64,
+    /// Half seconds that were too few to move it.
+    rest: i64,
+    /// Real seconds when that was so.
+    real: i64,
+}
+
+impl Slewed {
+    fn follow(&mut self, wall: i64, real: i64) -> Time {
+        let elapsed = real.saturating_sub(self.real).max(0);
+        self.real = self.real.max(real);
+        let halves = elapsed + self.rest;
+        let (least, most) = (self.time + halves / 2, self.time + elapsed * 2);
+        if wall <= least {
+            // Slower than real time: what is left over of a half second counts next time.
+            self.rest = halves % 2;
+            self.time = least;
+        } else {
+            self.rest = 0;
+            self.time = wall.min(most.max(least));
+        }
+        Time::from_seconds(self.time)
+    }
+}
 
 /// What the system's clock says.
 pub(crate) fn wall() -> Time {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Time::from_seconds(i64::try_from(now.as_secs()).unwrap_or(i64::MAX))
+}
+
+/// Seconds since the machine started.
+fn real_seconds() -> i64 {
+    clock_gettime(ClockId::Boottime).tv_sec
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slewed() -> Slewed {
+        Slewed { time: 1000, rest: 0, real: 50 }
+    }
+
+    #[test]
+    fn steady_clock_is_followed_to_the_second() {
+        let mut slewed = slewed();
+        for step in 1..100 {
+            assert_eq!(slewed.follow(1000 + step, 50 + step).seconds(), 1000 + step);
+        }
+    }
+
+    #[test]
+    fn jump_ahead_is_caught_up_with_at_twice_the_pace() {
+        let mut slewed = slewed();
+        assert_eq!(slewed.follow(1_000_000, 50).seconds(), 1000);
+        assert_eq!(slewed.follow(1_000_010, 60).seconds(), 1020);
+        let mut last = 1020;
+        for real in 61..2_000_000_i64 {
+            let now = slewed.follow(1_000_000 + real - 50, real).seconds();
+            assert!(now - last <= 2);
+            last = now;
+        }
+        assert_eq!(last, 1_000_000 + 1_999_999 - 50);
+    }
+
+    #[test]
+    fn jump_back_neither_stops_nor_turns_it() {
+        let mut slewed = slewed();
+        let mut last = 1000;
+        for real in 51..1000 {
+            let now = slewed.follow(real - 50, real).seconds();
+            assert!((last..=last + 1).contains(&now));
+            last = now;
+        }
+        assert_eq!(last, 1000 + (999 - 50) / 2);
+    }
+
+    #[test]
+    fn slow_step_is_caught_up_with() {
+        let mut slewed = slewed();
+        // A minute ahead of the system's clock.
+        for real in 51..50 + 121 {
+            slewed.follow(940 + real - 50, real);
+        }
+        assert_eq!(slewed.follow(940 + 121, 50 + 121).seconds(), 940 + 121);
+    }
 }

@@ -1,6 +1,6 @@
 //! Facts about this host that the guards need: what must never be dropped, or the gateway locks its people out.
 
-use std::{fs, net::IpAddr, path::Path};
+use std::{collections::BTreeSet, fs, net::IpAddr, path::Path};
 
 use crate::{
     kernel,
@@ -17,41 +17,54 @@ const SESSIONS: &str = "/run/systemd/sessions";
 const UTMP: &str = "/run/utmp";
 
 /// What is known of this host. A look that fails leaves what was known: fewer looks, never fewer guards.
-#[derive(Default)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Facts {
-    own: Vec<IpAddr>,
-    gateways: Vec<IpAddr>,
-    resolvers: Vec<IpAddr>,
-    sessions: Vec<IpAddr>,
+    own: BTreeSet<IpAddr>,
+    gateways: BTreeSet<IpAddr>,
+    resolvers: BTreeSet<IpAddr>,
+    sessions: BTreeSet<IpAddr>,
+    /// What could not be found out at the last look; said once.
+    unknown: BTreeSet<&'static str>,
 }
 
 impl Facts {
     /// Looks again.
     pub(crate) fn refresh(&mut self) {
-        let renew = |known: &mut Vec<IpAddr>, what: &str, found: Result<Vec<IpAddr>, kernel::KernelError>| match found {
-            Ok(found) => *known = found,
-            Err(error) => tracing::warn!("finding this host's {what}: {error}; those known before stay guarded"),
-        };
+        let mut unknown = BTreeSet::new();
+        let before = std::mem::take(&mut self.unknown);
+        let mut renew =
+            |known: &mut BTreeSet<IpAddr>, what, found: Result<Vec<IpAddr>, kernel::KernelError>| match found {
+                Ok(found) => *known = found.into_iter().collect(),
+                Err(error) => {
+                    if !before.contains(what) {
+                        tracing::warn!("finding this host's {what}: {error}; those known before stay guarded");
+                    }
+                    unknown.insert(what);
+                }
+            };
         renew(&mut self.own, "addresses", kernel::own_addresses());
         renew(&mut self.gateways, "default gateways", kernel::default_gateways());
+        self.unknown = unknown;
         let texts = RESOLVERS.iter().filter_map(|path| sources::read(Path::new(path)).ok());
-        let found: Vec<IpAddr> = texts.flat_map(|text| resolvers(&String::from_utf8_lossy(&text))).collect();
+        let found: BTreeSet<IpAddr> = texts.flat_map(|text| resolvers(&String::from_utf8_lossy(&text))).collect();
         // The file is empty for a moment while it is written anew.
         if !found.is_empty() {
             self.resolvers = found;
         }
-        self.sessions = sessions();
+        self.sessions = sessions().into_iter().collect();
     }
 
-    /// What drop and monitor lists may not touch on this host.
-    pub(crate) fn guards(&self) -> Guards {
+    /// What drop and monitor lists may not touch on this host, with what else they may not.
+    pub(crate) fn guards(&self, more: impl Iterator<Item = (Prefix, Role)>) -> Guards {
         let facts = [
             (Role::OwnAddress, &self.own),
             (Role::Gateway, &self.gateways),
             (Role::Resolver, &self.resolvers),
             (Role::Session, &self.sessions),
         ];
-        Guards::new(facts.into_iter().flat_map(|(role, found)| found.iter().map(move |ip| (Prefix::host(*ip), role))))
+        let hosts =
+            facts.into_iter().flat_map(|(role, found)| found.iter().map(move |ip| (Prefix::host(*ip), role.clone())));
+        Guards::new(hosts.chain(more))
     }
 }
 

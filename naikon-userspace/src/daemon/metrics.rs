@@ -259,7 +259,7 @@ fn frames(out: &mut DescriptorEncoder<'_>, counters: &Counters) -> fmt::Result {
 }
 
 fn lists(out: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Result {
-    let entries = snapshot.lists.iter().flat_map(|list| by_family(&[("list", &list.name)], list.entries));
+    let entries = snapshot.lists.iter().flat_map(|list| by_family(&[("list", &list.name)], list.holds.entries));
     gauges(out, "list_entries", "Prefixes that a list contributes", entries)?;
     let rejected = snapshot.lists.iter().flat_map(|list| {
         list.rejected
@@ -274,7 +274,33 @@ fn lists(out: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Result {
         let age = list.last_success?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
         Some((one(&list.name), age.as_secs_f64()))
     });
-    gauges(out, "list_last_success_timestamp_seconds", "When the enforced content of a list was read", success)
+    gauges(out, "list_last_success_timestamp_seconds", "When the enforced content of a list was read", success)?;
+    let inactive = snapshot.lists.iter().flat_map(|list| {
+        [("expired", list.holds.expired), ("waiting", list.holds.waiting)]
+            .map(|(reason, count)| (vec![("list", list.name.clone()), ("reason", reason.to_owned())], count as f64))
+    });
+    gauges(out, "list_inactive_entries", "Prefixes whose time is over or has not come", inactive)?;
+    let newest = snapshot
+        .lists
+        .iter()
+        .filter_map(|list| Some((one(&list.name), list.content.as_ref()?.newest()?.seconds() as f64)));
+    gauges(out, "list_newest_entry_timestamp_seconds", "The newest time that the entries of a list tell of", newest)?;
+    let next =
+        snapshot.lists.iter().filter_map(|list| Some((one(&list.name), list.holds.next_change?.seconds() as f64)));
+    gauges(out, "list_next_change_timestamp_seconds", "When the next entry of a list comes or leaves by itself", next)?;
+    let warned = snapshot.lists.iter().flat_map(|list| {
+        list.warned.iter().map(|(warninglist, count)| {
+            (vec![("list", list.name.clone()), ("warninglist", crate::text::escape(warninglist))], *count as f64)
+        })
+    });
+    gauges(out, "list_warned_entries", "Entries of a list that a warninglist holds", warned)?;
+    let behind = snapshot.clock.behind_seconds() as f64;
+    gauges(
+        out,
+        "clock_ahead_seconds",
+        "How far the system's clock is ahead of the time that lists go by",
+        [(Vec::new(), behind)],
+    )
 }
 
 fn by_family(labels: &[(&'static str, &String)], count: Families) -> Vec<(Labels, f64)> {

@@ -19,14 +19,19 @@ mod state;
 mod watch;
 mod worker;
 
-use std::{collections::BTreeSet, io, net::IpAddr, sync::Arc, thread, time::Duration};
+use std::{
+    io,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use sd_notify::NotifyState;
 use tokio::{
     runtime,
     signal::unix::{Signal, SignalKind, signal},
     sync::{Notify, mpsc, watch as channel},
-    time::{interval, sleep, timeout},
+    time::{MissedTickBehavior, interval, sleep, timeout},
 };
 
 pub use self::reload::Origin;
@@ -44,10 +49,16 @@ use crate::{
     sources::{self, Fingerprint},
 };
 
-pub(crate) use self::{clock::wall as wall_clock, host::Facts as HostFacts, snapshot::families};
+pub(crate) use self::{clock::wall as wall_clock, host::Facts as HostFacts, reload::Holds};
 
 /// Between looks at the interfaces when the kernel tells of no change: a link can be detached without an event.
 const RECONCILE_INTERVAL: Duration = Duration::from_secs(2);
+/// Looks at this host's connectivity may take one part in so many of the time.
+const LOOK_SHARE: u32 = 50;
+/// Between looks whether an entry's time has come: how late it comes or leaves at most.
+const TIME_INTERVAL: Duration = Duration::from_secs(1);
+/// Between two times that are stored.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(3600);
 /// An interface that appears often changes several times in a row; one look after this pause sees them all.
 const RECONCILE_PAUSE: Duration = Duration::from_millis(50);
 /// First and longest pause before a reload that the kernel refused is tried again.
@@ -200,7 +211,8 @@ async fn serve(
     let control = tokio::spawn(control.serve(daemon));
     tokio::spawn(watch::follow(looked_at, config_file, worker.clone(), snapshots.clone()));
     let changes = hear_changes(changes).map_err(|error| RunError::System("watching the interfaces", error))?;
-    tokio::spawn(look_after_interfaces(changes, worker.clone()));
+    tokio::spawn(look_after_host(changes, worker.clone()));
+    tokio::spawn(follow_time(snapshots.clone(), worker.clone()));
     tokio::spawn(try_again(retries, worker.clone()));
     tokio::spawn(tell_service_manager(snapshots.clone(), worker.clone()));
     if let Some(trace) = trace {
@@ -281,34 +293,54 @@ enum Told {
     Stop(&'static str),
 }
 
-/// Looks at the interfaces and addresses whenever the kernel tells of a change, and from time to time.
-async fn look_after_interfaces(changes: Arc<Notify>, worker: Worker) {
-    let mut own = own_addresses().await;
+/// Looks at the interfaces and at this host's own connectivity whenever the kernel tells of a change, and from time
+/// to time.
+async fn look_after_host(changes: Arc<Notify>, worker: Worker) {
+    let mut facts = HostFacts::default();
+    let mut first = true;
+    let mut next_look = Instant::now();
     loop {
         // Whether a change or the time ends the wait: either way it is time to look.
         if timeout(RECONCILE_INTERVAL, changes.notified()).await.is_ok() {
             sleep(RECONCILE_PAUSE).await;
         }
         worker.reconcile().await;
-        // Off these threads: it is a system call for every address.
-        let Some(now) = own_addresses().await else { continue };
-        if own.replace(now.clone()).is_some_and(|before| before != now) {
-            tracing::info!("this host's addresses have changed; reloading, so that none of them is dropped");
-            // An ended worker means that the daemon is ending.
-            let _report = worker.reload(false, Asker::Daemon).await;
+        if Instant::now() < next_look {
+            continue;
+        }
+        let begun = Instant::now();
+        let before = facts.clone();
+        // Off these threads: it is many system calls, and a full routing table is long.
+        let looked = tokio::task::spawn_blocking(move || {
+            facts.refresh();
+            facts
+        });
+        // A panic there would be one here.
+        facts = looked.await.unwrap_or_else(|_| before.clone());
+        next_look = Instant::now() + begun.elapsed() * LOOK_SHARE;
+        if !std::mem::take(&mut first) && facts != before {
+            tracing::info!("this host's addresses, gateways, resolvers or login sessions have changed");
+            worker.refresh().await;
         }
     }
 }
 
-/// `None` when the kernel does not tell; the next look may.
-async fn own_addresses() -> Option<BTreeSet<IpAddr>> {
-    match tokio::task::spawn_blocking(kernel::own_addresses).await {
-        Ok(Ok(found)) => Some(found.into_iter().collect()),
-        Ok(Err(error)) => {
-            tracing::warn!("{error}; addresses that are new are guarded at the next reload");
-            None
+/// Has entries come and leave at their time.
+async fn follow_time(snapshots: channel::Receiver<Arc<Snapshot>>, worker: Worker) {
+    let mut tick = interval(TIME_INTERVAL);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut refreshed = Instant::now();
+    loop {
+        tick.tick().await;
+        let is_due = {
+            let snapshot = snapshots.borrow();
+            snapshot.next_change().is_some_and(|next| next <= snapshot.clock.now())
+        };
+        // Now and then also without a cause: the time is stored, so that the next start knows it.
+        if is_due || refreshed.elapsed() > REFRESH_INTERVAL {
+            refreshed = Instant::now();
+            worker.refresh().await;
         }
-        Err(_) => None,
     }
 }
 

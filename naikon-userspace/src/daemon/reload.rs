@@ -12,17 +12,19 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{clock, hooks, host, state::StateDir};
+use super::{clock::Clock, hooks, host, snapshot::families, state::StateDir};
 use crate::{
     config::{Config, ConfigError, Overrides},
     content::Content,
-    delta,
+    delta::{self, Delta},
     kernel::{self, ErrorKind, Kernel, KernelError},
     prefix::Prefix,
-    protocol::{ListReload, Reload, ReloadResult},
+    protocol::{Families, ListReload, Reload, ReloadResult},
+    provenance::Time,
     ruleset::{ListAction, Rule, Ruleset},
     safety::{self, Guards},
-    sources::{self, Role, Source},
+    sources::{self, Role, Source, Warninglists},
+    warninglist::Warnings,
 };
 
 /// Pauses before an apply that met ENOMEM is tried again as a whole; then the next reload tries.
@@ -57,7 +59,9 @@ impl Origin {
 /// The lists and what the kernel enforces of them.
 pub(crate) struct Lists {
     state_dir: StateDir,
+    clock: Arc<Clock>,
     host: host::Facts,
+    warninglists: Warninglists,
     lists: BTreeMap<Key, ListState>,
     /// Their keys in order of precedence.
     order: Vec<Key>,
@@ -81,8 +85,59 @@ pub(crate) struct ListState {
     pub(crate) good: Option<Good>,
     /// Why its newest content is not.
     pub(crate) fault: Option<String>,
-    /// Refused entries by reason, of its newest content.
+    /// Refused entries by reason, of its newest content; those that this host's own connectivity forbids stand in
+    /// `holds`.
     pub(crate) rejected: BTreeMap<&'static str, usize>,
+    /// Entries of its newest content that warninglists hold, by the names of those.
+    pub(crate) warned: BTreeMap<Arc<str>, usize>,
+    /// What is enforced of its good content now.
+    pub(crate) holds: Holds,
+}
+
+/// What of a list is enforced at a moment, on this host.
+#[derive(Clone, Default)]
+pub(crate) struct Holds {
+    pub(crate) entries: Families,
+    /// Those that are not, since dropping them would cut off this host, by reason.
+    pub(crate) spared: BTreeMap<&'static str, usize>,
+    /// Those whose time is over, and those whose time has not come.
+    pub(crate) expired: usize,
+    pub(crate) waiting: usize,
+    /// When this changes next by itself.
+    pub(crate) next_change: Option<Time>,
+}
+
+impl Holds {
+    /// Measures what of `content` holds at `now`.
+    pub(crate) fn of(content: &Content, role: Role, guards: &Guards, now: Time) -> Self {
+        let active = content.active(now);
+        let spared = match role {
+            Role::Listed(_) => guards.spared(&active),
+            Role::Allow => BTreeMap::new(),
+        };
+        let mut by_label = BTreeMap::new();
+        for role in spared.values() {
+            *by_label.entry(role.label()).or_default() += 1;
+        }
+        let (all, spared_ipv4) = (families(&active), spared.keys().filter(|prefix| prefix.is_ipv4()).count());
+        let inactive = content.prefixes().len() - active.len();
+        let waiting = if inactive == 0 { 0 } else { content.waiting(now) };
+        Holds {
+            entries: Families { ipv4: all.ipv4 - spared_ipv4, ipv6: all.ipv6 - (spared.len() - spared_ipv4) },
+            spared: by_label,
+            expired: inactive - waiting,
+            waiting,
+            next_change: content.next_change(now),
+        }
+    }
+}
+
+impl ListState {
+    fn measure(&mut self, guards: &Guards, now: Time) {
+        if let Some(good) = &self.good {
+            self.holds = Holds::of(&good.content, self.source.role, guards, now);
+        }
+    }
 }
 
 /// Content that was taken.
@@ -120,9 +175,16 @@ pub(crate) enum Cause {
 impl Lists {
     /// Begins with what the kernel enforces from before.
     pub(crate) fn new(kernel: &Kernel, state_dir: &Path) -> Result<Self, KernelError> {
+        let state_dir = StateDir::new(state_dir);
+        let last = state_dir.time().unwrap_or_else(|error| {
+            tracing::warn!("reading when naikon last ran: {error}; the system's clock is taken as it is");
+            None
+        });
         Ok(Lists {
-            state_dir: StateDir::new(state_dir),
+            state_dir,
+            clock: Arc::new(Clock::start(last)),
             host: host::Facts::default(),
+            warninglists: Warninglists::default(),
             tables_unknown: false,
             lists: BTreeMap::new(),
             order: Vec::new(),
@@ -147,6 +209,36 @@ impl Lists {
         Arc::clone(&self.names)
     }
 
+    /// The time that lists go by.
+    pub(crate) fn clock(&self) -> Arc<Clock> {
+        Arc::clone(&self.clock)
+    }
+
+    /// What cannot be read of the warninglists.
+    pub(crate) fn warninglist_faults(&self) -> &[String] {
+        &self.warninglists.faults
+    }
+
+    /// Makes the kernel enforce what holds now: as entries come and leave with the time, and as this host's own
+    /// connectivity changes. Reads no list. Gives what changed, and the generation.
+    pub(crate) fn refresh(&mut self, kernel: &mut Kernel) -> Result<Option<(Delta, u64)>, KernelError> {
+        self.host.refresh();
+        let (guards, now) = (self.host.guards(self.warninglists.guards()), self.clock.now());
+        let mut lists: Vec<ListState> = self.states().cloned().collect();
+        lists.iter_mut().for_each(|list| list.measure(&guards, now));
+        let compiled = compile(kernel, &lists, &guards, now)?;
+        let (delta, generation) = self.execute(kernel, compiled, &mut 0)?;
+        self.lists = lists.into_iter().map(|list| (key(&list.source), list)).collect();
+        self.save_time(now);
+        Ok(delta.map(|delta| (delta, generation)))
+    }
+
+    fn save_time(&self, now: Time) {
+        if let Err(error) = self.state_dir.save_time(now) {
+            tracing::debug!("storing the time: {error}");
+        }
+    }
+
     /// Reads everything again and makes the kernel enforce it.
     pub(crate) fn reload(&mut self, kernel: &mut Kernel, origin: &Origin, force: bool) -> Outcome {
         let known: Vec<&Path> = self.lists.values().map(|list| list.source.path.as_path()).collect();
@@ -158,14 +250,29 @@ impl Lists {
         if let Some(cause) = missing_wish(&config) {
             return refused(kernel, Vec::new(), cause);
         }
-        self.host.refresh();
-        let guards = self.host.guards();
-        let (mut lists, before): (Vec<ListState>, Vec<Option<Good>>) =
-            found.iter().map(|source| self.fetch(source, &guards, force)).unzip();
-        if !force {
-            self.guard_growth(&mut lists, before);
+        if force {
+            self.clock.accept();
         }
-        let mut reports: Vec<ListReload> = lists.iter().map(|list| self.report(list)).collect();
+        let now = self.clock.now();
+        self.warninglists = Warninglists::read(&config, &self.warninglists);
+        if !self.warninglists.are_complete(&config) {
+            let faults = self.warninglists.faults.join("; ");
+            return refused(
+                kernel,
+                Vec::new(),
+                Cause::Lists(format!("a warninglist that refuses never loaded: {faults}")),
+            );
+        }
+        self.host.refresh();
+        let guards = self.host.guards(self.warninglists.guards());
+        let warnings = self.warninglists.warnings();
+        let (mut lists, before): (Vec<ListState>, Vec<Option<Good>>) =
+            found.iter().map(|source| self.fetch(source, &guards, &warnings, now, force)).unzip();
+        if !force {
+            guard_growth(&self.lists, &mut lists, before, now);
+        }
+        lists.iter_mut().for_each(|list| list.measure(&guards, now));
+        let mut reports: Vec<ListReload> = lists.iter().map(|list| self.report(list, now)).collect();
         reports.extend(self.gone(&lists));
         if let Some(allow) = lists.iter().find(|list| list.source.role == Role::Allow && list.good.is_none()) {
             let fault = allow.fault.as_deref().unwrap_or_default();
@@ -175,7 +282,7 @@ impl Lists {
         if !lists.iter().any(|list| list.source.role != Role::Allow && list.good.is_some()) {
             return refused(kernel, reports, Cause::Lists(nothing_usable(&lists)));
         }
-        let compiled = match compile(kernel, &lists, &guards) {
+        let compiled = match compile(kernel, &lists, &guards, now) {
             Ok(compiled) => compiled,
             Err(error) => return refused(kernel, reports, Cause::Kernel(error)),
         };
@@ -197,6 +304,7 @@ impl Lists {
                     reason: None,
                 };
                 self.keep(lists);
+                self.save_time(now);
                 Outcome { report, config: Some(config), retries, cause: None }
             }
             Err(error) => {
@@ -207,14 +315,23 @@ impl Lists {
     }
 
     /// One list as it is now, and what was good of it before: in memory, or from before a restart.
-    fn fetch(&self, source: &Source, guards: &Guards, force: bool) -> (ListState, Option<Good>) {
+    fn fetch(
+        &self,
+        source: &Source,
+        guards: &Guards,
+        warnings: &Warnings,
+        now: Time,
+        force: bool,
+    ) -> (ListState, Option<Good>) {
         let known = self.lists.get(&key(source)).and_then(|list| list.good.clone());
         let before = known.or_else(|| self.kept(source));
-        let loaded = sources::load(source, guards, clock::wall());
-        let rejected = loaded.diagnostics.errors_by_label();
+        let loaded = sources::load(source, guards, warnings, now);
+        let mut rejected = loaded.diagnostics.errors_by_label();
+        rejected.retain(|label, _| !safety::Role::LABELS.contains(label));
         let fault = loaded.fault.map(|fault| fault.to_string()).or_else(|| {
             let old = before.as_ref().filter(|_| !force && source.role != Role::Allow)?;
-            Some(safety::change_guard(old.content.prefixes(), loaded.content.prefixes()).err()?.to_string())
+            // What has left with the time was not removed by anybody.
+            Some(safety::change_guard(&old.content.active(now), &loaded.content.active(now)).err()?.to_string())
         });
         let good = match (&fault, before.clone()) {
             (Some(_), before) => before,
@@ -222,7 +339,8 @@ impl Lists {
             (None, Some(old)) if *old.content == loaded.content => Some(Good { read: SystemTime::now(), ..old }),
             (None, _) => Some(Good { content: Arc::new(loaded.content), read: SystemTime::now() }),
         };
-        (ListState { source: source.clone(), good, fault, rejected }, before)
+        let (source, warned) = (source.clone(), loaded.warned);
+        (ListState { source, good, fault, rejected, warned, holds: Holds::default() }, before)
     }
 
     /// The copy in the state directory.
@@ -232,33 +350,6 @@ impl Lists {
             Err(error) => {
                 tracing::warn!("reading the last good copy of list {}: {error}; it is not used", source.name);
                 None
-            }
-        }
-    }
-
-    /// Where the drop lists together would cover far more than before, those that changed keep what they had.
-    fn guard_growth(&self, lists: &mut [ListState], before: Vec<Option<Good>>) {
-        let is_drop = |list: &ListState| list.source.role == Role::Listed(ListAction::Drop);
-        let union = |goods: &mut dyn Iterator<Item = &Good>| {
-            let mut all: Vec<Prefix> = goods.flat_map(|good| good.content.prefixes().iter().copied()).collect();
-            all.sort_unstable();
-            all.dedup();
-            all
-        };
-        // What was dropped: what these lists held, and what lists held that are configured no longer.
-        let held = lists.iter().zip(&before).filter(|(list, _)| is_drop(list)).filter_map(|(_, good)| good.as_ref());
-        let gone = self.lists.values().filter(|list| is_drop(list)).filter_map(|list| list.good.as_ref());
-        let now = lists.iter().filter(|list| is_drop(list)).filter_map(|list| list.good.as_ref());
-        let Err(refusal) = safety::growth_guard(&union(&mut held.chain(gone)), &union(&mut { now })) else { return };
-        for (list, before) in lists.iter_mut().zip(before).filter(|(list, _)| is_drop(list)) {
-            let same = match (&before, &list.good) {
-                (Some(before), Some(now)) => before.content == now.content,
-                (None, None) => true,
-                _ => false,
-            };
-            if !same {
-                list.good = before;
-                list.fault = Some(refusal.to_string());
             }
         }
     }
@@ -277,11 +368,11 @@ impl Lists {
         .collect()
     }
 
-    fn report(&self, list: &ListState) -> ListReload {
+    fn report(&self, list: &ListState, now: Time) -> ListReload {
         let before = self.lists.get(&key(&list.source)).and_then(|list| list.good.as_ref());
         let result = match (&list.fault, before, &list.good) {
             (Some(_), ..) => ReloadResult::Refused,
-            (None, Some(before), Some(now)) if before.content == now.content => ReloadResult::Unchanged,
+            (None, Some(before), Some(good)) if is_same(&before.content, &good.content, now) => ReloadResult::Unchanged,
             (None, ..) => ReloadResult::Applied,
         };
         ListReload { name: list.source.name.clone(), result, reason: list.fault.clone() }
@@ -293,7 +384,7 @@ impl Lists {
         kernel: &mut Kernel,
         (compiled, names): (Ruleset, BTreeMap<u16, String>),
         retries: &mut u64,
-    ) -> Result<(Option<delta::Delta>, u64), KernelError> {
+    ) -> Result<(Option<Delta>, u64), KernelError> {
         let mut pauses = RETRY_PAUSES.iter();
         loop {
             if self.tables_unknown {
@@ -360,6 +451,33 @@ impl Lists {
     }
 }
 
+/// Where the drop lists together would cover far more than before, those that changed keep what they had.
+fn guard_growth(known: &BTreeMap<Key, ListState>, lists: &mut [ListState], before: Vec<Option<Good>>, now: Time) {
+    let is_drop = |list: &ListState| list.source.role == Role::Listed(ListAction::Drop);
+    let union = |goods: &mut dyn Iterator<Item = &Good>| {
+        let mut all: Vec<Prefix> = goods.flat_map(|good| good.content.active(now).into_owned()).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    };
+    // What was dropped: what these lists held, and what lists held that are configured no longer.
+    let held = lists.iter().zip(&before).filter(|(list, _)| is_drop(list)).filter_map(|(_, good)| good.as_ref());
+    let gone = known.values().filter(|list| is_drop(list)).filter_map(|list| list.good.as_ref());
+    let now = lists.iter().filter(|list| is_drop(list)).filter_map(|list| list.good.as_ref());
+    let Err(refusal) = safety::growth_guard(&union(&mut held.chain(gone)), &union(&mut { now })) else { return };
+    for (list, before) in lists.iter_mut().zip(before).filter(|(list, _)| is_drop(list)) {
+        let same = match (&before, &list.good) {
+            (Some(before), Some(now)) => before.content == now.content,
+            (None, None) => true,
+            _ => false,
+        };
+        if !same {
+            list.good = before;
+            list.fault = Some(refusal.to_string());
+        }
+    }
+}
+
 /// What cannot be guessed must be said: where to protect, and from what. A configuration without it ends nothing.
 pub(crate) fn missing_wish(config: &Config) -> Option<Cause> {
     if config.interfaces.is_empty() {
@@ -400,6 +518,11 @@ fn warn_unsaved(name: &str, error: &io::Error) {
     tracing::warn!("storing the last good copy of list {name}: {error}; a bad source at the next start will miss it");
 }
 
+/// Whether both mean the same now; what has left or not yet come, and what is told of entries, may differ.
+fn is_same(one: &Content, other: &Content, now: Time) -> bool {
+    one == other || one.active(now) == other.active(now)
+}
+
 fn key(source: &Source) -> Key {
     (source.role == Role::Allow, source.name.clone())
 }
@@ -409,6 +532,7 @@ fn compile(
     kernel: &mut Kernel,
     lists: &[ListState],
     guards: &Guards,
+    now: Time,
 ) -> Result<(Ruleset, BTreeMap<u16, String>), KernelError> {
     let mut names = BTreeMap::new();
     let mut taken = Vec::new();
@@ -421,7 +545,8 @@ fn compile(
                 id
             }
         };
-        taken.push((source.role, id, good.content.prefixes()));
+        taken.push((source.role, id, good.content.active(now)));
     }
+    let taken = taken.iter().map(|(role, id, prefixes)| (*role, *id, &**prefixes));
     Ok((sources::compile(taken, guards), names))
 }

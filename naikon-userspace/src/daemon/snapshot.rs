@@ -4,11 +4,16 @@ use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
 use jiff::Timestamp;
 
-use super::reload::ListState;
+use super::{
+    clock::Clock,
+    reload::{Holds, ListState},
+};
 use crate::{
     config::Config,
+    content::Content,
     prefix::Prefix,
     protocol::{Families, Hook, ListStatus, Lookup, Status},
+    provenance::Time,
     ruleset::{ListAction, Ruleset},
     sources::Role,
     telemetry::Counters,
@@ -24,6 +29,8 @@ pub(crate) struct Snapshot {
     pub(crate) lists: Vec<ListView>,
     pub(crate) hooks: Vec<Hook>,
     pub(crate) notices: Vec<String>,
+    /// The time that lists go by.
+    pub(crate) clock: Arc<Clock>,
 }
 
 /// One configured list.
@@ -31,22 +38,29 @@ pub(crate) struct Snapshot {
 pub(crate) struct ListView {
     pub(crate) name: String,
     pub(crate) role: Role,
-    pub(crate) entries: Families,
+    pub(crate) content: Option<Arc<Content>>,
+    pub(crate) holds: Holds,
     pub(crate) last_success: Option<SystemTime>,
     pub(crate) fault: Option<String>,
+    /// Refused entries by reason.
     pub(crate) rejected: BTreeMap<&'static str, usize>,
+    /// Entries on warninglists, by the names of those.
+    pub(crate) warned: BTreeMap<Arc<str>, usize>,
 }
 
 impl From<&ListState> for ListView {
     fn from(list: &ListState) -> Self {
-        let entries = list.good.as_ref().map_or_else(Families::default, |good| families(good.content.prefixes()));
+        let mut rejected = list.rejected.clone();
+        rejected.extend(&list.holds.spared);
         ListView {
             name: list.source.name.clone(),
             role: list.source.role,
-            entries,
+            content: list.good.as_ref().map(|good| Arc::clone(&good.content)),
+            holds: list.holds.clone(),
             last_success: list.good.as_ref().map(|good| good.read),
             fault: list.fault.clone(),
-            rejected: list.rejected.clone(),
+            rejected,
+            warned: list.warned.clone(),
         }
     }
 }
@@ -98,8 +112,17 @@ impl Snapshot {
     ///
     /// A message when the text is neither.
     pub(crate) fn lookup(&self, text: &str) -> Result<Vec<Lookup>, String> {
-        let name = |id: u16| self.names.get(&id).cloned().unwrap_or_default();
-        crate::explain::lookup(&self.ruleset, name, text)
+        let list = |id: u16| {
+            let name = self.names.get(&id)?;
+            let list = self.lists.iter().find(|list| list.name == *name && list.role != Role::Allow)?;
+            Some((list.name.as_str(), list.content.as_deref()))
+        };
+        crate::explain::lookup(&self.ruleset, list, text)
+    }
+
+    /// When what is enforced changes next by itself.
+    pub(crate) fn next_change(&self) -> Option<Time> {
+        self.lists.iter().filter_map(|list| list.holds.next_change).min()
     }
 }
 
@@ -109,7 +132,11 @@ impl ListView {
             name: self.name.clone(),
             action: self.role.as_str().into(),
             up: self.fault.is_none(),
-            entries: self.entries,
+            entries: self.holds.entries,
+            expired: self.holds.expired,
+            waiting: self.holds.waiting,
+            next_change: self.holds.next_change.map(|time| time.to_string()),
+            newest: self.content.as_ref().and_then(|content| content.newest()).map(|time| time.to_string()),
             last_success: self.last_success.and_then(rfc3339),
             reason: self.fault.clone(),
         }

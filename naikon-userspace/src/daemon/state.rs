@@ -1,17 +1,26 @@
 //! The last good lists on disk: what is enforced at boot when a source is missing or bad.
 //!
-//! One text file a list, as canonical prefixes, replaced by rename: after a power loss it is the old one or the new
-//! one. A state directory that cannot be used costs this safety net, never the start.
+//! One text file a list: canonical prefixes, each with what is known of it as JSON, below their hash. It is replaced by
+//! rename: after a power loss it is the old one or the new one. A state directory that cannot be used costs this
+//! safety net, never the start.
 
 use std::{
     fs::{self, DirBuilder, File},
-    io::{self, BufWriter, Write},
+    io::{self, Write},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
-use crate::{content::Content, list, prefix::Prefix, provenance::Context, sources::Role};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    content::Content,
+    list::{self, Shared},
+    prefix::Prefix,
+    provenance::{Context, Time},
+    sources::Role,
+};
 
 /// Where they lie.
 pub(crate) struct StateDir(PathBuf);
@@ -22,8 +31,14 @@ pub(crate) struct Kept {
     pub(crate) saved: SystemTime,
 }
 
+/// Begins the first line, with the SHA-256 of all that follows.
+const HASH: &str = "# sha256 ";
 /// Begins the line that tells when the source was read.
 const SAVED: &str = "# saved-unix-seconds ";
+/// Begins the line with what holds for entries of which nothing else is told.
+const COMMON: &str = "# common ";
+/// The file that keeps the time of lists.
+const CLOCK: &str = "clock";
 
 impl StateDir {
     pub(crate) fn new(path: &Path) -> Self {
@@ -37,17 +52,42 @@ impl StateDir {
 
     /// Stores a list. The directory and its files are for naikon's user alone: lists have markings.
     pub(crate) fn save(&self, role: Role, name: &str, content: &Content, saved: SystemTime) -> io::Result<()> {
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.0)?;
-        let target = self.file(role, name);
-        let draft = target.with_extension("draft");
         let seconds = saved.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
-        let mut file = BufWriter::new(private(&draft)?);
-        writeln!(file, "{SAVED}{seconds}")?;
-        for prefix in content.prefixes() {
-            writeln!(file, "{prefix}")?;
+        let mut body = format!("{SAVED}{seconds}\n{COMMON}{}\n", serde_json::to_string(content.common())?);
+        for (prefix, own) in content.iter() {
+            if own.is_empty() {
+                body.push_str(&format!("{prefix}\n"));
+            }
+            for (_, context) in own {
+                body.push_str(&format!("{prefix} {}\n", serde_json::to_string(context)?));
+            }
         }
-        file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
-        fs::rename(&draft, &target)?;
+        let hash = hash(body.as_bytes());
+        self.replace(&self.file(role, name), &[HASH.as_bytes(), hash.as_bytes(), b"\n", body.as_bytes()])
+    }
+
+    /// What the time of lists was when it was last stored.
+    pub(crate) fn time(&self) -> io::Result<Option<Time>> {
+        match fs::read_to_string(self.0.join(CLOCK)) {
+            Ok(text) => Ok(Time::parse(text.trim())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Stores what the time of lists is.
+    pub(crate) fn save_time(&self, now: Time) -> io::Result<()> {
+        self.replace(&self.0.join(CLOCK), &[now.to_string().as_bytes(), b"\n"])
+    }
+
+    /// Puts a file in the place of another, whole or not at all.
+    fn replace(&self, target: &Path, parts: &[&[u8]]) -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.0)?;
+        let draft = target.with_extension("draft");
+        let mut file = private(&draft)?;
+        parts.iter().try_for_each(|part| file.write_all(part))?;
+        file.sync_all()?;
+        fs::rename(&draft, target)?;
         // The rename itself is durable once the directory is.
         File::open(&self.0)?.sync_all()
     }
@@ -67,20 +107,39 @@ impl StateDir {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        let text = String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-        let seconds = text
-            .lines()
-            .next()
-            .and_then(|line| line.strip_prefix(SAVED)?.parse().ok())
-            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not written by naikon"))?;
-        let prefixes = text.lines().skip(1).map(str::parse).collect::<Result<Vec<Prefix>, _>>();
-        let prefixes = prefixes.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-        if prefixes.len() > list::MAX_ENTRIES {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "more prefixes than a list may have"));
+        let damaged = |what: &dyn std::fmt::Display| io::Error::new(io::ErrorKind::InvalidData, what.to_string());
+        let text = String::from_utf8(bytes).map_err(|error| damaged(&error))?;
+        let (head, body) = text.split_once('\n').unwrap_or_default();
+        let told = head.strip_prefix(HASH).ok_or_else(|| damaged(&"not written by this version of naikon"))?;
+        if told != hash(body.as_bytes()) {
+            return Err(damaged(&"its content is not what its hash says"));
         }
-        let content = Content::new(prefixes.into_iter().map(|prefix| (prefix, None)), Context::default());
-        Ok(Some(Kept { content, saved: SystemTime::UNIX_EPOCH + Duration::from_secs(seconds) }))
+        let mut lines = body.lines();
+        let saved = lines.next().and_then(|line| line.strip_prefix(SAVED)?.parse().ok());
+        let saved = saved.ok_or_else(|| damaged(&"it does not tell when it was saved"))?;
+        let common = lines.next().and_then(|line| line.strip_prefix(COMMON)).unwrap_or("{}");
+        let mut shared = Shared::default();
+        let mut context = |text: &str| {
+            let context: Context = serde_json::from_str(text).map_err(|error| damaged(&error))?;
+            Ok::<_, io::Error>(shared.of(context))
+        };
+        let common = context(common)?;
+        let mut entries = Vec::new();
+        for line in lines {
+            let (prefix, about) = line.split_once(' ').map_or((line, None), |(prefix, about)| (prefix, Some(about)));
+            let prefix: Prefix = prefix.parse().map_err(|error| damaged(&error))?;
+            entries.push((prefix, about.map(&mut context).transpose()?));
+            if entries.len() > list::MAX_ENTRIES {
+                return Err(damaged(&"more prefixes than a list may have"));
+            }
+        }
+        let saved = SystemTime::UNIX_EPOCH + Duration::from_secs(saved);
+        Ok(Some(Kept { content: Content::new(entries, common), saved }))
     }
+}
+
+fn hash(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn private(path: &Path) -> io::Result<File> {
@@ -90,28 +149,68 @@ fn private(path: &Path) -> io::Result<File> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::ruleset::ListAction;
+    use crate::{provenance::Subject, ruleset::ListAction};
+
+    const ROLE: Role = Role::Listed(ListAction::Drop);
+
+    fn content() -> Content {
+        let [plain, known] = ["192.0.2.0/24", "2001:db8::1/128"].map(|text| text.parse().unwrap());
+        let subject = Subject { actors: vec!["an\nactor".into()], attack: vec!["T1071".into()], ..Subject::default() };
+        let context = Context {
+            id: Some("a b".into()),
+            subject: Arc::new(subject),
+            confidence: Some(50),
+            valid_until: Some(Time::from_seconds(2_000_000_000)),
+            ..Context::default()
+        };
+        let other = Context { comment: Some("\u{2028}x".into()), ..Context::default() };
+        let common = Context { confidence: Some(7), ..Context::default() };
+        Content::new([(plain, None), (known, Some(context)), (known, Some(other))], common)
+    }
 
     #[test]
     fn list_comes_back_as_it_was_saved() {
         let folder = tempfile::tempdir().unwrap();
         let state = StateDir::new(&folder.path().join("new"));
-        let role = Role::Listed(ListAction::Drop);
-        assert!(state.load(role, "a").unwrap().is_none());
-        let prefixes: Vec<Prefix> = ["192.0.2.0/24", "2001:db8::1/128"].map(|text| text.parse().unwrap()).into();
+        assert!(state.load(ROLE, "a").unwrap().is_none());
         let saved = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
-        let content = Content::new(prefixes.into_iter().map(|prefix| (prefix, None)), Context::default());
-        state.save(role, "a", &content, saved).unwrap();
-        let kept = state.load(role, "a").unwrap().unwrap();
-        assert_eq!((kept.content, kept.saved), (content, saved));
+        state.save(ROLE, "a", &content(), saved).unwrap();
+        let kept = state.load(ROLE, "a").unwrap().unwrap();
+        assert_eq!((kept.content, kept.saved), (content(), saved));
         assert!(state.load(Role::Allow, "a").unwrap().is_none());
     }
 
     #[test]
-    fn damaged_state_is_an_error_and_not_an_empty_list() {
+    fn damaged_state_is_an_error_and_not_a_shorter_list() {
         let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("drop-a.list"), "192.0.2.1\n").unwrap();
-        assert!(StateDir::new(folder.path()).load(Role::Listed(ListAction::Drop), "a").is_err());
+        let state = StateDir::new(folder.path());
+        let file = folder.path().join("drop-a.list");
+        fs::write(&file, "192.0.2.1\n").unwrap();
+        assert!(state.load(ROLE, "a").is_err());
+        state.save(ROLE, "a", &content(), SystemTime::UNIX_EPOCH).unwrap();
+        let whole = fs::read(&file).unwrap();
+        for end in 0..whole.len() {
+            fs::write(&file, &whole[..end]).unwrap();
+            assert!(state.load(ROLE, "a").is_err(), "cut at {end}");
+        }
+        for place in 0..whole.len() {
+            let mut changed = whole.clone();
+            changed[place] ^= 1;
+            fs::write(&file, changed).unwrap();
+            assert!(state.load(ROLE, "a").is_err(), "changed at {place}");
+        }
+    }
+
+    #[test]
+    fn time_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateDir::new(&folder.path().join("new"));
+        assert_eq!(state.time().unwrap(), None);
+        let now = Time::from_seconds(1_700_000_000);
+        state.save_time(now).unwrap();
+        assert_eq!(state.time().unwrap(), Some(now));
     }
 }

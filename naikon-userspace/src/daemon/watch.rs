@@ -134,7 +134,8 @@ fn watcher(touched: &Arc<Touched>) -> Option<RecommendedWatcher> {
 /// The directories in which something may change: where the files lie by name, and where they lie in truth.
 fn directories(config: &Config, config_file: Option<&Path>) -> BTreeSet<PathBuf> {
     let listed = config.lists.iter().map(|list| list.path.as_path());
-    let named = listed.chain(config.allow.iter().map(PathBuf::as_path)).chain(config_file);
+    let warned = config.warnlists.iter().map(|warnlist| warnlist.path.as_path());
+    let named = listed.chain(config.allow.iter().map(PathBuf::as_path)).chain(warned).chain(config_file);
     let mut found = BTreeSet::new();
     for path in named {
         for path in [Some(path.to_owned()), path.canonicalize().ok()].into_iter().flatten() {

@@ -28,6 +28,9 @@ use crate::{
 /// Jobs that wait at most; more senders wait for room.
 const QUEUE: usize = 64;
 
+/// What a time server corrects in passing.
+const CLOCK_TOLERANCE_SECONDS: i64 = 600;
+
 /// For so long a change that the daemon made by itself is told to who asks for a reload.
 const UNTOLD_MAX: Duration = Duration::from_secs(2);
 
@@ -35,6 +38,8 @@ const UNTOLD_MAX: Duration = Duration::from_secs(2);
 pub(crate) enum Job {
     /// Read everything again. Those that wait are answered by one reload.
     Reload { force: bool, by: Asker, reply: oneshot::Sender<Reload> },
+    /// Enforce what holds now: the time, or this host's own connectivity, is another.
+    Refresh { reply: oneshot::Sender<()> },
     /// Look whether every interface still carries the program.
     Reconcile,
     /// Show that the worker works.
@@ -106,6 +111,15 @@ impl Worker {
         answer.await.ok()
     }
 
+    /// Asks to enforce what holds now, and waits for it.
+    pub(crate) async fn refresh(&self) {
+        let (reply, done) = oneshot::channel();
+        if self.jobs.send(Job::Refresh { reply }).await.is_ok() {
+            // An ended worker is told by `failed`.
+            let _ended = done.await;
+        }
+    }
+
     /// Asks for a look at the interfaces.
     pub(crate) async fn reconcile(&self) {
         if !self.look_waits.swap(true, Ordering::AcqRel) {
@@ -170,7 +184,10 @@ fn work(
                 }
                 let (mut report, kernel_refused) = enforcer.reload(force);
                 match by {
-                    Asker::Daemon => note(&mut untold, &report),
+                    Asker::Daemon if report.result == ReloadResult::Applied => {
+                        note(&mut untold, report.added, report.removed);
+                    }
+                    Asker::Daemon => {}
                     Asker::Person => tell(untold.take(), &mut report),
                 }
                 publish.send_replace(Arc::new(enforcer.snapshot()));
@@ -182,6 +199,17 @@ fn work(
                     // Who asked may have gone.
                     let _gone = reply.send(report.clone());
                 }
+            }
+            Job::Refresh { reply } => {
+                let (change, kernel_refused) = enforcer.refresh();
+                if let Some((added, removed)) = change {
+                    note(&mut untold, added, removed);
+                }
+                publish.send_replace(Arc::new(enforcer.snapshot()));
+                if kernel_refused {
+                    let _due = retry.try_send(());
+                }
+                let _gone = reply.send(());
             }
             Job::Reconcile => {
                 flags.look_waits.store(false, Ordering::Release);
@@ -211,13 +239,11 @@ fn work(
 }
 
 /// Remembers a change for who asks about it in a moment.
-fn note(untold: &mut Option<Untold>, report: &Reload) {
-    if report.result == ReloadResult::Applied {
-        let before = untold.take().filter(|untold| untold.since.elapsed() < UNTOLD_MAX);
-        let (added, removed) = before.map_or((0, 0), |before| (before.added, before.removed));
-        let (added, removed) = (added + report.added, removed + report.removed);
-        *untold = Some(Untold { since: Instant::now(), added, removed });
-    }
+fn note(untold: &mut Option<Untold>, added: usize, removed: usize) {
+    let before = untold.take().filter(|untold| untold.since.elapsed() < UNTOLD_MAX);
+    let (before_added, before_removed) = before.map_or((0, 0), |before| (before.added, before.removed));
+    let (added, removed) = (before_added + added, before_removed + removed);
+    *untold = Some(Untold { since: Instant::now(), added, removed });
 }
 
 /// Who edits a list and asks for a reload wants to see that change, although the watch was faster.
@@ -245,6 +271,24 @@ impl Enforcer {
         }
         let passing = |error: &KernelError| error.kind == ErrorKind::Memory;
         (report, matches!(&cause, Some(Cause::Kernel(error)) if passing(error)))
+    }
+
+    /// Enforces what holds now. What changed, and whether the kernel refused for want of memory, which may pass.
+    fn refresh(&mut self) -> (Option<(usize, usize)>, bool) {
+        match self.lists.refresh(&mut self.kernel) {
+            Ok(None) => (None, false),
+            Ok(Some((delta, generation))) => {
+                let (added, removed) = (delta.added, delta.removed);
+                tracing::info!(
+                    "generation {generation}: +{added} -{removed} prefixes, by their time or this host's own connectivity"
+                );
+                (Some((added, removed)), false)
+            }
+            Err(error) => {
+                tracing::error!("{error}; what is enforced does not change");
+                (None, error.kind == ErrorKind::Memory)
+            }
+        }
     }
 
     /// Reloads and says what came of it.
@@ -301,12 +345,18 @@ impl Enforcer {
             lists.iter().filter_map(|list| Some(format!("list {} is not up: {}", list.name, list.fault.as_ref()?)));
         let bare = self.hooks.confirmed.iter().filter(|hook| hook.mode == "none");
         let unprotected = bare.map(|hook| format!("{} is not protected", hook.interface));
+        let warninglists = self.lists.warninglist_faults().iter().cloned();
+        let behind = self.lists.clock().behind_seconds();
+        let clock = (behind.abs() > CLOCK_TOLERANCE_SECONDS).then(|| {
+            format!("the system's clock jumped and is {behind} s from the time that lists go by; 'naikon reload --force' takes it")
+        });
         Snapshot {
             config: Arc::new(self.config.clone()),
             generation: self.kernel.generation().unwrap_or_default(),
             ruleset: self.lists.ruleset(),
             names: self.lists.names(),
-            notices: not_up.chain(unprotected).collect(),
+            notices: not_up.chain(unprotected).chain(warninglists).chain(clock).collect(),
+            clock: self.lists.clock(),
             hooks: self.hooks.confirmed.clone(),
             lists,
         }

@@ -134,6 +134,14 @@ impl Shared {
         }
     }
 
+    /// The same context, of shared parts.
+    pub(crate) fn of(&mut self, mut context: Context) -> Context {
+        context.id = context.id.map(|id| self.text(&id));
+        context.comment = context.comment.map(|comment| self.text(&comment));
+        context.subject = self.subject(Subject::clone(&context.subject));
+        context
+    }
+
     pub(crate) fn subject(&mut self, subject: Subject) -> Arc<Subject> {
         match self.subjects.get(&subject) {
             Some(known) => Arc::clone(known),

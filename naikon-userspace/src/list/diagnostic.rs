@@ -3,7 +3,7 @@
 //! Every reason has one class, which decides what it counts as: *bad* entries cannot be read as what their format
 //! promises and speak against the list as a whole; *refused* ones are readable but must not be enforced; *filtered*
 //! ones are not meant for us; a *notice* is about an entry that was accepted. The texts name the cause and, where
-//! it is short, the cure; they never contain list text, which the caller has beside them and must clean.
+//! it is short, the cure; of list text they hold names of warninglists alone. The caller cleans what it prints.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -128,8 +128,6 @@ pub enum Reason {
     Benign,
     /// A warninglist of this name holds it, or part of it.
     Warned(Arc<str>),
-    /// As [`Reason::Warned`], and the list is one that refuses.
-    WarnedOff(Arc<str>),
     /// `max_age` is set, and nothing tells how old it is.
     Undated,
     /// A pattern that more than addresses decide, or that no packet filter can follow: which part of it.
@@ -203,8 +201,7 @@ impl Reason {
             Reason::Tag => "tags",
             Reason::Marking(_) => "max_tlp",
             Reason::Benign => "benign",
-            Reason::Warned(_) => "warnlist",
-            Reason::WarnedOff(_) => "warnlist_refuse",
+            Reason::Warned(_) => "warninglist",
             Reason::Undated => "undated",
             Reason::Condition(_) => "condition",
             Reason::NoAddress => "no_address",
@@ -226,11 +223,7 @@ impl Reason {
     #[must_use]
     pub fn class(&self) -> Class {
         match self {
-            Reason::TooShort(_)
-            | Reason::Special(_)
-            | Reason::Guarded(_)
-            | Reason::WarnedOff(_)
-            | Reason::Condition(_) => Class::Refused,
+            Reason::TooShort(_) | Reason::Special(_) | Reason::Guarded(_) | Reason::Condition(_) => Class::Refused,
             Reason::Type
             | Reason::ToIds
             | Reason::Revoked
@@ -295,6 +288,9 @@ impl fmt::Display for Reason {
             Reason::LongLine => "longer than 64 KiB",
             Reason::OpenQuote => "the quote is not closed",
             Reason::NoValue => "the address column is empty",
+            Reason::Guarded(Role::Warninglist(name)) => {
+                return write!(formatter, "warninglist '{name}' holds it, which is configured to refuse");
+            }
             Reason::Guarded(role) => return write!(formatter, "{role}; dropping it would cut off this machine"),
             Reason::Type => "the row's type is not an address; filtered",
             Reason::ToIds => "to_ids=false; filtered (the key 'to_ids = false' takes it)",
@@ -309,8 +305,9 @@ impl fmt::Display for Reason {
             Reason::Tag => "left out by 'tags' or 'not_tags'; filtered",
             Reason::Marking(tlp) => return write!(formatter, "marked TLP:{tlp}, stricter than max_tlp; filtered"),
             Reason::Benign => "its source calls it benign; filtered",
-            Reason::Warned(_) => "a warninglist holds it or a part of it: a likely false positive",
-            Reason::WarnedOff(_) => "a warninglist that refuses holds it",
+            Reason::Warned(name) => {
+                return write!(formatter, "warninglist '{name}' holds it or a part of it: a likely false positive");
+            }
             Reason::Undated => "nothing tells its age, so max_age does not apply",
             Reason::Condition(what) => {
                 return write!(formatter, "{what} decides, too; only an address alone can be enforced");
