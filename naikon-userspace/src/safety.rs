@@ -235,34 +235,36 @@ pub fn screen_allowlist(filtered: Filtered) -> Screened {
 fn screen_by(filtered: Filtered, warnings: &Warnings, refusal: impl Fn(&Prefix) -> Option<Reason>) -> Screened {
     let Filtered { parsed: Parsed { format, entries, contexts, mut diagnostics, read, bad, .. }, common } = filtered;
     let mut kept = Vec::with_capacity(entries.len());
+    let mut spared = Vec::new();
     // The prefixes of a range stand together.
     for range in entries.chunk_by(|left, right| left.place == right.place) {
-        let is_special = |prefix: &Prefix| SPECIAL.iter().any(|space| space.contains(prefix));
-        let stays = |entry: &&Entry| match refusal(&entry.prefix) {
-            None => true,
-            // The host may have another address tomorrow; special space stays what it is.
-            Some(Reason::Guarded(_)) => !is_special(&entry.prefix),
-            Some(_) => false,
-        };
         let before = kept.len();
-        kept.extend(range.iter().filter(stays).copied());
+        let spared_before = spared.len();
+        kept.extend(range.iter().filter(|entry| refusal(&entry.prefix).is_none()).copied());
+        // The host may have another address tomorrow; special space stays what it is.
+        let is_special = |prefix: &Prefix| SPECIAL.iter().any(|space| space.contains(prefix));
+        let is_spared =
+            |entry: &&Entry| matches!(refusal(&entry.prefix), Some(Reason::Guarded(_))) && !is_special(&entry.prefix);
+        spared.extend(range.iter().filter(is_spared).copied());
         let mut reasons = range.iter().filter_map(|entry| refusal(&entry.prefix)).peekable();
-        if reasons.peek().is_none() {
-            continue;
-        }
-        let first = reasons.peek().cloned();
+        let Some(first) = reasons.peek().cloned() else { continue };
         let too_short = reasons.find(|reason| matches!(reason, Reason::TooShort(_)));
         if too_short.is_some() {
             kept.truncate(before);
+            spared.truncate(spared_before);
         }
         let is_all_refused = kept.len() == before;
-        let reason = if is_all_refused && range.len() == 1 { first } else { too_short.or(first) };
-        if let (Some(entry), Some(reason)) = (range.first(), reason) {
+        let reason = if is_all_refused && range.len() == 1 { first } else { too_short.unwrap_or(first) };
+        if let Some(entry) = range.first() {
             diagnostics.push(entry.place, text_of(range).as_bytes(), reason);
         }
     }
     note_overlaps(&mut kept, &mut diagnostics);
     let warned = warnings.note(&kept, &mut diagnostics);
+    if !spared.is_empty() {
+        kept.extend(spared);
+        kept.sort_unstable_by_key(|entry| (entry.prefix, entry.place));
+    }
     let context = |entry: &Entry| contexts.get((entry.context as usize).checked_sub(1)?).cloned();
     let content = Content::new(kept.iter().map(|entry| (entry.prefix, context(entry))), common);
     let usable = content.prefixes().len();
