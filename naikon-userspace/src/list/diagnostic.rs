@@ -576,9 +576,9 @@ impl fmt::Display for Refusal {
                 )
             }
             Refusal::InFile { name, cause } => {
-                write!(formatter, "{name}: {cause}; a feed is taken whole, wait for its mirror or repeat it")
+                write!(formatter, "{name}: {cause} (a feed is taken whole; its mirror may still be at work)")
             }
-            Refusal::EventName => formatter.write_str("names an event by something else than a UUID"),
+            Refusal::EventName => formatter.write_str("the manifest names an event by what is no UUID"),
             Refusal::TooManyEvents => formatter.write_str("more than 65534 events; split it"),
             Refusal::TooMuchTold => {
                 formatter.write_str("what it tells of its entries is larger than 256 MiB; split it or leave out tags")

@@ -276,7 +276,7 @@ impl<'a> Reader<'_, '_> {
 
     /// Something is not what it must be: named, and the rest is read.
     fn malformed(&mut self, value: &RawValue, what: &'static str) {
-        let (line, column) = self.places.of_value(value);
+        let (line, column) = self.places.of(value.get());
         self.collector.mention(line, column, value.get().as_bytes(), Reason::Object(what));
     }
 }

@@ -39,23 +39,19 @@ pub(in crate::list) fn parse(
     mut event: impl FnMut(&str) -> Result<Vec<u8>, String>,
 ) -> Result<Parsed, Refusal> {
     let mut collector = Collector::default();
-    let in_manifest = |refusal: Refusal| in_file(MANIFEST, &refusal.to_string());
     collector.file = collector.diagnostics.add_file(MANIFEST).unwrap_or(0);
-    let events = events(manifest, &mut collector).map_err(in_manifest)?;
+    let events = events(manifest, &mut collector).map_err(|refusal| in_file(MANIFEST, refusal))?;
     for file in files.iter().filter(|file| !is_known(file, &events)) {
         collector.remark(1, 1, file.as_bytes(), Reason::Unlisted);
     }
     let (mut bytes_left, mut told) = (MAX_BYTES.saturating_sub(manifest.len()), 0);
     for name in &events {
         let file = format!("{name}.json");
-        let bytes = event(&file).map_err(|cause| in_file(&file, &cause))?;
+        let bytes = event(&file).map_err(|cause| Refusal::InFile { name: file.clone(), cause })?;
         bytes_left = bytes_left.checked_sub(bytes.len()).ok_or(Refusal::TooLarge)?;
         collector.file = collector.diagnostics.add_file(&file).ok_or(Refusal::TooManyEvents)?;
         let entries = collector.entries.len();
-        read(&bytes, &mut collector, &mut told).map_err(|refusal| match refusal {
-            Refusal::TooMuchTold => refusal,
-            refusal => in_file(&file, &refusal.to_string()),
-        })?;
+        read(&bytes, &mut collector, &mut told).map_err(|refusal| in_file(&file, refusal))?;
         if collector.entries.len() == entries {
             collector.remark(1, 1, name.as_bytes(), Reason::EmptyEvent);
         }
@@ -129,6 +125,10 @@ fn is_known(file: &str, events: &BTreeSet<String>) -> bool {
         || file.strip_suffix(".json").is_some_and(|name| events.contains(name))
 }
 
-fn in_file(name: &str, cause: &str) -> Refusal {
-    Refusal::InFile { name: name.to_owned(), cause: cause.to_owned() }
+/// Says which file is broken; what is wrong with the feed as a whole stays as it is.
+fn in_file(name: &str, refusal: Refusal) -> Refusal {
+    match refusal {
+        Refusal::TooLarge | Refusal::TooMuchTold | Refusal::TooManyEvents | Refusal::EventName => refusal,
+        refusal => Refusal::InFile { name: name.to_owned(), cause: refusal.to_string() },
+    }
 }
