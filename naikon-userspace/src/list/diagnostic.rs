@@ -511,6 +511,14 @@ pub enum Refusal {
     JsonOther(&'static str),
     /// It tells how many entries it has, and has another number.
     Count { told: u64, found: u64 },
+    /// A file of a feed that is missing or broken, and why. The cause is what its reader says.
+    InFile { name: String, cause: String },
+    /// The manifest of a feed names an event as no file is named.
+    EventName,
+    /// More events than a feed may have.
+    TooManyEvents,
+    /// What it tells of its entries takes over [`super::MAX_BYTES`].
+    TooMuchTold,
     /// Not the format that the configuration promises.
     Format { wanted: Format, found: Format },
     /// CSV, but no column has a name we know.
@@ -563,6 +571,14 @@ impl fmt::Display for Refusal {
                     formatter,
                     "cut short or changed: it says that it has {told} entries and has {found}; fetch it again"
                 )
+            }
+            Refusal::InFile { name, cause } => {
+                write!(formatter, "{name}: {cause} (a feed is taken whole; its mirror may still be at work)")
+            }
+            Refusal::EventName => formatter.write_str("the manifest names an event by what is no UUID"),
+            Refusal::TooManyEvents => formatter.write_str("more than 65534 events; split it"),
+            Refusal::TooMuchTold => {
+                formatter.write_str("what it tells of its entries is larger than 256 MiB; split it or leave out tags")
             }
             Refusal::Format { wanted, found } => {
                 write!(formatter, "{found}, while the configuration says that it is {wanted}")

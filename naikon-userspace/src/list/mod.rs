@@ -141,6 +141,19 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed, Refusal> {
     finish(format, collector)
 }
 
+/// Reads the directory of a MISP feed: the bytes of its manifest, the names of its files, and what gives the bytes of
+/// a file by its name (`<uuid>.json`) or says why not. Events are read in the order of their names.
+///
+/// # Errors
+/// When the manifest or an event it names is missing or broken, naming it: a feed is taken whole or not at all.
+pub fn parse_feed(
+    manifest: &[u8],
+    files: &[String],
+    event: impl FnMut(&str) -> Result<Vec<u8>, String>,
+) -> Result<Parsed, Refusal> {
+    misp::parse_feed(manifest, files, event)
+}
+
 fn finish(format: Format, collector: Collector) -> Result<Parsed, Refusal> {
     if collector.is_full {
         return Err(Refusal::TooManyEntries);
