@@ -294,8 +294,10 @@ fn note_overlaps(entries: &mut [Entry], diagnostics: &mut Diagnostics) {
         }
         let place = entry.place;
         let reason = match around.last() {
-            Some(outer) if outer.prefix == entry.prefix => Some(Reason::Duplicate(outer.place.line)),
-            Some(outer) => Some(Reason::Overlap(outer.prefix, outer.place.line)),
+            Some(outer) if outer.prefix == entry.prefix => {
+                Some(Reason::Duplicate(diagnostics.elsewhere(outer.place, entry.place)))
+            }
+            Some(outer) => Some(Reason::Overlap(outer.prefix, diagnostics.elsewhere(outer.place, entry.place))),
             None => None,
         };
         if let Some(reason) = reason.clone().filter(|_| noted != place) {

@@ -121,7 +121,7 @@ pub fn expand(config: &Config, known: &[&Path]) -> Result<Vec<Source>, ConfigErr
 
 /// The file itself, or the lists in a directory by name.
 fn files(path: &Path) -> Result<Vec<PathBuf>, ConfigError> {
-    if !path.is_dir() || path.join("manifest.json").exists() {
+    if !path.is_dir() || is_feed(path) {
         return Ok(vec![path.to_owned()]);
     }
     let unreadable = |error: io::Error| ConfigError(format!("reading the directory {}: {error}", path.display()));
@@ -305,7 +305,21 @@ pub fn load(source: &Source, guards: &Guards, warnings: &Warnings, now: Time) ->
 
 /// Reads and parses a file, or the directory of a MISP feed.
 fn parse(path: &Path) -> Result<Parsed, Fault> {
-    Ok(list::parse(&read(path).map_err(Fault::Unreadable)?)?)
+    if !is_feed(path) {
+        return Ok(list::parse(&read(path).map_err(Fault::Unreadable)?)?);
+    }
+    let manifest = read(&path.join(MANIFEST)).map_err(Fault::Unreadable)?;
+    let entries = fs::read_dir(path).map_err(Fault::Unreadable)?.filter_map(Result::ok);
+    let files: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    let event = |name: &str| read(&path.join(name)).map_err(|error| error.to_string());
+    Ok(list::parse_feed(&manifest, &files, event)?)
+}
+
+/// What makes a directory a MISP feed.
+const MANIFEST: &str = "manifest.json";
+
+fn is_feed(path: &Path) -> bool {
+    path.is_dir() && path.join(MANIFEST).exists()
 }
 
 /// The rules of loaded lists, given in order of precedence as role, id in the rules, and prefixes. The id of an
@@ -334,12 +348,7 @@ pub fn compile<'a>(lists: impl IntoIterator<Item = (Role, u16, &'a [Prefix])>, g
 /// When it is no regular file, too large, or cannot be read.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     if path.is_dir() {
-        let what = if path.join("manifest.json").exists() {
-            "a directory with a manifest.json is a MISP feed, which this version does not read"
-        } else {
-            "a directory is in its place"
-        };
-        return Err(io::Error::new(io::ErrorKind::IsADirectory, what));
+        return Err(io::Error::new(io::ErrorKind::IsADirectory, "a directory is in its place"));
     }
     let file = OpenOptions::new()
         .read(true)

@@ -3,7 +3,7 @@
 //! Every reason has one class, which decides what it counts as: *bad* entries cannot be read as what their format
 //! promises and speak against the list as a whole; *refused* ones are readable but must not be enforced; *filtered*
 //! ones are not meant for us; a *notice* is about an entry that was accepted. The texts name the cause and, where
-//! it is short, the cure; of list text they hold names of warninglists alone. The caller cleans what it prints.
+//! it is short, the cure; of list text they hold names of warninglists and of files alone. The caller cleans what it prints.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -51,6 +51,21 @@ pub enum Class {
     Filtered,
     /// Accepted, with a remark.
     Noticed,
+}
+
+/// Where another entry stands.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Elsewhere {
+    pub line: u32,
+    /// The file of a feed, where it is another one.
+    pub file: Option<Arc<str>>,
+}
+
+impl fmt::Display for Elsewhere {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "line {}", self.line)?;
+        self.file.as_ref().map_or(Ok(()), |file| write!(formatter, " of {file}"))
+    }
 }
 
 /// Why an entry is mentioned.
@@ -158,10 +173,10 @@ pub enum Reason {
     Fields,
     /// As `Fields`, and the first of them is an address itself.
     AddressIgnored,
-    /// The same prefix stands in this line already.
-    Duplicate(u32),
-    /// Lies inside this prefix of this line.
-    Overlap(Prefix, u32),
+    /// The same prefix stands there already.
+    Duplicate(Elsewhere),
+    /// Lies inside this prefix, which stands there.
+    Overlap(Prefix, Elsewhere),
 }
 
 impl Reason {
@@ -334,8 +349,8 @@ impl fmt::Display for Reason {
             }
             Reason::HostBits(prefix) => return write!(formatter, "bits are set behind the length; read as {prefix}"),
             Reason::Mapped(prefix) => return write!(formatter, "IPv4-mapped; read as {prefix}"),
-            Reason::Duplicate(line) => return write!(formatter, "stands in line {line} already"),
-            Reason::Overlap(prefix, line) => return write!(formatter, "lies inside {prefix} of line {line}"),
+            Reason::Duplicate(place) => return write!(formatter, "stands in {place} already"),
+            Reason::Overlap(prefix, place) => return write!(formatter, "lies inside {prefix} of {place}"),
         };
         formatter.write_str(fixed)
     }
@@ -390,6 +405,13 @@ impl Diagnostics {
     #[must_use]
     pub fn file(&self, place: Place) -> Option<&str> {
         self.files.get(usize::from(place.file).checked_sub(1)?).map(String::as_str)
+    }
+
+    /// `place`, as it is told at another entry's.
+    #[must_use]
+    pub fn elsewhere(&self, place: Place, from: Place) -> Elsewhere {
+        let file = self.file(place).filter(|_| place.file != from.file);
+        Elsewhere { line: place.line, file: file.map(Arc::from) }
     }
 
     /// Adds a remark about `text`, which may be anything.

@@ -8,7 +8,13 @@ use std::{borrow::Cow, collections::BTreeMap};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Collector, Format, Refusal, misp, records, stix};
+use super::{
+    Collector, Format, MAX_ENTRIES, Refusal, misp, records, stix,
+    walk::{each, members},
+};
+
+/// The most members of an object that are looked at by name: the manifest of a feed has one for each event.
+const MAX_KEYS: usize = 1 << 20;
 
 /// An object by its keys; of equal keys the last counts.
 pub(super) type Object<'a> = BTreeMap<Key<'a>, &'a RawValue>;
@@ -33,6 +39,7 @@ pub(super) fn parse(text: &str, collector: &mut Collector) -> Result<Format, Ref
     }
     let document: &RawValue = serde_json::from_str(text).map_err(|error| syntax(&error))?;
     if let Some(elements) = array(document) {
+        let elements = bounded(elements)?;
         let Some(first) = elements.first() else { return Err(Refusal::Empty) };
         let keys = object(first).unwrap_or_default();
         if stix::is_object(&keys) {
@@ -48,7 +55,7 @@ pub(super) fn parse(text: &str, collector: &mut Collector) -> Result<Format, Ref
     }
     let Some(keys) = object(document) else { return Err(Refusal::JsonUnknown) };
     if stix::is_bundle(&keys) {
-        let objects = keys.get("objects").and_then(|objects| array(objects)).unwrap_or_default();
+        let objects = bounded(keys.get("objects").and_then(|objects| array(objects)).unwrap_or_default())?;
         stix::parse(&objects, &mut places, collector)?;
         return Ok(Format::Stix);
     }
@@ -85,14 +92,33 @@ pub(super) fn syntax(error: &serde_json::Error) -> Refusal {
     Refusal::JsonSyntax(narrow(error.line()), narrow(error.column()))
 }
 
-/// The elements of an array; `None` where it is none.
+/// The elements of an array, as many as a list may have and one; `None` where it is none.
 pub(super) fn array(value: &RawValue) -> Option<Vec<&RawValue>> {
-    value.get().starts_with('[').then(|| serde_json::from_str(value.get()).ok()).flatten()
+    value.get().starts_with('[').then(|| {
+        let mut elements = Vec::new();
+        each(value, |element| {
+            if elements.len() <= MAX_ENTRIES {
+                elements.push(element);
+            }
+        });
+        elements
+    })
 }
 
-/// The members of an object; `None` where it is none.
+/// What [`array`] gives, where it is not longer than a list may be.
+fn bounded<'a>(elements: Vec<&'a RawValue>) -> Result<Vec<&'a RawValue>, Refusal> {
+    if elements.len() > MAX_ENTRIES { Err(Refusal::TooManyEntries) } else { Ok(elements) }
+}
+
+/// The members of an object; `None` where it is none, or one with more of them than any source writes.
 pub(super) fn object(value: &RawValue) -> Option<Object<'_>> {
-    value.get().starts_with('{').then(|| serde_json::from_str(value.get()).ok()).flatten()
+    let mut keys = Object::new();
+    let is_object = members(value, |key, value| {
+        if keys.len() <= MAX_KEYS {
+            keys.insert(Key(Cow::Owned(key.to_owned())), value);
+        }
+    });
+    (is_object && keys.len() <= MAX_KEYS).then_some(keys)
 }
 
 /// A string; `None` where it is none.

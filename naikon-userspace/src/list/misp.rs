@@ -13,7 +13,6 @@
 
 mod feed;
 mod labels;
-mod walk;
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -21,11 +20,11 @@ use serde_json::value::RawValue;
 
 pub(super) use feed::parse as parse_feed;
 use labels::Labels;
-use walk::{each, members};
 
 use super::{
     Collector, MAX_BYTES, Reason, Refusal, entry,
     json::{Object, Places, object, scalar, string, truth},
+    walk::{each, members},
 };
 use crate::provenance::{Context, Subject, Time, Tlp};
 

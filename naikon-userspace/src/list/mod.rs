@@ -16,6 +16,7 @@ mod misp;
 mod plain;
 mod records;
 mod stix;
+mod walk;
 
 use std::{fmt, io::Read};
 
@@ -23,7 +24,9 @@ use serde::Deserialize;
 
 use collector::Collector;
 use detect::{Detected, detect};
-pub use diagnostic::{Class, Diagnostic, Diagnostics, KEPT_DIAGNOSTICS, Reason, Refusal, Severity, TEXT_CHARACTERS};
+pub use diagnostic::{
+    Class, Diagnostic, Diagnostics, Elsewhere, KEPT_DIAGNOSTICS, Reason, Refusal, Severity, TEXT_CHARACTERS,
+};
 
 pub(crate) use collector::Shared;
 

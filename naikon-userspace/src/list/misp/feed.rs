@@ -19,9 +19,9 @@ use super::{
         finish,
         json::{Places, object, syntax},
         text_of,
+        walk::members,
     },
     is_event, parse_within,
-    walk::members,
 };
 
 const MANIFEST: &str = "manifest.json";

@@ -12,8 +12,8 @@ use std::collections::HashSet;
 
 use serde_json::value::RawValue;
 
-use super::{
-    super::json::string,
+use super::super::{
+    json::string,
     walk::{each, members},
 };
 use crate::provenance::{Subject, Tlp};

@@ -6,7 +6,7 @@ use std::fmt;
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::super::json::string;
+use super::json::string;
 
 /// Hands on each element of an array, in its order. Any other value is handed on itself: where MISP has one of a
 /// thing, some exporters leave the array out.
