@@ -14,6 +14,7 @@ mod host;
 mod http;
 mod metrics;
 mod reload;
+mod sessions;
 mod snapshot;
 mod state;
 mod watch;
