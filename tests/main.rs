@@ -9,6 +9,7 @@
 
 mod cli;
 mod docs;
+mod guards;
 mod harness;
 #[path = "../xtask/src/kernel.rs"]
 mod kernel;
