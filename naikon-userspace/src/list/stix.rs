@@ -56,11 +56,7 @@ enum Role {
 }
 
 /// Reads the indicators among `objects`.
-pub(super) fn parse(
-    objects: &[&RawValue],
-    places: &mut Places<'_>,
-    collector: &mut Collector,
-) -> Result<(), Refusal> {
+pub(super) fn parse(objects: &[&RawValue], places: &mut Places<'_>, collector: &mut Collector) -> Result<(), Refusal> {
     let roles = roles(objects);
     let of = |role: Role| objects.iter().zip(&roles).filter(move |(_, other)| **other == role).map(|(raw, _)| *raw);
     let mut graph = Graph::default();
@@ -178,7 +174,7 @@ fn indicator(
         return false;
     }
     let meaning = pattern::read(&text);
-    if meaning.as_ref().is_ok_and(|meaning| meaning.addresses.is_empty() && meaning.refused.is_none()) {
+    if meaning.as_ref().is_ok_and(|meaning| !meaning.is_about_addresses()) {
         no_address(collector);
         return false;
     }
@@ -201,7 +197,7 @@ fn indicator(
     if meaning.addresses.is_empty() {
         return true;
     }
-    if meaning.other.is_some() {
+    if meaning.names_more() {
         no_address(collector);
     }
     let mut known = Known::of(keys, &tags, graph, collector);

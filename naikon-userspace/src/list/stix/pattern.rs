@@ -48,7 +48,7 @@ pub(super) struct Meaning<'a> {
     /// There are alternatives about addresses that ask for more: what the first of them asks for.
     pub(super) refused: Option<&'static str>,
     /// There are alternatives that have nothing to do with addresses: what to call them beside an address.
-    pub(super) other: Option<&'static str>,
+    other: Option<&'static str>,
     /// There are alternatives that only tell the family of an address.
     is_family: bool,
     /// There are alternatives that only tell ports or protocols.
@@ -95,8 +95,13 @@ impl<'a> Meaning<'a> {
         Meaning { other: Some(what), ..Meaning::default() }
     }
 
+    /// Whether there are alternatives that name no address.
+    pub(super) fn names_more(&self) -> bool {
+        self.other.is_some() || self.is_family || self.is_port || self.is_name
+    }
+
     /// Whether an address has to do with it.
-    fn is_about_addresses(&self) -> bool {
+    pub(super) fn is_about_addresses(&self) -> bool {
         !self.addresses.is_empty() || self.refused.is_some()
     }
 
@@ -410,10 +415,7 @@ impl<'a> Parser<'a> {
         if matches!(self.token, Token::Number(_)) { self.advance() } else { Err(Unreadable) }
     }
 
-    fn deeper(
-        &mut self,
-        read: fn(&mut Self) -> Result<Meaning<'a>, Unreadable>,
-    ) -> Result<Meaning<'a>, Unreadable> {
+    fn deeper(&mut self, read: fn(&mut Self) -> Result<Meaning<'a>, Unreadable>) -> Result<Meaning<'a>, Unreadable> {
         if self.depth == MAX_DEPTH {
             return Err(Unreadable);
         }
