@@ -24,7 +24,7 @@ use serde_json::value::RawValue;
 
 use super::{
     Collector, Reason, Refusal, entry,
-    json::{Object, Places, object, scalar, string, truth},
+    json::{Object, Places, array, object, scalar, string, truth},
 };
 use crate::provenance::{Context, Subject, Time};
 use graph::{Graph, add, strings, techniques, time};
@@ -57,6 +57,14 @@ enum Role {
 
 /// Reads the indicators among `objects`.
 pub(super) fn parse(objects: &[&RawValue], places: &mut Places<'_>, collector: &mut Collector) -> Result<(), Refusal> {
+    let inside: Vec<&RawValue>;
+    let objects = match objects.first().and_then(|first| object(first)) {
+        Some(keys) if keys.get("type").is_some_and(|kind| kind.get() == "\"bundle\"") => {
+            inside = objects.iter().flat_map(|bundle| objects_of(bundle)).collect();
+            &inside
+        }
+        _ => objects,
+    };
     let roles = roles(objects);
     let of = |role: Role| objects.iter().zip(&roles).filter(move |(_, other)| **other == role).map(|(raw, _)| *raw);
     let mut graph = Graph::default();
@@ -90,6 +98,12 @@ pub(super) fn parse(objects: &[&RawValue], places: &mut Places<'_>, collector: &
         collector.read = without_address;
     }
     Ok(())
+}
+
+/// What a bundle holds; an array may hold several.
+fn objects_of(bundle: &RawValue) -> Vec<&RawValue> {
+    let keys = object(bundle).unwrap_or_default();
+    keys.get("objects").and_then(|objects| array(objects)).unwrap_or_else(|| vec![bundle])
 }
 
 /// What each object is. Of one id only the latest version counts (STIX 2.1, 3.6).
@@ -270,7 +284,7 @@ impl Known {
 
 /// Where it stands in a kill chain: `mitre-attack:command-and-control`.
 fn phases(keys: &Object<'_>) -> Vec<String> {
-    let phases = keys.get("kill_chain_phases").and_then(|phases| super::json::array(phases)).unwrap_or_default();
+    let phases = keys.get("kill_chain_phases").and_then(|phases| array(phases)).unwrap_or_default();
     let phase = |raw: &RawValue| {
         let keys = object(raw)?;
         let text = |key: &str| keys.get(key).and_then(|value| string(value));

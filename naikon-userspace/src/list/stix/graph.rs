@@ -16,7 +16,10 @@ use std::{
 
 use serde_json::value::RawValue;
 
-use super::super::json::{Object, array, object, scalar, string};
+use super::{
+    super::json::{Object, array, object, scalar, string},
+    is_revoked,
+};
 use crate::provenance::{Time, Tlp};
 
 /// Relationships in a row that are followed.
@@ -90,7 +93,7 @@ impl<'a> Graph<'a> {
     /// Takes an object, in its latest version.
     pub(super) fn add(&mut self, kind: &str, keys: &Object<'a>) {
         let text = |key: &str| keys.get(key).and_then(|value| string(value));
-        if keys.get("revoked").is_some_and(|value| value.get() == "true") {
+        if is_revoked(keys) {
             return;
         }
         match kind {

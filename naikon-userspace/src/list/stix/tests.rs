@@ -184,6 +184,12 @@ fn patterns_give_what_surely_is_an_address_and_name_the_rest() {
         ("[domain-name:value = 'x.example' AND domain-name:resolves_to_refs[*].value = 'y.example']", "no_address"),
         ("[domain-name:value = 'x.example' AND ipv4-addr:value = '192.0.2.1']", "condition"),
         ("[domain-name:value != 'x.example' AND domain-name:resolves_to_refs[*].value = '192.0.2.1']", "condition"),
+        ("[domain-name:resolves_to_refs[*].value = '192.0.2.1']", "192.0.2.1/32"),
+        (
+            "[domain-name:value = 'x.example' AND domain-name:resolves_to_refs[*].value = '192.0.2.1' AND \
+             domain-name:resolves_to_refs[*].value = '192.0.2.2']",
+            "condition",
+        ),
         // More than an address.
         ("[ipv4-addr:value = '192.0.2.1' AND file:name = 'x']", "condition"),
         ("[file:hashes.MD5 = 'x' AND ipv4-addr:value = '192.0.2.1']", "condition"),
@@ -350,7 +356,8 @@ fn what_was_only_observed_is_no_indicator() {
 fn arrays_and_single_objects_are_read_like_bundles() {
     let object = indicator("1", A, "");
     let envelope = format!("{{\"more\":false,\"objects\":[{object}]}}");
-    for text in [format!("[{object}]"), object, envelope] {
+    let bundles = format!("[{},\n{}]", bundle(std::slice::from_ref(&object)), bundle(&[]));
+    for text in [format!("[{object}]"), object, envelope, bundles] {
         assert_eq!(told(&parsed(&text)), "192.0.2.1/32", "{text}");
     }
 }
