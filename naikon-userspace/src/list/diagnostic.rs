@@ -138,6 +138,8 @@ pub enum Reason {
     PatternSyntax,
     /// A pattern, or an object, that names no address.
     NoAddress,
+    /// A pattern with alternatives that name no address, beside those that do.
+    Alternative,
     /// Seen somewhere, without a word against it.
     Observed,
     /// A JSON object that lacks what it must have, or has it in another form.
@@ -210,6 +212,7 @@ impl Reason {
             Reason::Undated => "undated",
             Reason::Condition(_) => "condition",
             Reason::NoAddress => "no_address",
+            Reason::Alternative => "alternative",
             Reason::Observed => "observed",
             Reason::NoCount => "no_count",
             Reason::Unlisted => "unlisted",
@@ -250,6 +253,7 @@ impl Reason {
             | Reason::CarriageReturn
             | Reason::ByteOrderMark
             | Reason::Port
+            | Reason::Alternative
             | Reason::Fields
             | Reason::AddressIgnored
             | Reason::Duplicate(_)
@@ -321,6 +325,7 @@ impl fmt::Display for Reason {
             }
             Reason::PatternSyntax => "the pattern cannot be read",
             Reason::NoAddress => "names no address; filtered",
+            Reason::Alternative => "some alternatives name no address; the addresses among them are taken",
             Reason::Observed => "observed, and nothing is said against it: only indicators are taken; filtered",
             Reason::Object(what) => return write!(formatter, "{what} is missing or of the wrong form"),
             Reason::NoCount => "does not tell how many entries it has: a cut would not be noticed",

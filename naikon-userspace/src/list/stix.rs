@@ -212,7 +212,7 @@ fn indicator(
         return true;
     }
     if meaning.names_more() {
-        no_address(collector);
+        collector.remark(line, column, text.as_bytes(), Reason::Alternative);
     }
     let mut known = Known::of(keys, &tags, graph, collector);
     for Address { text: address, at, kind, port } in meaning.addresses {

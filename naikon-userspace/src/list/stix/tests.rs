@@ -51,7 +51,7 @@ fn parsed(text: &str) -> Parsed {
     parsed
 }
 
-/// Prefixes, and labels of what was said, in the order of the text; `x`, where it can be enforced, is told by neither.
+/// Prefixes, then labels of what was said.
 fn told(parsed: &Parsed) -> String {
     let mut told: Vec<_> = parsed.entries.iter().map(|entry| (entry.place, entry.prefix.to_string())).collect();
     told.extend(parsed.diagnostics.iter().map(|said| (said.place, said.reason.label().to_owned())));
@@ -118,10 +118,10 @@ fn patterns_give_what_surely_is_an_address_and_name_the_rest() {
         ("[((ipv4-addr:value = '192.0.2.1') OR (ipv4-addr:value = '192.0.2.2'))]", "192.0.2.1/32 192.0.2.2/32"),
         ("([ipv4-addr:value = '192.0.2.1'])", "192.0.2.1/32"),
         ("[ipv4-addr:value = '192.0.2.1'] OR [ipv4-addr:value = '192.0.2.2']", "192.0.2.1/32 192.0.2.2/32"),
-        ("([ipv4-addr:value = '192.0.2.1'] OR [file:name = 'x'])", "192.0.2.1/32 no_address"),
-        ("[ipv4-addr:value = '192.0.2.1' OR domain-name:value = 'x.example']", "192.0.2.1/32 no_address"),
-        ("[file:hashes.'SHA-256' = 'ab' OR ipv4-addr:value = '192.0.2.1']", "192.0.2.1/32 no_address"),
-        ("[ipv4-addr:value = '192.0.2.1' OR network-traffic:dst_port = 443]", "192.0.2.1/32 no_address"),
+        ("([ipv4-addr:value = '192.0.2.1'] OR [file:name = 'x'])", "192.0.2.1/32 alternative"),
+        ("[ipv4-addr:value = '192.0.2.1' OR domain-name:value = 'x.example']", "192.0.2.1/32 alternative"),
+        ("[file:hashes.'SHA-256' = 'ab' OR ipv4-addr:value = '192.0.2.1']", "192.0.2.1/32 alternative"),
+        ("[ipv4-addr:value = '192.0.2.1' OR network-traffic:dst_port = 443]", "192.0.2.1/32 alternative"),
         ("[ipv4-addr:value = '192.0.2.1' OR ipv4-addr:value LIKE '192.%']", "192.0.2.1/32 condition"),
         (
             "[ipv4-addr:value = '192.0.2.1' OR (ipv4-addr:value = '192.0.2.2' AND file:name = 'x')]",
