@@ -151,6 +151,10 @@ pub enum Reason {
     PatternSyntax,
     /// A pattern, or an object, that names no address.
     NoAddress,
+    /// A pattern with alternatives that name no address, beside those that do.
+    Alternative,
+    /// Seen somewhere, without a word against it.
+    Observed,
     /// A JSON object that lacks what it must have, or has it in another form.
     Object(&'static str),
     /// The list does not tell its number of entries, as its kind does.
@@ -220,6 +224,8 @@ impl Reason {
             Reason::Undated => "undated",
             Reason::Condition(_) => "condition",
             Reason::NoAddress => "no_address",
+            Reason::Alternative => "alternative",
+            Reason::Observed => "observed",
             Reason::NoCount => "no_count",
             Reason::Unlisted => "unlisted",
             Reason::EmptyEvent => "empty_event",
@@ -248,12 +254,14 @@ impl Reason {
             | Reason::Tag
             | Reason::Marking(_)
             | Reason::Benign
-            | Reason::NoAddress => Class::Filtered,
+            | Reason::NoAddress
+            | Reason::Observed => Class::Filtered,
             Reason::HostBits(_)
             | Reason::Mapped(_)
             | Reason::CarriageReturn
             | Reason::ByteOrderMark
             | Reason::Port
+            | Reason::Alternative
             | Reason::Fields
             | Reason::AddressIgnored
             | Reason::Duplicate(_)
@@ -329,6 +337,8 @@ impl fmt::Display for Reason {
             }
             Reason::PatternSyntax => "the pattern cannot be read",
             Reason::NoAddress => "names no address; filtered",
+            Reason::Alternative => "some alternatives name no address; the addresses among them are taken",
+            Reason::Observed => "observed, and nothing is said against it: only indicators are taken; filtered",
             Reason::Object(what) => return write!(formatter, "{what} is missing or of the wrong form"),
             Reason::NoCount => "does not tell how many entries it has: a cut would not be noticed",
             Reason::Unlisted => "not in the manifest; not read",
@@ -377,8 +387,19 @@ pub const TEXT_CHARACTERS: usize = 80;
 pub const KEPT_DIAGNOSTICS: usize = 1000;
 
 /// Labels of [`Class::Filtered`].
-const FILTERS: [&str; 10] =
-    ["type", "to_ids", "revoked", "expired", "min_confidence", "types", "tags", "max_tlp", "benign", "no_address"];
+const FILTERS: [&str; 11] = [
+    "type",
+    "to_ids",
+    "revoked",
+    "expired",
+    "min_confidence",
+    "types",
+    "tags",
+    "max_tlp",
+    "benign",
+    "no_address",
+    "observed",
+];
 
 /// Diagnostics of one list: the first of each severity are kept, all are counted. A million bad lines cost no more
 /// than a thousand.

@@ -1,11 +1,37 @@
-//! STIX bundles.
+//! STIX 2.0 and 2.1: bundles, arrays of objects, and single objects.
+//!
+//! ```text
+//! {"type": "bundle", "id": "bundle--...", "objects": [
+//!   {"type": "indicator", "spec_version": "2.1", "id": "indicator--...", "modified": "2025-01-01T00:00:00Z",
+//!    "pattern_type": "stix", "pattern": "[ipv4-addr:value = '192.0.2.1']", "valid_from": "2025-01-01T00:00:00Z"},
+//!   {"type": "relationship", "relationship_type": "indicates", "source_ref": "indicator--...", ...}]}
+//! ```
+//!
+//! Only indicators give entries. What was observed (`observed-data`, `ipv4-addr`) is no word against it. Decided here:
+//! which version of an object counts, and what is told of an indicator; in `pattern`, what a pattern amounts to; in
+//! `graph`, what the other objects add.
+
+mod graph;
+mod pattern;
+
+use std::{
+    borrow::Cow,
+    collections::{HashMap, hash_map},
+    sync::Arc,
+};
 
 use serde_json::value::RawValue;
 
 use super::{
-    Collector, Refusal,
-    json::{Object, Places, string},
+    Collector, Reason, Refusal, entry,
+    json::{Object, Places, array, object, scalar, string, truth},
 };
+use crate::provenance::{Context, Subject, Time};
+use graph::{Graph, add, strings, techniques, time};
+use pattern::Address;
+
+/// Characters of a comment that are kept: descriptions may be reports.
+const MAX_COMMENT: usize = 500;
 
 pub(super) fn is_bundle(keys: &Object<'_>) -> bool {
     keys.contains_key("objects")
@@ -15,10 +41,257 @@ pub(super) fn is_object(keys: &Object<'_>) -> bool {
     keys.get("id").and_then(|id| string(id)).is_some_and(|id| id.contains("--")) && keys.contains_key("type")
 }
 
-pub(super) fn parse(
-    _objects: &[&RawValue],
-    _places: &mut Places<'_>,
-    _collector: &mut Collector,
-) -> Result<(), Refusal> {
-    Err(Refusal::JsonUnknown)
+/// What an object is to us.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Role {
+    Indicator,
+    /// Tells something of indicators.
+    Background,
+    /// An address without a word against it.
+    Observation,
+    /// Of no use, or an old version.
+    None,
+    /// No object of STIX.
+    Foreign,
 }
+
+/// Reads the indicators among `objects`.
+pub(super) fn parse(objects: &[&RawValue], places: &mut Places<'_>, collector: &mut Collector) -> Result<(), Refusal> {
+    let inside: Vec<&RawValue>;
+    let objects = match objects.first().and_then(|first| object(first)) {
+        Some(keys) if keys.get("type").is_some_and(|kind| kind.get() == "\"bundle\"") => {
+            inside = objects.iter().flat_map(|bundle| objects_of(bundle)).collect();
+            &inside
+        }
+        _ => objects,
+    };
+    let roles = roles(objects);
+    let of = |role: Role| objects.iter().zip(&roles).filter(move |(_, other)| **other == role).map(|(raw, _)| *raw);
+    let mut graph = Graph::default();
+    for keys in of(Role::Background).filter_map(object) {
+        let kind = keys.get("type").and_then(|kind| string(kind)).unwrap_or_default();
+        graph.add(&kind, &keys);
+    }
+    let has_indicators = roles.contains(&Role::Indicator);
+    let mut without_address = 0;
+    for (raw, role) in objects.iter().zip(&roles) {
+        match role {
+            Role::Indicator => {
+                let keys = object(raw).unwrap_or_default();
+                without_address += usize::from(!indicator(raw, &keys, &mut graph, places, collector));
+            }
+            // Beside indicators they are what those were made from.
+            Role::Observation if !has_indicators => {
+                let (line, column) = places.of_value(raw);
+                collector.mention(line, column, raw.get().as_bytes(), Reason::Observed);
+            }
+            Role::Foreign => {
+                let (line, column) = places.of_value(raw);
+                collector.mention(line, column, raw.get().as_bytes(), Reason::Object("'type'"));
+            }
+            Role::Background | Role::Observation | Role::None => {}
+        }
+    }
+    // Beside addresses names do not count, or a list of names would hide that its few addresses are bad. Alone they
+    // do, so that "0 of 500" tells why nothing came of it.
+    if collector.read == 0 {
+        collector.read = without_address;
+    }
+    Ok(())
+}
+
+/// What a bundle holds; an array may hold several.
+fn objects_of(bundle: &RawValue) -> Vec<&RawValue> {
+    let keys = object(bundle).unwrap_or_default();
+    keys.get("objects").and_then(|objects| array(objects)).unwrap_or_else(|| vec![bundle])
+}
+
+/// What each object is. Of one id only the latest version counts (STIX 2.1, 3.6).
+fn roles(objects: &[&RawValue]) -> Vec<Role> {
+    let mut latest: HashMap<Cow<'_, str>, (Version, usize)> = HashMap::new();
+    let mut roles: Vec<Role> = Vec::with_capacity(objects.len());
+    for (place, raw) in objects.iter().enumerate() {
+        let keys = object(raw).unwrap_or_default();
+        let role = match keys.get("type").and_then(|kind| string(kind)).as_deref() {
+            Some("indicator") => Role::Indicator,
+            Some(
+                "relationship" | "sighting" | "marking-definition" | "threat-actor" | "intrusion-set" | "campaign"
+                | "attack-pattern",
+            ) => Role::Background,
+            Some("observed-data" | "ipv4-addr" | "ipv6-addr" | "network-traffic") => Role::Observation,
+            Some(_) => Role::None,
+            None => Role::Foreign,
+        };
+        roles.push(role);
+        let id = keys.get("id").and_then(|id| string(id));
+        let Some(id) = id.filter(|_| matches!(role, Role::Indicator | Role::Background)) else { continue };
+        let version = Version::of(&keys);
+        let old = match latest.entry(id) {
+            hash_map::Entry::Vacant(free) => {
+                free.insert((version, place));
+                continue;
+            }
+            hash_map::Entry::Occupied(taken) if taken.get().0 > version => place,
+            hash_map::Entry::Occupied(mut taken) => taken.insert((version, place)).1,
+        };
+        if let Some(role) = roles.get_mut(old) {
+            *role = Role::None;
+        }
+    }
+    roles
+}
+
+/// When an object was changed. Of the same moment the version that revokes is the later one.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+struct Version {
+    time: Option<Time>,
+    nanoseconds: u32,
+    is_revoked: bool,
+}
+
+impl Version {
+    fn of(keys: &Object<'_>) -> Self {
+        let text = ["modified", "created"].iter().find_map(|key| string(keys.get(*key)?)).unwrap_or_default();
+        // Times are whole seconds elsewhere; versions may follow each other faster.
+        let fraction = text.split_once('.').map_or("", |(_, fraction)| fraction);
+        let digits = fraction.bytes().take_while(u8::is_ascii_digit).chain(std::iter::repeat(b'0')).take(9);
+        let nanoseconds = digits.fold(0, |number, digit| number * 10 + u32::from(digit - b'0'));
+        Version { time: Time::parse(&text), nanoseconds, is_revoked: is_revoked(keys) }
+    }
+}
+
+fn is_revoked(keys: &Object<'_>) -> bool {
+    keys.get("revoked").and_then(|value| truth(value)) == Some(true)
+}
+
+/// Takes one indicator. Returns whether it is about addresses.
+fn indicator(
+    raw: &RawValue,
+    keys: &Object<'_>,
+    graph: &mut Graph<'_>,
+    places: &mut Places<'_>,
+    collector: &mut Collector,
+) -> bool {
+    let pattern_type = keys.get("pattern_type").and_then(|kind| string(kind));
+    let Some((value, text)) = keys.get("pattern").and_then(|value| Some((value, string(value)?))) else {
+        let (line, column) = places.of_value(raw);
+        collector.mention(line, column, raw.get().as_bytes(), Reason::Object("'pattern'"));
+        return true;
+    };
+    // The pattern's own place comes first: places are asked for in the order of the text.
+    let (line, column) = places.of_value(value);
+    let mention = |collector: &mut Collector, reason| collector.mention(line, column, text.as_bytes(), reason);
+    let no_address = |collector: &mut Collector| collector.remark(line, column, text.as_bytes(), Reason::NoAddress);
+    // 2.0 has no types of patterns; Snort, YARA and the like are not read.
+    if pattern_type.is_some_and(|kind| !kind.eq_ignore_ascii_case("stix")) {
+        no_address(collector);
+        return false;
+    }
+    let meaning = pattern::read(&text);
+    if meaning.as_ref().is_ok_and(|meaning| !meaning.is_about_addresses()) {
+        no_address(collector);
+        return false;
+    }
+    let tags = [strings(keys, "labels"), strings(keys, "indicator_types")].concat();
+    if is_revoked(keys) {
+        mention(collector, Reason::Revoked);
+        return true;
+    }
+    if tags.iter().any(|tag| tag.eq_ignore_ascii_case("benign")) {
+        mention(collector, Reason::Benign);
+        return true;
+    }
+    let Ok(meaning) = meaning else {
+        mention(collector, Reason::PatternSyntax);
+        return true;
+    };
+    if let Some(what) = meaning.refused {
+        mention(collector, Reason::Condition(what));
+    }
+    if meaning.addresses.is_empty() {
+        return true;
+    }
+    if meaning.names_more() {
+        collector.remark(line, column, text.as_bytes(), Reason::Alternative);
+    }
+    let mut known = Known::of(keys, &tags, graph, collector);
+    for Address { text: address, at, kind, port } in meaning.addresses {
+        // Escapes move what follows them: then the pattern's place must do.
+        let in_text = match (&text, &address) {
+            (Cow::Borrowed(text), Cow::Borrowed(address)) => text.get(at..).filter(|rest| rest.starts_with(address)),
+            _ => None,
+        };
+        let (line, column) = in_text.map_or((line, column), |part| places.of(part));
+        let context = known.about(kind, collector);
+        let read = |text: &str| {
+            entry::read(text).map(|indicator| entry::Indicator { port: indicator.port || port, ..indicator })
+        };
+        collector.entry_about(line, column, address.trim().as_bytes(), read, context);
+    }
+    true
+}
+
+/// What is known of the addresses of one indicator.
+struct Known {
+    context: Context,
+    subjects: Vec<(&'static str, Arc<Subject>)>,
+    subject: Subject,
+}
+
+impl Known {
+    fn of(keys: &Object<'_>, tags: &[Cow<'_, str>], graph: &mut Graph<'_>, collector: &mut Collector) -> Self {
+        let text = |key: &str| keys.get(key).and_then(|value| string(value)).filter(|text| !text.trim().is_empty());
+        let id = text("id");
+        let found = id.as_ref().map(|id| graph.about(id)).unwrap_or_default();
+        let mut subject = Subject {
+            actors: found.actors.clone(),
+            campaigns: found.campaigns.clone(),
+            attack: techniques(keys),
+            ..Subject::default()
+        };
+        found.attack.iter().for_each(|technique| add(&mut subject.attack, technique));
+        tags.iter().for_each(|tag| add(&mut subject.tags, tag));
+        phases(keys).iter().for_each(|phase| add(&mut subject.tags, phase));
+        let comment = text("name").or_else(|| text("description"));
+        let comment = comment.map(|comment| comment.trim().chars().take(MAX_COMMENT).collect::<String>());
+        let confidence = keys.get("confidence").and_then(|value| scalar(value)?.parse().ok());
+        let written = time(keys, "modified").or_else(|| time(keys, "created"));
+        let seen = id.as_ref().and_then(|id| graph.last_seen(id));
+        let context = Context {
+            id: id.map(|id| collector.text(&id)),
+            comment: comment.map(|comment| collector.text(&comment)),
+            confidence: confidence.filter(|confidence| *confidence <= 100),
+            tlp: graph.tlp(keys),
+            valid_from: time(keys, "valid_from"),
+            valid_until: time(keys, "valid_until"),
+            // An update is as good a word as a sighting.
+            last_seen: seen.max(written),
+            ..Context::default()
+        };
+        Known { context, subjects: Vec::new(), subject }
+    }
+
+    fn about(&mut self, kind: &'static str, collector: &mut Collector) -> Context {
+        let known = self.subjects.iter().find(|(other, _)| *other == kind).map(|(_, subject)| Arc::clone(subject));
+        let subject = known.unwrap_or_else(|| {
+            let subject = collector.subject(Subject { kind: Some(kind.to_owned()), ..self.subject.clone() });
+            self.subjects.push((kind, Arc::clone(&subject)));
+            subject
+        });
+        Context { subject, ..self.context.clone() }
+    }
+}
+
+/// Where it stands in a kill chain: `mitre-attack:command-and-control`.
+fn phases(keys: &Object<'_>) -> Vec<String> {
+    let phases = keys.get("kill_chain_phases").and_then(|phases| array(phases)).unwrap_or_default();
+    let phase = |raw: &RawValue| {
+        let keys = object(raw)?;
+        let text = |key: &str| keys.get(key).and_then(|value| string(value));
+        Some(format!("{}:{}", text("kill_chain_name")?, text("phase_name")?))
+    };
+    phases.into_iter().filter_map(phase).collect()
+}
+
+#[cfg(test)]
+mod tests;
