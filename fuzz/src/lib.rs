@@ -50,7 +50,9 @@ mod tests {
     use super::*;
     use std::path::Path;
 
-    const TARGETS: [(&str, fn(&[u8])); 10] = [
+    type Target = (&'static str, fn(&[u8]));
+
+    const TARGETS: [Target; 10] = [
         ("config", config),
         ("csv", csv),
         ("delta", delta),

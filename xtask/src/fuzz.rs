@@ -148,7 +148,8 @@ fn run_target(workspace: &Path, folder: &Path, programs: &Path, target: &str, se
         return Ok(());
     }
     let input = text.lines().find_map(|line| line.split("Test unit written to ").nth(1));
-    let cause: Vec<&str> = text.lines().skip_while(|line| !is_cause(line)).take(4).collect();
+    let is_told = |line: &&str| !line.contains("stack backtrace") && !line.starts_with("note:");
+    let cause: Vec<&str> = text.lines().skip_while(|line| !is_cause(line)).take_while(is_told).take(8).collect();
     match input {
         Some(input) => bail!(
             "{target}: {}\n  again: cargo run --package naikon-fuzz --bin {target} -- {input}\n  more: {}",
