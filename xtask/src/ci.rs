@@ -2,6 +2,7 @@
 //! repeat it; ends with the summary of the tests.
 
 use crate::{
+    fuzz,
     kernel::Toolchain,
     setup::{install_packages, setup},
     shell::{cargo, find, output_of, run, say},
@@ -12,8 +13,11 @@ use std::{
     env,
     path::Path,
     process::{Command, ExitCode},
-    time::Instant,
+    time::{Duration, Instant},
 };
+
+/// Finds what a change breaks plainly; longer runs are for people (`cargo xtask fuzz --seconds N`).
+const FUZZING: Duration = Duration::from_secs(100);
 
 /// Runs all gates; the exit code is that of the tests, which come last.
 pub(crate) fn ci(workspace: &Path) -> Result<ExitCode> {
@@ -33,6 +37,7 @@ pub(crate) fn ci(workspace: &Path) -> Result<ExitCode> {
             .args(["--", "-D", "warnings"]))
     })?;
     gate("lints, kernel side", || lint_kernel_side(workspace))?;
+    gate("fuzz", || fuzz::fuzz(workspace, &[], fuzz::Time::Altogether(FUZZING)))?;
     say("== tests", "start");
     test::test(workspace, &[])
 }

@@ -1,7 +1,8 @@
-//! What plain cargo cannot do: `cargo xtask setup | run | test | ci | tidy`. Each of them can be typed first in a fresh
+//! What plain cargo cannot do: `cargo xtask setup | run | test | fuzz | ci | tidy`. Each of them can be typed first in a fresh
 //! clone; what it needs is set up on the way.
 
 mod ci;
+mod fuzz;
 mod kernel;
 mod lab;
 mod run;
@@ -13,7 +14,7 @@ mod tidy;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use std::{ffi::OsString, path::PathBuf, process::ExitCode};
+use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
 
 /// Tasks of the naikon workspace.
 #[derive(Parser)]
@@ -52,7 +53,18 @@ enum Task {
         #[arg(last = true)]
         runner_arguments: Vec<OsString>,
     },
-    /// Everything that must hold before a merge: format, lints of both sides, house rules, all tests.
+    /// Look for bytes that break a parser or a law, with libFuzzer; the targets are in `fuzz/`.
+    ///
+    /// Goes on from what earlier runs found (`target/fuzz/corpus`). An input that breaks something is told with the
+    /// command that tries it again.
+    Fuzz {
+        /// How long each target runs.
+        #[arg(long, value_name = "N", default_value_t = 60)]
+        seconds: u64,
+        /// Targets; without any, all.
+        targets: Vec<String>,
+    },
+    /// Everything that must hold before a merge: format, lints of both sides, house rules, two minutes of fuzzing, all tests.
     Ci,
     /// The house rules that no compiler checks; part of `ci`, and done at once.
     Tidy,
@@ -89,6 +101,9 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Run { seconds, arguments } => return run::run_naikon(&shell::workspace()?, seconds, &arguments),
         Task::Lab { workspace, seconds } => lab::lab(&workspace, seconds)?,
         Task::Test { runner_arguments } => return test::test(&shell::workspace()?, &runner_arguments),
+        Task::Fuzz { seconds, targets } => {
+            fuzz::fuzz(&shell::workspace()?, &targets, fuzz::Time::Each(Duration::from_secs(seconds)))?;
+        }
         Task::Tidy => tidy::tidy(&shell::workspace()?)?,
         Task::Ci => return ci::ci(&shell::workspace()?),
         Task::TestRunner { binary, arguments } => return Err(test::run_binary(&binary, &arguments)),

@@ -175,9 +175,14 @@ fn row(records: &Records<'_>, start: usize, header: &Header, collector: &mut Col
     if str::from_utf8(whole).is_err() {
         return collector.mention(first_line, 1, whole.trim_ascii(), Reason::Encoding);
     }
-    let Some(field) = records.fields.get(header.address).copied() else {
+    let Some(mut field) = records.fields.get(header.address).copied() else {
         return collector.mention(first_line, 1, whole.trim_ascii(), Reason::NoValue);
     };
+    // Inside quotes the blanks before a value may be line ends.
+    let raw = records.text.get(field.start..field.end).unwrap_or(&[]);
+    let blanks = raw.get(..raw.len() - raw.trim_ascii_start().len()).unwrap_or(&[]);
+    field.start += blanks.len();
+    field.line += blanks.iter().fold(0, |lines, byte| lines + u32::from(*byte == b'\n'));
     let cell = records.value(field);
     let column = records.column(field);
     let in_column = |column: Option<usize>| {

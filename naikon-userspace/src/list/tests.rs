@@ -134,6 +134,9 @@ fn csv() {
             "csv 5/4", "6:3 192.0.2.2/32", "2:1 error syntax \"x\"", "3:3 error syntax \"x,\"",
             "4:3 error name \"y.example\"", "5:1 error encoding \"\u{fffd},192.0.2.1\"",
         ]),
+        ("line ends before a value", b"a,ip\nx,\"\r\n 192.0.2.1\n\"\n\"\n\",x\n", &[
+            "csv 2/1", "3:2 192.0.2.1/32", "2:4 notice crlf \"\"", "6:3 error name \"x\"",
+        ]),
         ("quote left open", b"a,ip\n\"x,192.0.2.1\ny,192.0.2.2\n\"z\",192.0.2.3\n", &[
             "csv 3/1", "3:3 192.0.2.2/32", "4:5 192.0.2.3/32", "2:1 error syntax \"\\\"x,192.0.2.1\"",
         ]),

@@ -1,0 +1,4 @@
+//! The target `records`: see `naikon_fuzz::TARGETS`.
+#![cfg_attr(fuzzing, no_main)]
+
+naikon_fuzz::target!(records);
