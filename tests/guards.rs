@@ -106,7 +106,8 @@ fn poisoned_list_costs_the_gateway_no_packet() {
     }
     let dropped = |metrics: &crate::harness::Metrics| metrics.sum("naikon_dropped_packets_total", &[]);
     assert_eq!(dropped(&daemon.metrics()), 0.0, "no packet of the session, of DNS and of the next hop should go");
-    let rejected = |reason| daemon.metrics().sum("naikon_list_rejected_entries", &[("list", "poison"), ("reason", reason)]);
+    let rejected =
+        |reason| daemon.metrics().sum("naikon_list_rejected_entries", &[("list", "poison"), ("reason", reason)]);
     assert_eq!(rejected("own_address"), 3.0);
     assert_eq!(rejected("session"), 1.0);
     assert_eq!(rejected("gateway"), 1.0);

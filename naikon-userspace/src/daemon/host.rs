@@ -1,6 +1,6 @@
 //! Facts about this host that the guards need: what must never be dropped, or the gateway locks its people out.
 
-use std::{collections::BTreeSet, fs, net::IpAddr, path::Path};
+use std::{collections::BTreeSet, net::IpAddr, path::Path};
 
 use super::sessions;
 use crate::{

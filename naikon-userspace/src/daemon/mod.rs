@@ -297,8 +297,8 @@ enum Told {
 /// Looks at the interfaces and at this host's own connectivity whenever the kernel tells of a change, and from time
 /// to time.
 async fn look_after_host(changes: Arc<Notify>, worker: Worker) {
+    // Nothing is known yet, so the first look is a change: what happened since the start is not missed.
     let mut facts = HostFacts::default();
-    let mut first = true;
     let mut next_look = Instant::now();
     loop {
         // Whether a change or the time ends the wait: either way it is time to look.
@@ -319,8 +319,8 @@ async fn look_after_host(changes: Arc<Notify>, worker: Worker) {
         // A panic there would be one here.
         facts = looked.await.unwrap_or_else(|_| before.clone());
         next_look = Instant::now() + begun.elapsed() * LOOK_SHARE;
-        if !std::mem::take(&mut first) && facts != before {
-            tracing::info!("this host's addresses, gateways, resolvers or login sessions have changed");
+        if facts != before {
+            tracing::debug!("this host's addresses, gateways, resolvers and login sessions: {facts:?}");
             worker.refresh().await;
         }
     }
