@@ -6,6 +6,7 @@
 //!
 //! A new format is a variant of [`Format`], an arm in `read` or, for JSON, in `json::parse`, and a file beside `plain`.
 
+mod about;
 mod collector;
 mod csv;
 mod detect;
@@ -16,6 +17,7 @@ mod misp;
 mod plain;
 mod records;
 mod stix;
+mod tags;
 
 use std::{fmt, io::Read};
 
