@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::Collector;
+use super::{Collector, Reason, entry::Indicator};
 use crate::provenance::{Context, Subject, Time, Tlp};
 
 /// No entry has more names or tags of a kind: more help nobody, and each costs many times its text.
@@ -22,6 +22,8 @@ pub(super) struct About {
     pub(super) valid_from: Option<Time>,
     pub(super) valid_until: Option<Time>,
     pub(super) last_seen: Option<Time>,
+    /// Its source's score of it is used up.
+    pub(super) is_decayed: bool,
 }
 
 impl About {
@@ -35,7 +37,7 @@ impl About {
         if self == About::default() {
             return None;
         }
-        let About { id, comment, subject, confidence, tlp, to_ids, valid_from, valid_until, last_seen } = self;
+        let About { id, comment, subject, confidence, tlp, to_ids, valid_from, valid_until, last_seen, .. } = self;
         Some(Context {
             // Ids are each their own: to look for equal ones would cost more than it saves.
             id: id.map(Arc::from),
@@ -48,6 +50,23 @@ impl About {
             valid_until,
             last_seen,
         })
+    }
+}
+
+impl Collector {
+    /// As [`Collector::entry`], of which this is told.
+    pub(super) fn entry_of(
+        &mut self,
+        line: u32,
+        column: u32,
+        text: &[u8],
+        read: impl Fn(&str) -> Result<Indicator, Reason>,
+        about: About,
+    ) {
+        match about.context(self) {
+            Some(context) => self.entry_about(line, column, text, read, context),
+            None => self.entry(line, column, text, read),
+        }
     }
 }
 

@@ -87,6 +87,9 @@ pub(super) fn read(text: &str) -> Result<Indicator, Reason> {
     if rest.is_empty() && !token.contains('-') {
         return single(token);
     }
+    if let Some(block) = block(token, rest) {
+        return Ok(block);
+    }
     if let Some(end) = rest.trim_start_matches(BLANKS).strip_prefix('-') {
         let (last, after) = split_token(end.trim_start_matches(BLANKS));
         // `192.0.2.1 - what it is` is a field that follows; `192.0.2.1 - 192.0.2` is a broken range.
@@ -117,6 +120,16 @@ pub(super) fn read_with_port(text: &str) -> Result<Indicator, Reason> {
         }
         Some(_) => Err(Reason::BadPort),
     }
+}
+
+/// Columns as DShield writes them: first address, last address, length. Where the three agree, all of the block is meant.
+fn block(token: &str, rest: &str) -> Option<Indicator> {
+    let mut columns = rest.strip_prefix('\t')?.split('\t');
+    let (first, last) = (address(token)?, address(columns.next()?.trim())?);
+    let block = prefix(first, columns.next()?.trim()).ok()?;
+    let is_whole = matches!(block.net, Net::One(whole) if whole.address() == first && whole.last() == last);
+    let fields = columns.any(|column| !column.trim().is_empty()).then_some(Fields::Any);
+    is_whole.then_some(Indicator { fields, ..block })
 }
 
 const BLANKS: [char; 2] = [' ', '\t'];
@@ -487,7 +500,12 @@ mod tests {
             ("203.0.113.7,", "203.0.113.7/32"),
             ("203.0.113.7 - Cobalt Strike", "203.0.113.7/32 fields"),
             ("203.0.113.7 - 12 hits", "203.0.113.7/32 fields"),
-            ("203.0.113.0\t203.0.113.255\t24\t1", "203.0.113.0/32 address"),
+            ("203.0.113.0\t203.0.113.255\t24\t1", "203.0.113.0/24 fields"),
+            ("203.0.113.0\t203.0.113.255\t24", "203.0.113.0/24"),
+            ("203.0.113.0\t203.0.113.255\t25\t1", "203.0.113.0/32 address"),
+            ("203.0.113.1\t203.0.113.255\t24\t1", "203.0.113.1/32 address"),
+            ("203.0.113.0\t203.0.113.255\tx", "203.0.113.0/32 address"),
+            ("203.0.113.0 203.0.113.255 24", "203.0.113.0/32 address"),
             ("203.0.113.7 203.0.113.8", "203.0.113.7/32 address"),
             ("203.0.113.0/24 SBL1", "203.0.113.0/24 fields"),
             ("203.0.113.0 /24", "! syntax"),

@@ -118,9 +118,8 @@ fn csv() {
             "csv 1/0", "5:24 192.0.2.1/32", "1:9 notice crlf \"\"",
         ]),
         ("misp", b"uuid,event_id,category,type,value,comment,to_ids,date\nu,17,Network activity,ip-dst,\"192.0.2.1\",\"C2, \"\"old\"\" IP\",1,20161116\nu,17,n,ip-src,192.0.2.2,,0,\nu,17,n,domain,192.0.2.3,,1,\nu,17,n,ip-dst|port,192.0.2.4|80,,1,\nu,17,n,domain|ip,evil.example|192.0.2.5,,1,\nu,17,n,ip-dst,192.0.2.6,,,\n", &[
-            "csv 6/0", "2:31 192.0.2.1/32", "5:20 192.0.2.4/32", "6:31 192.0.2.5/32",
-            "3:15 notice to_ids \"192.0.2.2\"", "4:15 notice type \"192.0.2.3\"", "5:20 notice port \"192.0.2.4|80\"",
-            "7:15 notice to_ids \"192.0.2.6\"",
+            "csv 6/0", "2:31 192.0.2.1/32", "3:15 192.0.2.2/32", "5:20 192.0.2.4/32", "6:31 192.0.2.5/32",
+            "7:15 192.0.2.6/32", "4:15 notice type \"192.0.2.3\"", "5:20 notice port \"192.0.2.4|80\"",
         ]),
         ("misp, new, lines in a comment", b"\"uuid\",\"type\",\"comment\",\"value\",\"to_ids\",\"attribute_tag\"\nu,ip-dst,\"a\nb, \"\"c\"\"\",192.0.2.1,1,\nu,ip-dst,,192.0.2.2,1,\n", &[
             "csv 2/0", "3:11 192.0.2.1/32", "4:11 192.0.2.2/32",
