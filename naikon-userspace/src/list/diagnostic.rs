@@ -126,6 +126,8 @@ pub enum Reason {
     Marking(Tlp),
     /// Called harmless by its source.
     Benign,
+    /// A decision that is no ban: of another type, or simulated.
+    NoBan,
     /// A warninglist of this name holds it, or part of it.
     Warned(Arc<str>),
     /// As [`Reason::Warned`], and the list is one that refuses.
@@ -203,6 +205,7 @@ impl Reason {
             Reason::Tag => "tags",
             Reason::Marking(_) => "max_tlp",
             Reason::Benign => "benign",
+            Reason::NoBan => "no_ban",
             Reason::Warned(_) => "warnlist",
             Reason::WarnedOff(_) => "warnlist_refuse",
             Reason::Undated => "undated",
@@ -240,6 +243,7 @@ impl Reason {
             | Reason::Tag
             | Reason::Marking(_)
             | Reason::Benign
+            | Reason::NoBan
             | Reason::NoAddress => Class::Filtered,
             Reason::HostBits(_)
             | Reason::Mapped(_)
@@ -309,6 +313,7 @@ impl fmt::Display for Reason {
             Reason::Tag => "left out by 'tags' or 'not_tags'; filtered",
             Reason::Marking(tlp) => return write!(formatter, "marked TLP:{tlp}, stricter than max_tlp; filtered"),
             Reason::Benign => "its source calls it benign; filtered",
+            Reason::NoBan => "a decision that is no ban, or a simulated one; filtered",
             Reason::Warned(_) => "a warninglist holds it or a part of it: a likely false positive",
             Reason::WarnedOff(_) => "a warninglist that refuses holds it",
             Reason::Undated => "nothing tells its age, so max_age does not apply",
@@ -365,8 +370,19 @@ pub const TEXT_CHARACTERS: usize = 80;
 pub const KEPT_DIAGNOSTICS: usize = 1000;
 
 /// Labels of [`Class::Filtered`].
-const FILTERS: [&str; 10] =
-    ["type", "to_ids", "revoked", "expired", "min_confidence", "types", "tags", "max_tlp", "benign", "no_address"];
+const FILTERS: [&str; 11] = [
+    "no_ban",
+    "type",
+    "to_ids",
+    "revoked",
+    "expired",
+    "min_confidence",
+    "types",
+    "tags",
+    "max_tlp",
+    "benign",
+    "no_address",
+];
 
 /// Diagnostics of one list: the first of each severity are kept, all are counted. A million bad lines cost no more
 /// than a thousand.

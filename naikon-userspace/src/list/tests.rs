@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 /// Everything parsing says about a text, a line each: `format read/bad`, `line:column prefix`, and
 /// `line:column severity label "text"`.
-fn told(text: &[u8]) -> Vec<String> {
+pub(super) fn told(text: &[u8]) -> Vec<String> {
     let parsed = match parse(text) {
         Ok(parsed) => parsed,
         Err(refusal) => return vec![format!("refused: {refusal}")],
@@ -22,7 +22,15 @@ fn told(text: &[u8]) -> Vec<String> {
     told
 }
 
-fn check(rows: &[(&str, &[u8], &[&str])]) {
+/// What is known of each entry, as JSON; empty where nothing is.
+pub(super) fn contexts(text: &[u8]) -> Vec<String> {
+    let parsed = parse(text).unwrap();
+    let context =
+        |entry| parsed.context(entry).map_or_else(String::new, |context| serde_json::to_string(context).unwrap());
+    parsed.entries.iter().map(context).collect()
+}
+
+pub(super) fn check(rows: &[(&str, &[u8], &[&str])]) {
     for (name, text, expected) in rows {
         assert_eq!(told(text), *expected, "{name}");
     }
