@@ -225,7 +225,7 @@ fn objects() {
         (
             "otx",
             b"{\"tags\":[\"x\"],\"indicators\":[{\"indicator\":\"evil.example\",\"type\":\"domain\"},{\"indicator\":\"192.0.2.1\",\"type\":\"IPv4\"}]}",
-            &["json 2/0", "1:89 192.0.2.1/32", "1:44 notice type \"evil.example\""],
+            &["json 2/0", "1:88 192.0.2.1/32", "1:43 notice type \"evil.example\""],
         ),
         (
             "threatfox",
