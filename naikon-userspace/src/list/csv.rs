@@ -25,8 +25,8 @@ use super::{
 /// around them: `ip_count` or `first ip` are no addresses.
 pub(super) const ADDRESS_NAMES: [&str; 7] = ["value", "indicator", "ip", "address", "dst_ip", "src_ip", "ip_address"];
 
-/// Names of the column that says what the value is: MISP; Zeek and OTX.
-pub(super) const TYPE_NAMES: [&str; 2] = ["type", "indicator_type"];
+/// Names of the column that says what the value is: MISP; Zeek and OTX; abuse.ch.
+pub(super) const TYPE_NAMES: [&str; 3] = ["type", "indicator_type", "ioc_type"];
 
 /// A byte of this kind separates the columns; the one that gives the most of them is meant.
 const SEPARATORS: [u8; 3] = [b',', b'\t', b';'];

@@ -9,6 +9,7 @@ use super::record;
 use crate::{
     list::{
         Collector, MAX_LINE_BYTES, Reason, Refusal,
+        csv::TYPE_NAMES,
         fields::Kind,
         json::{Object, Places, object, scalar, string},
     },
@@ -18,9 +19,8 @@ use crate::{
 
 /// Whether a document that is a single object is a list of one line.
 pub(in crate::list) fn is_line(keys: &Object<'_>) -> bool {
-    let kind = keys.get("type").or_else(|| keys.get("indicator_type")).and_then(|kind| string(kind));
-    let is_typed = kind.is_some_and(|kind| Kind::of(&kind) != Kind::Other);
-    keys.contains_key("cidr") || is_metadata(keys) || (is_typed && record::has_address(keys))
+    let is_typed = || TYPE_NAMES.iter().any(|name| keys.contains_key(*name)) && record::kind(keys) != Kind::Other;
+    keys.contains_key("cidr") || is_metadata(keys) || (is_typed() && record::has_address(keys))
 }
 
 /// What the records themselves tell of their number.

@@ -13,7 +13,7 @@ use super::{each, is_array_or_null};
 use crate::list::{
     Collector, MAX_LINE_BYTES, Reason,
     about::About,
-    csv::ADDRESS_NAMES,
+    csv::{ADDRESS_NAMES, TYPE_NAMES},
     entry,
     fields::{Field, Kind, is_same_name},
     json::{Object, Places, object, scalar, string, truth},
@@ -23,9 +23,6 @@ use crate::list::{
 const FIRST_NAME: &str = "cidr";
 const FURTHER_NAMES: [&str; 8] =
     ["ip_prefix", "ipv4Prefix", "ipv6Prefix", "network", "prefix", "subnet", "ioc", "ioc_value"];
-
-/// Keys of what the value is.
-const TYPE_NAMES: [&str; 3] = ["type", "indicator_type", "ioc_type"];
 
 /// Whether a record names an address that can be read, or one that is filtered.
 pub(super) fn has_address(keys: &Object<'_>) -> bool {
@@ -108,7 +105,8 @@ fn address<'a>(keys: &'a Object<'_>) -> Option<(&'a str, &'a RawValue)> {
     found.min_by_key(|(place, ..)| *place).map(|(_, key, value)| (key, value))
 }
 
-fn kind(keys: &Object<'_>) -> Kind {
+/// What the value is, by its own word.
+pub(super) fn kind(keys: &Object<'_>) -> Kind {
     let value = TYPE_NAMES.iter().find_map(|name| keys.get(*name)).and_then(|value| string(value));
     value.map_or(Kind::Address, |kind| Kind::of(&kind))
 }

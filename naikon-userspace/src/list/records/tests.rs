@@ -1,3 +1,5 @@
+//! Tables and laws of JSON lines and plain JSON lists.
+
 use proptest::prelude::*;
 
 use crate::{
