@@ -81,7 +81,9 @@ pub(super) fn parse_object(
 
 /// A MISP warninglist, as misp-warninglists' `list.json` has it.
 fn is_warninglist(keys: &Object<'_>) -> bool {
-    ["type", "matching_attributes", "version"].iter().any(|key| keys.contains_key(*key))
+    const TYPES: [&str; 5] = ["cidr", "string", "hostname", "substring", "regex"];
+    let is_typed = || keys.get("type").and_then(|kind| string(kind)).is_some_and(|kind| TYPES.contains(&&*kind));
+    keys.contains_key("matching_attributes") || is_typed()
 }
 
 /// Whether a warninglist is one of addresses.

@@ -234,6 +234,7 @@ fn objects() {
             b"{\"query_status\":\"ok\",\"data\":[{\"ioc\":\"192.0.2.1:443\",\"ioc_type\":\"ip:port\"},{\"ioc\":\"evil.example\",\"ioc_type\":\"domain\"}]}",
             &["json 2/0", "1:38 192.0.2.1/32", "1:38 notice port \"192.0.2.1:443\"", "1:83 notice type \"evil.example\""],
         ),
+        ("a list of another type", b"{\"type\":\"blocklist\",\"list\":[\"192.0.2.1\"]}", &["json 1/0", "1:30 192.0.2.1/32"]),
         ("empty data", b"{\"data\":[]}", &["json 0/0"]),
         ("one key of strings", b"{\"whatever\":[\"192.0.2.1\",\"x y\"]}", &["json 2/1", "1:15 192.0.2.1/32", "1:27 error name \"x y\""]),
     ]);
