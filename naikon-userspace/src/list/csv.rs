@@ -10,43 +10,23 @@
 //! field, and a quote that is never closed must cost one line, not swallow the rest of the list. The crate is the
 //! oracle in the tests.
 
-use super::{Collector, MAX_LINE_BYTES, Reason, entry, lines, plain};
+use std::borrow::Cow;
+
+use super::{
+    Collector, MAX_LINE_BYTES, Reason,
+    about::About,
+    banner,
+    entry::{self, Indicator},
+    fields::{Field, Kind},
+    lines, plain,
+};
 
 /// Names of the address column, the first that is there wins. Compared whole, without case, blanks and quotes
 /// around them: `ip_count` or `first ip` are no addresses.
-const ADDRESS_NAMES: [&str; 7] = ["value", "indicator", "ip", "address", "dst_ip", "src_ip", "ip_address"];
+pub(super) const ADDRESS_NAMES: [&str; 7] = ["value", "indicator", "ip", "address", "dst_ip", "src_ip", "ip_address"];
 
-/// Names of the column that says what the value is: MISP; Zeek and OTX.
-const TYPE_NAMES: [&str; 2] = ["type", "indicator_type"];
-
-/// Values of such a column that mean an address, a prefix or a range (in lower case, `_` and blank as `-`): MISP,
-/// Zeek, STIX and OTX terms, and the obvious ones.
-const ADDRESS_TYPES: [&str; 21] = [
-    "ip-src",
-    "ip-dst",
-    "ip-src|port",
-    "ip-dst|port",
-    "intel::addr",
-    "intel::subnet",
-    "ip",
-    "ipv4",
-    "ipv6",
-    "ip-address",
-    "ipaddress",
-    "ipv4-address",
-    "ipv6-address",
-    "ipv4-addr",
-    "ipv6-addr",
-    "addr",
-    "address",
-    "cidr",
-    "subnet",
-    "ip:port",
-    "ip-range",
-];
-
-/// MISP's pair of a name and its address.
-const PAIR_TYPE: &str = "domain|ip";
+/// Names of the column that says what the value is: MISP; Zeek and OTX; abuse.ch.
+pub(super) const TYPE_NAMES: [&str; 3] = ["type", "indicator_type", "ioc_type"];
 
 /// A byte of this kind separates the columns; the one that gives the most of them is meant.
 const SEPARATORS: [u8; 3] = [b',', b'\t', b';'];
@@ -61,7 +41,8 @@ pub(super) struct Header {
     columns: usize,
     address: usize,
     kind: Option<usize>,
-    to_ids: Option<usize>,
+    /// Columns that tell more of an entry, in the order in which they count.
+    context: Vec<(usize, Field)>,
     /// The header's own line: what stands above and in it is not read.
     line: u32,
 }
@@ -111,12 +92,19 @@ fn header_in(line: &[u8], number: u32) -> Option<Header> {
             columns: names.len(),
             address: position(&ADDRESS_NAMES)?,
             kind: position(&TYPE_NAMES),
-            to_ids: position(&["to_ids"]),
+            context: context_columns(&names),
             line: number,
         })
     };
     // The last of equals is taken: reversed, that is the comma.
     SEPARATORS.into_iter().rev().filter_map(of_separator).max_by_key(|header| header.columns)
+}
+
+fn context_columns(names: &[String]) -> Vec<(usize, Field)> {
+    let known = names.iter().enumerate().filter_map(|(column, name)| Some((column, Field::named(name)?)));
+    let mut columns: Vec<_> = known.collect();
+    columns.sort_by_key(|(_, (place, _))| *place);
+    columns.into_iter().map(|(column, (_, field))| (column, field)).collect()
 }
 
 /// Column names as they are compared; `None` when the line is no header, because a name is an address or prose.
@@ -150,6 +138,7 @@ pub(super) fn looks_like_unknown_header(text: &[u8]) -> bool {
 
 /// Reads every row below the header.
 pub(super) fn parse(text: &[u8], header: &Header, collector: &mut Collector) {
+    collector.published = banner::published(text).or(collector.published);
     let mut records =
         Records { text, separator: header.separator, next: 0, line: 1, wasted_bytes: 0, fields: Vec::new() };
     while let Some(start) = records.skip_to_row(header) {
@@ -185,51 +174,64 @@ fn row(records: &Records<'_>, start: usize, header: &Header, collector: &mut Col
     field.line += blanks.iter().fold(0, |lines, byte| lines + u32::from(*byte == b'\n'));
     let cell = records.value(field);
     let column = records.column(field);
-    let in_column = |column: Option<usize>| {
-        let field = column.and_then(|column| records.fields.get(column));
-        field.map(|field| String::from_utf8_lossy(records.value(*field)).to_ascii_lowercase().replace(['_', ' '], "-"))
-    };
-    let kind = in_column(header.kind).unwrap_or_default();
-    // An empty type (Zeek writes `-`) says nothing: then the value decides.
-    let is_address = matches!(kind.as_str(), "" | "-") || ADDRESS_TYPES.contains(&kind.as_str());
-    if !is_address && kind != PAIR_TYPE {
+    let kind = header.kind.and_then(|column| records.fields.get(column));
+    let kind = kind.map_or(Kind::Address, |field| Kind::of(&records.text(*field)));
+    if kind == Kind::Other {
         return collector.mention(field.line, column, cell, Reason::Type);
-    }
-    // MISP's word for "fit for blocking". A list without the column has no opinion.
-    let is_for_ids = matches!(in_column(header.to_ids).as_deref(), Some("1" | "true" | "yes"));
-    if header.to_ids.is_some() && !is_for_ids {
-        return collector.mention(field.line, column, cell, Reason::ToIds);
     }
     if cell.is_empty() {
         return collector.mention(field.line, column, whole.trim_ascii(), Reason::NoValue);
     }
-    if kind == PAIR_TYPE {
-        let name = cell.iter().rposition(|byte| *byte == b'|').map_or(0, |bar| bar + 1);
-        let address = cell.get(name..).unwrap_or(cell).trim_ascii();
-        let column = column.saturating_add(plain::column(cell, name) - 1);
-        return collector.entry(field.line, column, address, entry::read);
+    let about = about(records, header);
+    if about.is_decayed {
+        return collector.mention(field.line, column, cell, Reason::Expired);
     }
-    let text = match entry::without_comment(cell) {
-        b"" => cell,
-        text => text,
-    };
-    if kind.ends_with("|port") {
-        collector.entry(field.line, column, text, entry::read_with_port);
-    } else {
-        let more = header.columns == 1 && records.fields.len() > 1;
-        collector.entry(field.line, column, text, |text| {
-            entry::read(text).map(|indicator| entry::Indicator {
-                fields: indicator.fields.or(more.then_some(entry::Fields::Any)),
-                ..indicator
-            })
-        });
+    match kind {
+        Kind::Pair => {
+            let name = cell.iter().rposition(|byte| *byte == b'|').map_or(0, |bar| bar + 1);
+            let address = cell.get(name..).unwrap_or(cell).trim_ascii();
+            let column = column.saturating_add(plain::column(cell, name) - 1);
+            collector.entry_of(field.line, column, address, entry::read, about);
+        }
+        Kind::AddressAndPort => {
+            collector.entry_of(field.line, column, without_comment(cell), entry::read_with_port, about);
+        }
+        Kind::Address | Kind::Other => {
+            let more = header.columns == 1 && records.fields.len() > 1;
+            let read = |text: &str| {
+                entry::read(text).map(|indicator| Indicator {
+                    fields: indicator.fields.or(more.then_some(entry::Fields::Any)),
+                    ..indicator
+                })
+            };
+            collector.entry_of(field.line, column, without_comment(cell), read, about);
+        }
     }
 }
 
-/// A field's place in the text, without the quotes around it. Quotes doubled inside stay doubled: no address has
-/// any.
+/// The cell without its comment, unless nothing else is in it.
+fn without_comment(cell: &[u8]) -> &[u8] {
+    match entry::without_comment(cell) {
+        b"" => cell,
+        text => text,
+    }
+}
+
+/// What the other columns of the row tell.
+fn about(records: &Records<'_>, header: &Header) -> About {
+    let mut about = About::default();
+    for (column, field) in &header.context {
+        match records.fields.get(*column) {
+            Some(cell) => about.set(*field, &records.text(*cell)),
+            None => about.set(*field, ""),
+        }
+    }
+    about
+}
+
+/// A field's place in the text, without the quotes around it. Quotes doubled inside are still doubled.
 #[derive(Clone, Copy, Debug)]
-struct Field {
+struct Cell {
     start: usize,
     end: usize,
     line: u32,
@@ -245,7 +247,7 @@ struct Records<'a> {
     /// Bytes looked at for quotes that were never closed.
     wasted_bytes: usize,
     /// Of the record read last.
-    fields: Vec<Field>,
+    fields: Vec<Cell>,
 }
 
 /// How much may be wasted so. After that a record is one line: lines made for it (`a","`) would each cost the
@@ -319,7 +321,7 @@ impl<'a> Records<'a> {
             if place > limit {
                 return Err(Reason::LongLine);
             }
-            self.fields.push(Field { start, end: end.unwrap_or(place), line: field_line });
+            self.fields.push(Cell { start, end: end.unwrap_or(place), line: field_line });
             if self.byte(place) != Some(separator) {
                 break;
             }
@@ -348,12 +350,19 @@ impl<'a> Records<'a> {
         Err(Reason::OpenQuote)
     }
 
-    fn value(&self, field: Field) -> &'a [u8] {
+    fn value(&self, field: Cell) -> &'a [u8] {
         self.text.get(field.start..field.end).unwrap_or(&[]).trim_ascii()
     }
 
+    /// The value as text, with the quotes that are doubled inside as one.
+    fn text(&self, field: Cell) -> Cow<'a, str> {
+        let text = String::from_utf8_lossy(self.value(field));
+        let is_quoted = field.start.checked_sub(1).and_then(|before| self.byte(before)) == Some(b'"');
+        if is_quoted && text.contains("\"\"") { Cow::Owned(text.replace("\"\"", "\"")) } else { text }
+    }
+
     /// The column of the field's value, from 1.
-    fn column(&self, field: Field) -> u32 {
+    fn column(&self, field: Cell) -> u32 {
         let before = self.text.get(..field.start).unwrap_or(&[]);
         let line_start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
         let line = self.text.get(line_start..field.end).unwrap_or(&[]);
@@ -407,7 +416,7 @@ mod tests {
         let mut all = Vec::new();
         while records.next < text.len() {
             records.read().unwrap();
-            let raw = |field: &Field| text[field.start..field.end].replace("\"\"", "\"");
+            let raw = |field: &Cell| text[field.start..field.end].replace("\"\"", "\"");
             all.push(records.fields.iter().map(raw).collect());
         }
         all

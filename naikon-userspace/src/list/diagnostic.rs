@@ -141,6 +141,8 @@ pub enum Reason {
     Marking(Tlp),
     /// Called harmless by its source.
     Benign,
+    /// A decision that is no ban: of another type, or simulated.
+    NoBan,
     /// A warninglist of this name holds it, or part of it.
     Warned(Arc<str>),
     /// `max_age` is set, and nothing tells how old it is.
@@ -220,6 +222,7 @@ impl Reason {
             Reason::Tag => "tags",
             Reason::Marking(_) => "max_tlp",
             Reason::Benign => "benign",
+            Reason::NoBan => "no_ban",
             Reason::Warned(_) => "warninglist",
             Reason::Undated => "undated",
             Reason::Condition(_) => "condition",
@@ -254,6 +257,7 @@ impl Reason {
             | Reason::Tag
             | Reason::Marking(_)
             | Reason::Benign
+            | Reason::NoBan
             | Reason::NoAddress
             | Reason::Observed => Class::Filtered,
             Reason::HostBits(_)
@@ -328,6 +332,7 @@ impl fmt::Display for Reason {
             Reason::Tag => "left out by 'tags' or 'not_tags'; filtered",
             Reason::Marking(tlp) => return write!(formatter, "marked TLP:{tlp}, stricter than max_tlp; filtered"),
             Reason::Benign => "its source calls it benign; filtered",
+            Reason::NoBan => "a decision that is no ban, or a simulated one; filtered",
             Reason::Warned(name) => {
                 return write!(formatter, "warninglist '{name}' holds it or a part of it: a likely false positive");
             }
@@ -386,21 +391,6 @@ pub const TEXT_CHARACTERS: usize = 80;
 /// How many diagnostics are kept of each severity. More helps nobody; all are counted.
 pub const KEPT_DIAGNOSTICS: usize = 1000;
 
-/// Labels of [`Class::Filtered`].
-const FILTERS: [&str; 11] = [
-    "type",
-    "to_ids",
-    "revoked",
-    "expired",
-    "min_confidence",
-    "types",
-    "tags",
-    "max_tlp",
-    "benign",
-    "no_address",
-    "observed",
-];
-
 /// Diagnostics of one list: the first of each severity are kept, all are counted. A million bad lines cost no more
 /// than a thousand.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -411,7 +401,7 @@ pub struct Diagnostics {
     refused: usize,
     filtered: usize,
     noticed: usize,
-    labels: BTreeMap<&'static str, (Severity, usize)>,
+    labels: BTreeMap<&'static str, (Class, usize)>,
     files: Vec<String>,
 }
 
@@ -444,7 +434,7 @@ impl Diagnostics {
             Class::Filtered => self.filtered += 1,
             Class::Noticed => self.noticed += 1,
         }
-        self.labels.entry(reason.label()).or_insert((severity, 0)).1 += 1;
+        self.labels.entry(reason.label()).or_insert((reason.class(), 0)).1 += 1;
         let kept = match severity {
             Severity::Error => &mut self.errors,
             Severity::Notice => &mut self.notices,
@@ -497,7 +487,7 @@ impl Diagnostics {
     /// Counts of errors only: the series of `naikon_list_rejected_entries`.
     #[must_use]
     pub fn errors_by_label(&self) -> BTreeMap<&'static str, usize> {
-        let errors = self.labels.iter().filter(|(_, (severity, _))| *severity == Severity::Error);
+        let errors = self.labels.iter().filter(|(_, (class, _))| matches!(class, Class::Bad | Class::Refused));
         errors.map(|(label, (_, count))| (*label, *count)).collect()
     }
 
@@ -506,7 +496,7 @@ impl Diagnostics {
         let mut causes: Vec<_> = self
             .labels
             .iter()
-            .filter(|(label, (severity, _))| *severity == Severity::Error || FILTERS.contains(label))
+            .filter(|(_, (class, _))| *class != Class::Noticed)
             .map(|(label, (_, count))| (*label, *count))
             .collect();
         causes.sort_by_key(|(_, count)| std::cmp::Reverse(*count));

@@ -87,6 +87,9 @@ pub(super) fn read(text: &str) -> Result<Indicator, Reason> {
     if rest.is_empty() && !token.contains('-') {
         return single(token);
     }
+    if let Some(block) = block(token, rest) {
+        return Ok(block);
+    }
     if let Some(end) = rest.trim_start_matches(BLANKS).strip_prefix('-') {
         let (last, after) = split_token(end.trim_start_matches(BLANKS));
         // `192.0.2.1 - what it is` is a field that follows; `192.0.2.1 - 192.0.2` is a broken range.
@@ -117,6 +120,16 @@ pub(super) fn read_with_port(text: &str) -> Result<Indicator, Reason> {
         }
         Some(_) => Err(Reason::BadPort),
     }
+}
+
+/// Columns as DShield writes them: first address, last address, length. Where the three agree, all of the block is meant.
+fn block(token: &str, rest: &str) -> Option<Indicator> {
+    let mut columns = rest.strip_prefix('\t')?.split('\t');
+    let (first, last) = (address(token)?, address(columns.next()?.trim())?);
+    let block = prefix(first, columns.next()?.trim()).ok()?;
+    let is_whole = matches!(block.net, Net::One(whole) if whole.address() == first && whole.last() == last);
+    let fields = columns.any(|column| !column.trim().is_empty()).then_some(Fields::Any);
+    is_whole.then_some(Indicator { fields, ..block })
 }
 
 const BLANKS: [char; 2] = [' ', '\t'];
@@ -349,269 +362,4 @@ fn pattern_prefix(base: &str) -> Option<Prefix> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    /// What an entry reads as, in one line: `prefix,... [remarks]` or `! reason`.
-    fn told(text: &str) -> String {
-        match read(text) {
-            Err(reason) => format!("! {}", reason.label()),
-            Ok(indicator) => {
-                let mut told: Vec<String> = indicator.net.prefixes().map(|prefix| prefix.to_string()).collect();
-                for (is_set, remark) in [
-                    (indicator.host_bits, "host_bits"),
-                    (indicator.mapped, "mapped"),
-                    (indicator.port, "port"),
-                    (indicator.fields == Some(Fields::Any), "fields"),
-                    (indicator.fields == Some(Fields::Address), "address"),
-                ] {
-                    if is_set {
-                        told.push(remark.to_owned());
-                    }
-                }
-                told.join(" ")
-            }
-        }
-    }
-
-    #[test]
-    fn spellings() {
-        for (text, expected) in [
-            // Addresses and prefixes.
-            ("203.0.113.7", "203.0.113.7/32"),
-            ("0.0.0.0", "0.0.0.0/32"),
-            ("255.255.255.255", "255.255.255.255/32"),
-            ("198.51.100.0/24", "198.51.100.0/24"),
-            ("198.51.100.7/24", "198.51.100.0/24 host_bits"),
-            ("198.51.100.7/32", "198.51.100.7/32"),
-            ("0.0.0.0/0", "0.0.0.0/0"),
-            ("2001:db8::1", "2001:db8::1/128"),
-            ("2001:DB8:0:0::0001", "2001:db8::1/128"),
-            ("2001:db8::/32", "2001:db8::/32"),
-            ("2001:db8::1/32", "2001:db8::/32 host_bits"),
-            ("2001:db8:dead:beef:0000:0000:0000:0000/64", "2001:db8:dead:beef::/64"),
-            ("::", "::/128"),
-            ("64:ff9b::192.0.2.1", "64:ff9b::c000:201/128"),
-            ("::ffff:192.0.2.1", "192.0.2.1/32 mapped"),
-            ("::ffff:c000:201", "192.0.2.1/32 mapped"),
-            ("::ffff:192.0.2.0/120", "192.0.2.0/24 mapped"),
-            ("::ffff:192.0.2.1/120", "192.0.2.0/24 host_bits mapped"),
-            ("::ffff:192.0.2.1/96", "0.0.0.0/0 host_bits mapped"),
-            ("::ffff:192.0.2.1/32", "! length"),
-            // Defanged.
-            ("203[.]0[.]113[.]7", "203.0.113.7/32"),
-            ("203(.)0(.)113(.)7", "203.0.113.7/32"),
-            ("203{.}0{.}113{.}7", "203.0.113.7/32"),
-            ("203.0.113[.]7", "203.0.113.7/32"),
-            ("203[dot]0[dot]113[dot]7", "203.0.113.7/32"),
-            ("203[.]0[.]113[.]0/24", "203.0.113.0/24"),
-            ("203[.]0[.]113[.]7[:]443", "203.0.113.7/32 port"),
-            ("2001:db8[:]0::1", "2001:db8::1/128"),
-            ("2001[:]db8[::]1", "2001:db8::1/128"),
-            ("203[.0.113.7", "! syntax"),
-            // URLs.
-            ("http://203.0.113.7/", "203.0.113.7/32"),
-            ("https://203.0.113.7", "203.0.113.7/32"),
-            ("HTTPS://203.0.113.7/a?b#c", "203.0.113.7/32"),
-            ("hxxp://203.0.113[.]7/x", "203.0.113.7/32"),
-            ("hXXps://203[.]0[.]113[.]7/x", "203.0.113.7/32"),
-            ("hxxps[://]203[.]0[.]113[.]7/", "203.0.113.7/32"),
-            ("hxxp[:]//203.0.113.7/", "203.0.113.7/32"),
-            ("hxxp://203.0.113[.]7:8443/x", "203.0.113.7/32 port"),
-            ("hxxp://203.0.113.7?x=1", "203.0.113.7/32"),
-            ("http://[2001:db8::1]/x", "2001:db8::1/128"),
-            ("http://[2001:db8::1]:8080/x", "2001:db8::1/128 port"),
-            ("hxxp://[2001[:]db8::1]/x", "2001:db8::1/128"),
-            ("http://203.0.113.7/a,b", "203.0.113.7/32"),
-            ("http://203.0.113.7/a more", "203.0.113.7/32 fields"),
-            ("http://203.0.113.7,c2", "203.0.113.7/32 fields"),
-            ("http://203.0.113.7;c2", "203.0.113.7/32 fields"),
-            ("http://user@203.0.113.7/", "! url"),
-            ("http://203.0.113.7@evil.example/", "! url"),
-            ("http://203.0.113.7:80@evil.example/", "! url"),
-            ("http://203.0.113.7;@evil.example/", "! url"),
-            ("http://203.0.113.7\\@evil.example/", "! url"),
-            ("http://203.0.113.7\\x", "! syntax"),
-            ("http://evil.example/203.0.113.7", "! name"),
-            ("http://evil.example:80/", "! name"),
-            ("http://203.0.113.7:99999/", "! syntax"),
-            ("http://0313.0.113.7/", "! syntax"),
-            ("http:///x", "! syntax"),
-            ("ftp://203.0.113.7/", "! url"),
-            ("tcp://203.0.113.7:80", "! url"),
-            // Ports.
-            ("203.0.113.7:4444", "203.0.113.7/32 port"),
-            ("203.0.113.7:0", "203.0.113.7/32 port"),
-            ("[2001:db8::1]:443", "2001:db8::1/128 port"),
-            ("[2001:db8::1]", "2001:db8::1/128"),
-            ("[::ffff:192.0.2.1]:80", "192.0.2.1/32 mapped port"),
-            ("[2001:db8::1]:", "! syntax"),
-            ("[2001:db8::1]x", "! syntax"),
-            ("[2001:db8::1", "! syntax"),
-            ("[203.0.113.7]:80", "! syntax"),
-            ("203.0.113.7:65536", "! syntax"),
-            ("203.0.113.7:", "! syntax"),
-            ("203.0.113.7:http", "! syntax"),
-            ("203.0.113.0/24:80", "! length"),
-            // Ranges.
-            ("192.0.2.10-192.0.2.20", "192.0.2.10/31 192.0.2.12/30 192.0.2.16/30 192.0.2.20/32"),
-            ("192.0.2.10 - 192.0.2.11", "192.0.2.10/31"),
-            ("192.0.2.10- 192.0.2.11", "192.0.2.10/31"),
-            ("192.0.2.10 -192.0.2.11", "192.0.2.10/31"),
-            ("192.0.2.10\t-\t192.0.2.11", "192.0.2.10/31"),
-            ("192.0.2.0-192.0.2.255", "192.0.2.0/24"),
-            ("192.0.2.1-192.0.2.1", "192.0.2.1/32"),
-            ("0.0.0.0-255.255.255.255", "0.0.0.0/0"),
-            ("192[.]0[.]2[.]0-192[.]0[.]2[.]1", "192.0.2.0/31"),
-            ("2001:db8::-2001:db8::ffff", "2001:db8::/112"),
-            ("2001:db8::1 - 2001:db8::2", "2001:db8::1/128 2001:db8::2/128"),
-            ("::ffff:192.0.2.0-::ffff:192.0.2.3", "192.0.2.0/30 mapped"),
-            ("192.0.2.0-::ffff:192.0.2.3", "192.0.2.0/30 mapped"),
-            ("192.0.2.0-192.0.2.1 C2", "192.0.2.0/31 fields"),
-            ("192.0.2.0 - 192.0.2.1, C2", "192.0.2.0/31 fields"),
-            ("192.0.2.20-192.0.2.10", "! range"),
-            ("192.0.2.20 - 192.0.2.10", "! range"),
-            ("192.0.2.20-2001:db8::1", "! range"),
-            ("192.0.2.10-20", "! range"),
-            ("192.0.2.10 - 20", "! range"),
-            ("192.0.2.10-", "! range"),
-            ("192.0.2.10 - 192.0.2", "! range"),
-            ("192.0.2.10-192.0.2.0/24", "! range"),
-            ("192.0.2.0/24-192.0.2.255", "! syntax"),
-            // Fields that follow.
-            ("203.0.113.7 C2", "203.0.113.7/32 fields"),
-            ("203.0.113.7\t12", "203.0.113.7/32 fields"),
-            ("203.0.113.7,1,101", "203.0.113.7/32 fields"),
-            ("203.0.113.7, C2", "203.0.113.7/32 fields"),
-            ("203.0.113.7,", "203.0.113.7/32"),
-            ("203.0.113.7 - Cobalt Strike", "203.0.113.7/32 fields"),
-            ("203.0.113.7 - 12 hits", "203.0.113.7/32 fields"),
-            ("203.0.113.0\t203.0.113.255\t24\t1", "203.0.113.0/32 address"),
-            ("203.0.113.7 203.0.113.8", "203.0.113.7/32 address"),
-            ("203.0.113.0/24 SBL1", "203.0.113.0/24 fields"),
-            ("203.0.113.0 /24", "! syntax"),
-            ("203.0.113.0 / 24", "! syntax"),
-            // Refused by name.
-            ("203.0.x.x", "! pattern"),
-            ("203.0.X.X", "! pattern"),
-            ("203.0.*.*", "! pattern"),
-            ("203.0.0.x", "! pattern"),
-            ("203.0.xxx.xxx", "! pattern"),
-            ("203.0.x", "! pattern"),
-            ("203.0.x.x/16", "! pattern"),
-            ("43[.]138[.]x[.]x", "! pattern"),
-            ("1.2.3.4/33", "! length"),
-            ("1.2.3.4/", "! length"),
-            ("1.2.3.4/-1", "! syntax"),
-            ("1.2.3.4/+8", "! length"),
-            ("1.2.3.4/08", "! length"),
-            ("1.2.3.4/999", "! length"),
-            ("1.2.3.4/24/24", "! length"),
-            ("1.2.3.4/255.255.255.0", "! length"),
-            ("2001:db8::/129", "! length"),
-            ("010.1.2.3", "! syntax"),
-            ("1.2.3.04", "! syntax"),
-            ("1.2.3", "! syntax"),
-            ("1.2.3/24", "! syntax"),
-            ("1.2.3.4.5", "! syntax"),
-            ("1.2.3.256", "! syntax"),
-            ("1.2.3.", "! syntax"),
-            ("1..2.3", "! syntax"),
-            ("fe80::1%eth0", "! zone"),
-            ("2001:db8::1%1", "! zone"),
-            ("fe80::1%eth0/64", "! zone"),
-            ("evil.example", "! name"),
-            ("evil-host.example", "! name"),
-            ("evil.example:443", "! name"),
-            ("evil.example/x", "! name"),
-            ("localhost", "! name"),
-            ("3232235777", "! syntax"),
-            ("0xC0A80101", "! syntax"),
-            ("0x7f.1", "! name"),
-            ("2001:db8", "! syntax"),
-            ("2001:db8:::1", "! syntax"),
-            ("2001:db8::1::2", "! syntax"),
-            ("12345::", "! syntax"),
-            ("dead:beef", "! syntax"),
-            ("\"203.0.113.7\"", "! syntax"),
-            ("١.٢.٣.٤", "! syntax"),
-            ("203.0.113.7\u{a0}", "! syntax"),
-            ("203.0.113.7|80", "! syntax"),
-            ("-", "! syntax"),
-            (",203.0.113.7", "! syntax"),
-            ("//203.0.113.7", "! syntax"),
-        ] {
-            assert_eq!(told(text), expected, "{text:?}");
-        }
-    }
-
-    #[test]
-    fn patterns_tell_their_prefix() {
-        for (text, expected) in [
-            ("203.0.x.x", Some("203.0.0.0/16")),
-            ("203.x.x.x", Some("203.0.0.0/8")),
-            ("203.x.1.2", None),
-            ("x.x.1.2", None),
-        ] {
-            let expected = expected.map(|text| text.parse().unwrap());
-            assert_eq!(read(text), Err(Reason::Pattern(expected)), "{text}");
-        }
-    }
-
-    #[test]
-    fn comments_end_the_entry_but_not_a_url_with_a_user_part() {
-        for (text, expected) in [
-            ("203.0.113.7", "203.0.113.7"),
-            ("  203.0.113.7\t# c", "203.0.113.7"),
-            ("203.0.113.7;c", "203.0.113.7"),
-            ("203.0.113.7#c;d", "203.0.113.7"),
-            ("# c", ""),
-            ("; c", ""),
-            ("http://203.0.113.7/ ; c", "http://203.0.113.7/"),
-            ("http://203.0.113.7#c", "http://203.0.113.7"),
-            ("http://203.0.113.7;@evil.example/ ; c", "http://203.0.113.7;@evil.example/"),
-            ("http://203.0.113.7;a;@evil.example/ # c", "http://203.0.113.7;a;@evil.example/"),
-        ] {
-            assert_eq!(without_comment(text.as_bytes()), expected.as_bytes(), "{text}");
-        }
-    }
-
-    #[test]
-    fn a_port_behind_a_bar() {
-        assert!(read_with_port("203.0.113.7|443").is_ok_and(|indicator| indicator.port));
-        assert!(read_with_port("203.0.113.7").is_ok_and(|indicator| !indicator.port));
-        assert_eq!(read_with_port("203.0.113.7|x"), Err(Reason::BadPort));
-        assert_eq!(read_with_port("x|443"), Err(Reason::Name));
-    }
-
-    proptest! {
-        #[test]
-        fn arbitrary_text_never_panics(text in ".{0,60}", tail in "[0-9a-fx.:/\\[\\]() ,@;#%|-]{0,40}") {
-            let _ = read(&text);
-            let _ = read(&tail);
-            let _ = read(&format!("http://{tail}"));
-            let _ = read_with_port(&tail);
-            let _ = without_comment(tail.as_bytes());
-        }
-
-        #[test]
-        fn ranges_become_exactly_their_addresses(first: u32, length in 0_u32..5000) {
-            let last = first.saturating_add(length);
-            let (from, to) = (Ipv4Addr::from(first), Ipv4Addr::from(last));
-            let prefixes: Vec<Prefix> = read(&format!("{from}-{to}")).unwrap().net.prefixes().collect();
-            let mut next = u64::from(first);
-            for prefix in &prefixes {
-                let (IpAddr::V4(start), IpAddr::V4(end)) = (prefix.address(), prefix.last()) else { panic!("{prefix}") };
-                prop_assert_eq!(u64::from(u32::from(start)), next);
-                next = u64::from(u32::from(end)) + 1;
-            }
-            prop_assert_eq!(next, u64::from(last) + 1);
-            // Fewest: no two neighbours could be one.
-            for pair in prefixes.windows(2) {
-                let joined = pair[0].truncated(pair[0].length() - 1).unwrap();
-                prop_assert!(pair[0].length() != pair[1].length() || !joined.contains(&pair[1]));
-            }
-        }
-    }
-}
+mod tests;

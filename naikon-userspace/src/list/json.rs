@@ -40,8 +40,8 @@ pub(super) fn parse(text: &str, collector: &mut Collector) -> Result<Format, Ref
     let document: &RawValue = serde_json::from_str(text).map_err(|error| syntax(&error))?;
     if let Some(elements) = array(document) {
         let elements = bounded(elements)?;
-        let Some(first) = elements.first() else { return Err(Refusal::Empty) };
-        let keys = object(first).unwrap_or_default();
+        // Without elements it is an empty list, which may be meant so.
+        let keys = elements.first().and_then(|first| object(first)).unwrap_or_default();
         if stix::is_object(&keys) {
             stix::parse(&elements, &mut places, collector)?;
             return Ok(Format::Stix);

@@ -24,7 +24,7 @@ use labels::Labels;
 use super::{
     Collector, MAX_BYTES, Reason, Refusal, entry,
     json::{Object, Places, object, scalar, string, truth},
-    walk::{each, members},
+    walk::{each, present},
 };
 use crate::provenance::{Context, Subject, Time, Tlp};
 
@@ -83,7 +83,7 @@ macro_rules! parts {
             /// `None` where it is no object. Of equal keys the last counts.
             fn read(value: &'a RawValue) -> Option<Self> {
                 let mut parts = $name::default();
-                let is_object = members(value, |key, value| match key {
+                let is_object = present(value, |key, value| match key {
                     $($key => parts.$field = Some(value),)*
                     _ => {}
                 });

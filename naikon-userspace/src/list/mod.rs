@@ -6,16 +6,20 @@
 //!
 //! A new format is a variant of [`Format`], an arm in `read` or, for JSON, in `json::parse`, and a file beside `plain`.
 
+mod about;
+mod banner;
 mod collector;
 mod csv;
 mod detect;
 mod diagnostic;
 mod entry;
+mod fields;
 mod json;
 mod misp;
 mod plain;
 mod records;
 mod stix;
+mod tags;
 mod walk;
 
 use std::{fmt, io::Read};

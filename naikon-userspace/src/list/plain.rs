@@ -8,10 +8,12 @@
 //! hxxp://203[.]0[.]113[.]7:8443/x
 //! ```
 
-use super::{Collector, Refusal, entry, lines};
+use super::{Collector, Refusal, banner, entry, lines};
 
 /// Reads every line of `text`.
 pub(super) fn parse(text: &[u8], collector: &mut Collector) -> Result<(), Refusal> {
+    collector.published = banner::published(text).or(collector.published);
+    let (first, read, bad) = (collector.entries.len(), collector.read, collector.diagnostics.bad());
     for (number, line) in lines(text) {
         let text = entry::without_comment(line);
         if text.is_empty() {
@@ -20,7 +22,12 @@ pub(super) fn parse(text: &[u8], collector: &mut Collector) -> Result<(), Refusa
         let start = line.len() - line.trim_ascii_start().len();
         collector.entry(number, column(line, start), text, entry::read);
     }
-    Ok(())
+    match banner::count(text) {
+        Some(count) if !collector.is_full => {
+            count.check(collector, first, collector.read - read, collector.diagnostics.bad() - bad)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The column, from 1, of the byte at `start` of its line: in characters, as editors count.

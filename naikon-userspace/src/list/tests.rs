@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 /// Everything parsing says about a text, a line each: `format read/bad`, `line:column prefix`, and
 /// `line:column severity label "text"`.
-fn told(text: &[u8]) -> Vec<String> {
+pub(super) fn told(text: &[u8]) -> Vec<String> {
     let parsed = match parse(text) {
         Ok(parsed) => parsed,
         Err(refusal) => return vec![format!("refused: {refusal}")],
@@ -22,7 +22,15 @@ fn told(text: &[u8]) -> Vec<String> {
     told
 }
 
-fn check(rows: &[(&str, &[u8], &[&str])]) {
+/// What is known of each entry, as JSON; empty where nothing is.
+pub(super) fn contexts(text: &[u8]) -> Vec<String> {
+    let parsed = parse(text).unwrap();
+    let context =
+        |entry| parsed.context(entry).map_or_else(String::new, |context| serde_json::to_string(context).unwrap());
+    parsed.entries.iter().map(context).collect()
+}
+
+pub(super) fn check(rows: &[(&str, &[u8], &[&str])]) {
     for (name, text, expected) in rows {
         assert_eq!(told(text), *expected, "{name}");
     }
@@ -97,6 +105,40 @@ fn plain_text() {
             &["plain 1/0", "1:1 2001:db8::1/128", "1:1 notice port \"[2001:db8::1]:443\""],
         ),
         (
+            "dshield",
+            b"# Start\tEnd\tNetmask\n#\n198.51.100.0\t198.51.100.255\t24\t1234\tX\tYY\tx@example.org\n",
+            &[
+                "plain 1/0",
+                "3:1 198.51.100.0/24",
+                "3:1 notice fields \"198.51.100.0\\t198.51.100.255\\t24\\t1234\\tX\\tYY\\tx@example.org\"",
+            ],
+        ),
+        (
+            "suricata's reputation",
+            b"192.0.2.1,1,101\n",
+            &["plain 1/0", "1:1 192.0.2.1/32", "1:1 notice fields \"192.0.2.1,1,101\""],
+        ),
+        (
+            "emerging threats",
+            b"# Rev 1\n#\n#Spamhaus DROP Nets\n198.51.100.0/24 \n\n# Feodo\n192.0.2.1\n",
+            &["plain 2/0", "4:1 198.51.100.0/24", "7:1 192.0.2.1/32"],
+        ),
+        (
+            "a comment as a field",
+            b"192.0.2.1/32,comment\n",
+            &["plain 1/0", "1:1 192.0.2.1/32", "1:1 notice fields \"192.0.2.1/32,comment\""],
+        ),
+        (
+            "ipset save",
+            b"create x hash:ip\nadd x 192.0.2.1\n",
+            &["plain 2/2", "1:1 error name \"create x hash:ip\"", "2:1 error name \"add x 192.0.2.1\""],
+        ),
+        (
+            "hosts",
+            b"0.0.0.0 evil.example\n",
+            &["plain 1/0", "1:1 0.0.0.0/32", "1:1 notice fields \"0.0.0.0 evil.example\""],
+        ),
+        (
             "a name first",
             b"evil.example\n192.0.2.1\n",
             &["plain 2/1", "2:1 192.0.2.1/32", "1:1 error name \"evil.example\""],
@@ -118,9 +160,8 @@ fn csv() {
             "csv 1/0", "5:24 192.0.2.1/32", "1:9 notice crlf \"\"",
         ]),
         ("misp", b"uuid,event_id,category,type,value,comment,to_ids,date\nu,17,Network activity,ip-dst,\"192.0.2.1\",\"C2, \"\"old\"\" IP\",1,20161116\nu,17,n,ip-src,192.0.2.2,,0,\nu,17,n,domain,192.0.2.3,,1,\nu,17,n,ip-dst|port,192.0.2.4|80,,1,\nu,17,n,domain|ip,evil.example|192.0.2.5,,1,\nu,17,n,ip-dst,192.0.2.6,,,\n", &[
-            "csv 6/0", "2:31 192.0.2.1/32", "5:20 192.0.2.4/32", "6:31 192.0.2.5/32",
-            "3:15 notice to_ids \"192.0.2.2\"", "4:15 notice type \"192.0.2.3\"", "5:20 notice port \"192.0.2.4|80\"",
-            "7:15 notice to_ids \"192.0.2.6\"",
+            "csv 6/0", "2:31 192.0.2.1/32", "3:15 192.0.2.2/32", "5:20 192.0.2.4/32", "6:31 192.0.2.5/32",
+            "7:15 192.0.2.6/32", "4:15 notice type \"192.0.2.3\"", "5:20 notice port \"192.0.2.4|80\"",
         ]),
         ("misp, new, lines in a comment", b"\"uuid\",\"type\",\"comment\",\"value\",\"to_ids\",\"attribute_tag\"\nu,ip-dst,\"a\nb, \"\"c\"\"\",192.0.2.1,1,\nu,ip-dst,,192.0.2.2,1,\n", &[
             "csv 2/0", "3:11 192.0.2.1/32", "4:11 192.0.2.2/32",
@@ -150,6 +191,99 @@ fn csv() {
             "csv 4/0", "2:2 192.0.2.1/32", "3:3 192.0.2.2/32", "4:6 192.0.2.3/32", "5:5 notice type \"192.0.2.4\"",
         ]),
     ]);
+}
+
+#[test]
+fn what_rows_tell_is_kept() {
+    let full = "uuid,event_id,type,value,comment,to_ids,timestamp,attribute_tag,event_tag\n\
+        u1,17,ip-dst,192.0.2.1,\"C2, \"\"old\"\" IP\",1,1735689600,\"tlp:amber,misp-galaxy:threat-actor=\"\"Naikon, PLA\"\"\",tlp:green\n\
+        u2,17,ip-dst,192.0.2.2,,0,,,\n\
+        u3,17,ip-dst,192.0.2.3\n";
+    assert_eq!(
+        contexts(full.as_bytes()),
+        [
+            "{\"id\":\"u1\",\"comment\":\"C2, \\\"old\\\" IP\",\"actors\":[\"Naikon, PLA\"],\"tags\":[\"tlp:green\",\"tlp:amber\",\
+         \"misp-galaxy:threat-actor=\\\"Naikon, PLA\\\"\"],\"kind\":\"ip-dst\",\"tlp\":\"amber\",\"to_ids\":true,\
+         \"last_seen\":\"2025-01-01T00:00:00Z\"}",
+            "{\"id\":\"u2\",\"kind\":\"ip-dst\",\"to_ids\":false}",
+            "{\"id\":\"u3\",\"kind\":\"ip-dst\",\"to_ids\":false}",
+        ]
+    );
+    for (text, expected) in [
+        (
+            "uuid,type,value,to_ids,date\nu,ip-src,192.0.2.1,1,20161116\n",
+            "{\"id\":\"u\",\"kind\":\"ip-src\",\"to_ids\":true,\"last_seen\":\"2016-11-16T00:00:00Z\"}",
+        ),
+        (
+            "\"first_seen_utc\",\"dst_ip\",\"dst_port\",\"c2_status\",\"last_online\",\"malware\"\n\"2025-12-30 13:56:31\",\"192.0.2.1\",\"443\",\"online\",\"2026-03-12\",\"QakBot\"\n",
+            "{\"comment\":\"QakBot\",\"last_seen\":\"2026-03-12T00:00:00Z\"}",
+        ),
+        (
+            "ip;actor;campaign;attack;valid_from;expires;Confidence;tlp\n192.0.2.1;Naikon;Operation X;T1071;2026-01-01;2026-02-01;high;TLP:RED\n",
+            "{\"actors\":[\"Naikon\"],\"campaigns\":[\"Operation X\"],\"attack\":[\"T1071\"],\"confidence\":85,\"tlp\":\"red\",\"valid_from\":\"2026-01-01T00:00:00Z\",\"valid_until\":\"2026-02-01T00:00:00Z\"}",
+        ),
+        ("#fields\tindicator\tindicator_type\tmeta.desc\n192.0.2.1\tIntel::ADDR\t-\n", "{\"kind\":\"Intel::ADDR\"}"),
+        ("#ip,ioc\n192.0.2.1,Possible C2\n", "{\"comment\":\"Possible C2\"}"),
+        ("ip,comment\n192.0.2.1,\n", ""),
+        ("ip,count\n192.0.2.1,7\n", ""),
+    ] {
+        assert_eq!(contexts(text.as_bytes()), [expected], "{text}");
+    }
+}
+
+#[test]
+fn bare_entries_have_no_context() {
+    for text in [
+        "192.0.2.1\n",
+        "ip,count\n192.0.2.1,7\n",
+        "[\"192.0.2.1\"]",
+        "{\"ip\":\"192.0.2.1\"}\n{\"ip\":\"192.0.2.2\"}\n",
+    ] {
+        let parsed = parse(text.as_bytes()).unwrap();
+        assert!(parsed.contexts.is_empty() && parsed.entries.iter().all(|entry| entry.context == 0), "{text}");
+    }
+}
+
+#[test]
+fn decayed_rows_are_over() {
+    let text = b"value,decay_score_score,decay_score_decayed\n192.0.2.1,3,1\n192.0.2.2,80,0\n192.0.2.3,,\n";
+    assert_eq!(told(text), ["csv 3/0", "3:1 192.0.2.2/32", "4:1 192.0.2.3/32", "2:1 notice expired \"192.0.2.1\""]);
+}
+
+#[test]
+fn counts_of_firehol_are_compared() {
+    let list = |form: &str, entries: &str, body: &str| {
+        format!("#\n# x\n#\n# ipv4 hash:{form} ipset\n#\n# Entries         : {entries}\n#\n{body}")
+    };
+    for (form, entries, body, expected) in [
+        ("ip", "2 unique IPs", "192.0.2.1\n192.0.2.2\n", None),
+        ("ip", "3 unique IPs", "192.0.2.1\n192.0.2.2\n", Some((3, 2))),
+        ("ip", "1 unique IPs", "192.0.2.1\n192.0.2.2\n", Some((1, 2))),
+        ("ip", "1,000 unique IPs", "192.0.2.1\n192.0.2.2\n", Some((1000, 2))),
+        ("ip", "2 unique IPs", "192.0.2.1\n192.0.2.2\n192.0.2.2\n", None),
+        ("ip", "2 unique IPs", "192.0.2.1\nx\n", None),
+        ("net", "257 unique IPs", "192.0.2.0/24\n198.51.100.1\n", None),
+        ("net", "258 unique IPs", "192.0.2.0/24\n198.51.100.1\n", Some((258, 257))),
+        ("net", "2 subnets, 257 unique IPs", "192.0.2.0/24\n198.51.100.1\n", None),
+        ("net", "3 subnets, 257 unique IPs", "192.0.2.0/24\n198.51.100.1\n", Some((3, 2))),
+        ("net", "3 subnets, 257 unique IPs", "", Some((3, 0))),
+        ("other", "9 unique IPs", "192.0.2.1\n", None),
+    ] {
+        let expected = expected.map(|(told, found)| Refusal::Count { told, found });
+        let text = list(form, entries, body);
+        assert_eq!(parse(text.as_bytes()).err(), expected, "{text}");
+    }
+}
+
+#[test]
+fn heads_date_the_list() {
+    for text in [
+        "; Last-Modified: Thu, 23 Oct 2025 09:10:11 GMT\n192.0.2.1\n",
+        "# Source File Date: Thu Oct 23 09:10:11 UTC 2025\n192.0.2.1\n",
+        "####\n# Last updated: 2025-10-23 09:10:11 UTC   #\n####\nip,x\n192.0.2.1,y\n",
+    ] {
+        assert_eq!(parse(text.as_bytes()).unwrap().published, Time::parse("2025-10-23T09:10:11Z"), "{text}");
+    }
 }
 
 #[test]

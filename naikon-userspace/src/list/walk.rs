@@ -19,7 +19,16 @@ pub(super) fn each<'a>(value: &'a RawValue, mut take: impl FnMut(&'a RawValue)) 
     }
 }
 
-/// Hands on each member of an object, in its order, except those that are `null`. `false` where it is no object.
+/// As [`members`], without those that are `null`.
+pub(super) fn present<'a>(value: &'a RawValue, mut take: impl FnMut(&str, &'a RawValue)) -> bool {
+    members(value, |key, value| {
+        if value.get() != "null" {
+            take(key, value);
+        }
+    })
+}
+
+/// Hands on each member of an object, in its order. `false` where it is no object.
 pub(super) fn members<'a>(value: &'a RawValue, take: impl FnMut(&str, &'a RawValue)) -> bool {
     value.get().starts_with('{')
         && serde_json::Deserializer::from_str(value.get()).deserialize_map(Members(take)).is_ok()
@@ -54,9 +63,7 @@ impl<'a, F: FnMut(&str, &'a RawValue)> Visitor<'a> for Members<F> {
     fn visit_map<A: MapAccess<'a>>(mut self, mut members: A) -> Result<(), A::Error> {
         // Keys as text, too: one that stands for no characters (`"\ud800"`) must not hide those behind it.
         while let Some((key, value)) = members.next_entry::<&RawValue, &'a RawValue>()? {
-            if value.get() != "null" {
-                self.0(string(key).as_deref().unwrap_or_default(), value);
-            }
+            self.0(string(key).as_deref().unwrap_or_default(), value);
         }
         Ok(())
     }

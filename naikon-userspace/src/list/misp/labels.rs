@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 
 use super::super::{
     json::string,
-    walk::{each, members},
+    walk::{each, present},
 };
 use crate::provenance::{Subject, Tlp};
 
@@ -68,7 +68,7 @@ impl Labels {
                 if let Some(name) = string(tag) {
                     labels.tag(&name);
                 }
-                members(tag, |key, value| {
+                present(tag, |key, value| {
                     if let Some(name) = (key == "name").then(|| string(value)).flatten() {
                         labels.tag(&name);
                     }
@@ -77,7 +77,7 @@ impl Labels {
         }
         if let Some(galaxies) = galaxies {
             each(galaxies, |galaxy| {
-                members(galaxy, |key, value| {
+                present(galaxy, |key, value| {
                     if key == "GalaxyCluster" {
                         each(value, |cluster| labels.cluster(cluster));
                     }
@@ -125,7 +125,7 @@ impl Labels {
 
     fn cluster(&mut self, cluster: &RawValue) {
         let (mut kind, mut value, mut tag, mut meta) = (None, None, None, None);
-        members(cluster, |key, member| {
+        present(cluster, |key, member| {
             let slot = match key {
                 "type" => &mut kind,
                 "value" => &mut value,
@@ -143,7 +143,7 @@ impl Labels {
             self.named(&kind, &value);
         }
         let Some(meta) = meta.filter(|_| is_technique(&kind)) else { return };
-        members(meta, |key, ids| {
+        present(meta, |key, ids| {
             if key == "external_id" {
                 each(ids, |id| {
                     if let Some(id) = string(id).filter(|id| is_technique_id(id)) {
