@@ -14,6 +14,7 @@ mod harness;
 #[path = "../xtask/src/kernel.rs"]
 mod kernel;
 mod lifecycle;
+mod lists;
 mod packets;
 mod reload;
 mod traffic;
