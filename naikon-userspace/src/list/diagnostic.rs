@@ -365,6 +365,15 @@ pub const KEPT_DIAGNOSTICS: usize = 1000;
 const FILTERS: [&str; 10] =
     ["type", "to_ids", "revoked", "expired", "min_confidence", "types", "tags", "max_tlp", "benign", "no_address"];
 
+/// A label in a sentence for people.
+pub(crate) fn spoken(label: &str) -> &str {
+    match label {
+        "to_ids" => "to_ids=false",
+        "type" => "typed as no address",
+        label => label,
+    }
+}
+
 /// Diagnostics of one list: the first of each severity are kept, all are counted. A million bad lines cost no more
 /// than a thousand.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -456,6 +465,13 @@ impl Diagnostics {
     pub fn errors_by_label(&self) -> BTreeMap<&'static str, usize> {
         let errors = self.labels.iter().filter(|(_, (severity, _))| *severity == Severity::Error);
         errors.map(|(label, (_, count))| (*label, *count)).collect()
+    }
+
+    /// Counts of filtered entries by [`Reason::label`].
+    #[must_use]
+    pub fn filtered_by_label(&self) -> BTreeMap<&'static str, usize> {
+        let filtered = self.labels.iter().filter(|(label, _)| FILTERS.contains(label));
+        filtered.map(|(label, (_, count))| (*label, *count)).collect()
     }
 
     /// Why entries are missing from the result: what was refused, unreadable or filtered, most frequent first.
@@ -574,12 +590,7 @@ impl fmt::Display for Refusal {
             Refusal::NothingUsable { read, causes } => {
                 write!(formatter, "nothing usable, 0 of {read}:")?;
                 for (place, (label, count)) in causes.iter().enumerate() {
-                    let what = match *label {
-                        "to_ids" => "to_ids=false",
-                        "type" => "typed as no address",
-                        label => label,
-                    };
-                    write!(formatter, "{} {count} x {what}", if place == 0 { "" } else { "," })?;
+                    write!(formatter, "{} {count} x {}", if place == 0 { "" } else { "," }, spoken(label))?;
                 }
                 formatter.write_str("; allow_empty accepts that")
             }

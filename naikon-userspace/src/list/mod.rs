@@ -26,6 +26,7 @@ use detect::{Detected, detect};
 pub use diagnostic::{Class, Diagnostic, Diagnostics, KEPT_DIAGNOSTICS, Reason, Refusal, Severity, TEXT_CHARACTERS};
 
 pub(crate) use collector::Shared;
+pub(crate) use diagnostic::spoken;
 
 use crate::{
     prefix::Prefix,
