@@ -71,7 +71,8 @@ impl Comparison {
     #[must_use]
     pub fn count(&self) -> (usize, usize) {
         let counted = self.changes.iter().filter(|change| change.entry().counts());
-        let (added, removed): (Vec<&Change>, Vec<&Change>) = counted.partition(|change| matches!(change, Change::Added(_)));
+        let (added, removed): (Vec<&Change>, Vec<&Change>) =
+            counted.partition(|change| matches!(change, Change::Added(_)));
         (added.len(), removed.len())
     }
 }

@@ -150,7 +150,7 @@ pub(super) fn run(check: &Check) -> Result<Code, Failure> {
         print(&compiled, &report)?;
     } else if check.json {
         output::json(&report)?;
-    } else {
+    } else if !report.lists.is_empty() {
         show(&compiled, &report, check.all)?;
     }
     let rejected = report.lists.iter().any(|list| list.rejected > 0);

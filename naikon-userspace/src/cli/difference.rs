@@ -1,7 +1,7 @@
 //! `naikon check --diff OLD NEW`: what a new version of a list would change, before it does.
 
 use std::{
-    collections::BTreeMap,
+    borrow::Cow,
     io::{self, BufWriter, Write},
     path::Path,
 };
@@ -27,16 +27,16 @@ use crate::{
 const CHANGES_SHOWN: usize = 24;
 
 pub(super) fn run(check: &Check, old: &Path, new: &Path, host: &HostFacts) -> Result<Code, Failure> {
-    let mut overrides = check.lists.overrides();
+    let overrides = check.lists.overrides();
     let named = overrides.lists.len();
-    let mut config = Origin { file: check.lists.config.clone(), overrides: std::mem::take(&mut overrides) }.read()?;
+    let mut config = Origin { file: check.lists.config.clone(), overrides }.read()?;
     // The file's lists are what is changed: OLD may well be one of them. What it spares holds for both sides.
     config.lists.truncate(named);
     let before = compile_config(&with(&config, old), host)?;
     let after = compile_config(&with(&config, new), host)?;
     let refusals: Vec<String> = refused(&before).into_iter().chain(refused(&after)).collect();
     let found = comparison::between(&before.ruleset, &after.ruleset);
-    let refused = if refusals.is_empty() { guard(&before, &after) } else { Some(refusals.join("; ")) };
+    let refused = if refusals.is_empty() { guard((&before, old), (&after, new)) } else { Some(refusals.join("; ")) };
     // What is refused changes nothing.
     let found = if refusals.is_empty() { found } else { Comparison::default() };
     if check.json {
@@ -73,29 +73,35 @@ fn refused(side: &Compiled) -> Vec<String> {
 }
 
 /// Why a reload would not take the change.
-fn guard(before: &Compiled, after: &Compiled) -> Option<String> {
-    let (old, new) = (dropped(before), dropped(after));
-    // One file that replaces another is the same list, whatever their names.
-    let by_name =
-        |lists: &[(String, Vec<Prefix>)]| -> BTreeMap<String, Vec<Prefix>> { lists.iter().cloned().collect() };
-    let (old_by_name, new_by_name) = match (old.as_slice(), new.as_slice()) {
-        ([(_, old)], [(name, new)]) => ([(name.clone(), old.clone())].into(), [(name.clone(), new.clone())].into()),
-        (old, new) => (by_name(old), by_name(new)),
+fn guard((before, old): (&Compiled, &Path), (after, new): (&Compiled, &Path)) -> Option<String> {
+    let (gone, come) = (own(before, old), own(after, new));
+    let pairs: Vec<_> = match (gone.as_slice(), come.as_slice()) {
+        // One file that replaces another is the same list, whatever their names.
+        ([(_, gone)], [(_, come)]) => vec![(&**gone, &**come)],
+        _ => gone
+            .iter()
+            .filter_map(|(name, gone)| {
+                let (_, come) = come.iter().find(|(other, _)| other == name)?;
+                Some((&**gone, &**come))
+            })
+            .collect(),
     };
-    let pairs = old_by_name.iter().filter_map(|(name, old)| Some((old.as_slice(), new_by_name.get(name)?.as_slice())));
-    let union = |lists: &[(String, Vec<Prefix>)]| {
-        let mut all: Vec<Prefix> = lists.iter().flat_map(|(_, prefixes)| prefixes).copied().collect();
-        all.sort_unstable();
-        all.dedup();
-        all
-    };
-    comparison::refusal(pairs, (&union(&old), &union(&new))).map(|refusal| refusal.to_string())
+    comparison::refusal(pairs, (&dropped(before), &dropped(after))).map(|refusal| refusal.to_string())
 }
 
-/// What each drop list has in force.
-fn dropped(side: &Compiled) -> Vec<(String, Vec<Prefix>)> {
+/// The lists that only this side has, by name, with what is in force of them.
+fn own<'a>(side: &'a Compiled, path: &Path) -> Vec<(&'a str, Cow<'a, [Prefix]>)> {
+    let own = side.lists.iter().filter(|(source, _)| source.path == path || source.path.parent() == Some(path));
+    own.map(|(source, list)| (source.name.as_str(), list.content.active(side.now))).collect()
+}
+
+/// What all drop lists have in force together.
+fn dropped(side: &Compiled) -> Vec<Prefix> {
     let drops = side.lists.iter().filter(|(source, _)| source.role == Role::Listed(ListAction::Drop));
-    drops.map(|(source, list)| (source.name.clone(), list.content.active(side.now).into_owned())).collect()
+    let mut all: Vec<Prefix> = drops.flat_map(|(_, list)| list.content.active(side.now).into_owned()).collect();
+    all.sort_unstable();
+    all.dedup();
+    all
 }
 
 fn report(found: &Comparison, refused: Option<&str>) -> CheckDiff {
