@@ -61,6 +61,10 @@ impl Counts {
             *self.tlp.entry(tlp).or_default() += prefixes;
         }
         self.widen(context.confidence);
+        // Those that tell nothing are not shared.
+        if context.subject.is_empty() {
+            return;
+        }
         let place = Arc::as_ptr(&context.subject).addr();
         self.subjects.entry(place).or_insert_with(|| (Arc::clone(&context.subject), 0)).1 += prefixes;
     }
