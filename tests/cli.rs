@@ -142,6 +142,123 @@ fn check_refuses_what_cannot_be_a_list() {
     offline.naikon(&["check", "missing.txt"]).exits(2).says("missing.txt");
 }
 
+/// What a command answers, with its messages and exit code, as `tests/golden/NAME.txt` has it. `NAIKON_BLESS=1` writes
+/// the file anew: read the difference before it is committed.
+#[track_caller]
+fn golden(name: &str, offline: &Offline, arguments: &[&str]) {
+    let run = offline.naikon(arguments);
+    let answer = if arguments.contains(&"--json") { format!("{:#}\n", run.json()) } else { run.out.clone() };
+    let code = run.code.unwrap();
+    let found = format!("$ naikon {}\n{answer}{}exit {code}\n", arguments.join(" "), run.err);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(format!("{name}.txt"));
+    if std::env::var_os("NAIKON_BLESS").is_some_and(|value| value == "1") {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, &found).unwrap();
+    }
+    let expected = fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(found, expected, "{} should hold this answer; NAIKON_BLESS=1 writes it:\n{found}", path.display());
+}
+
+/// A list with every kind of trouble, and more of some kinds than anybody wants to read.
+fn hostile_list() -> String {
+    let mut text = String::from(
+        "# a comment\n198.51.100.7 # first\n198.51.100.7\n198.51.100.x\n203.0.113.9/28\n\u{1b}[31mred\u{1b}[0m\n\
+         \u{202e}sdrawkcab\n010.1.2.3\n198.51.100.300\n198.51.100\n10.0.0.1\n198.51.100.8:443\nc2.example\n\
+         198.51.100.1/33\nfe80::1%eth0\n::ffff:198.51.100.9\nhxxp://198[.]51[.]100[.]10/x\nftp://198.51.100.11/\n",
+    );
+    text.extend((0..=255).map(|last| format!("192.0.2.{last}\n")));
+    text.extend((0..40).map(|_| "2001:db8::7\n"));
+    text.extend((0..12).map(|last| format!("192.168.0.{last}\n")));
+    text
+}
+
+#[test]
+fn check_of_a_hostile_list_is_a_screenful_of_what_matters() {
+    let offline = Offline::new();
+    offline.write("hostile.txt", hostile_list());
+    golden("check-hostile", &offline, &["check", "hostile.txt"]);
+    golden("check-all", &offline, &["check", "--all", "hostile.txt"]);
+    offline.write("c2.txt", "198.51.100.7\n198.51.100.x\n203.0.113.9/28\n\u{1b}[2J\n198.51.100.7\n2001:db8::7\n");
+    golden("check-json", &offline, &["check", "--json", "c2.txt"]);
+    golden("check-strict", &offline, &["check", "--strict", "c2.txt"]);
+}
+
+#[test]
+fn check_says_loudly_what_is_filtered() {
+    let offline = Offline::new();
+    let rows: String = (0..29).map(|last| format!("{last},ip-dst,203.0.113.{last},0\n")).collect();
+    let text = format!("uuid,type,value,to_ids\n90,ip-dst|port,198.51.100.7|443,1\n91,domain,c2.example,1\n{rows}");
+    offline.write("misp.csv", text);
+    golden("check-filtered", &offline, &["check", "misp.csv"]);
+    offline.write("switched-off.csv", "type,value,to_ids\nip-dst,198.51.100.7,0\n");
+    golden("check-nothing-usable", &offline, &["check", "switched-off.csv"]);
+}
+
+#[test]
+fn check_shows_what_a_new_version_changes() {
+    let offline = Offline::new();
+    offline.write("old.txt", "198.51.100.7\n198.51.100.8\n203.0.113.0/24\n2001:db8:f::/48\n");
+    offline.write("new.txt", "198.51.100.8\n198.51.100.9\n192.0.2.0/24\n203.0.113.0/24\n2001:db8:f::/48\n");
+    offline.write("allow.txt", "192.0.2.9\n");
+    offline.write("ranges.txt", "198.51.100.0/29\n");
+    let lists = ["-a", "allow.txt", "-m", "ranges.txt"];
+    golden("diff", &offline, &[&["check", "--diff", "old.txt", "new.txt"], &lists[..]].concat());
+    golden("diff-json", &offline, &[&["check", "--json", "--diff", "old.txt", "new.txt"], &lists[..]].concat());
+    golden("diff-same", &offline, &["check", "--diff", "old.txt", "old.txt"]);
+    offline.write("empty.txt", "");
+    golden("diff-refused", &offline, &["check", "--diff", "old.txt", "empty.txt"]);
+
+    // The change guards, as the daemon has them.
+    let many: String = (0..60).map(|last| format!("192.0.2.{last}\n")).collect();
+    offline.write("many.txt", many);
+    golden("diff-shrinks", &offline, &["check", "--diff", "many.txt", "new.txt"]);
+    offline.write("other.txt", "198.51.100.77\n");
+    let run = offline.naikon(&["check", "--diff", "many.txt", "new.txt", "-l", "other.txt"]).exits(1);
+    assert!(run.out.contains("a reload would refuse this"), "beside other lists, too: {run}");
+    offline.write("wide.txt", "198.51.100.7\n203.0.0.0/8\n");
+    golden("diff-grows", &offline, &["check", "--diff", "old.txt", "wide.txt"]);
+
+    // Directories: lists are the same by name; the configuration's own lists are what is compared, its allowlist holds.
+    for folder in ["before", "after"] {
+        fs::create_dir(offline.0.path().join(folder)).unwrap();
+        offline.write(&format!("{folder}/c2.txt"), "198.51.100.7\n");
+    }
+    offline.write("after/more.txt", "192.0.2.9\n192.0.2.10\n");
+    offline.write("naikon.toml", "[[list]]\npath = \"before\"\n[[allow]]\npath = \"allow.txt\"\n");
+    golden("diff-folders", &offline, &["check", "--diff", "before", "after", "--config", "naikon.toml"]);
+
+    offline.naikon(&["check", "--diff", "old.txt", "missing.txt"]).exits(2).says("missing.txt");
+    offline.naikon(&["check", "--diff", "old.txt"]).exits(2);
+    offline.naikon(&["check", "--diff", "old.txt", "new.txt", "allow.txt"]).exits(2);
+}
+
+#[test]
+fn check_of_many_lists_is_a_screenful() {
+    let offline = Offline::new();
+    fs::create_dir(offline.0.path().join("lists")).unwrap();
+    for list in 0..100 {
+        offline.write(&format!("lists/{list}.txt"), hostile_list());
+    }
+    let run = offline.naikon(&["check", "lists"]).exits(0);
+    assert!(run.out.lines().count() <= 50, "{run}");
+    assert!(run.out.contains("more remarks, see them with --all"), "{run}");
+    assert!(run.out.contains("80 more lists, see them with --all"), "{run}");
+    let run = offline.naikon(&["check", "--all", "lists"]).exits(0);
+    assert!(run.out.lines().count() > 5000, "--all should leave nothing out");
+}
+
+#[test]
+fn directory_without_a_list_is_said() {
+    let offline = Offline::new();
+    fs::create_dir(offline.0.path().join("empty")).unwrap();
+    offline.write("empty/README.md", "not a list\n");
+    golden("check-empty-folder", &offline, &["check", "empty"]);
+    let run = offline.naikon(&["check", "--json", "empty"]).exits(1);
+    assert_eq!((&run.json()["ok"], &run.json()["lists"]), (&json!(false), &json!([])), "{run}");
+    offline.write("c2.txt", "198.51.100.7\n");
+    offline.naikon(&["check", "empty", "c2.txt"]).exits(0).says("no list in empty");
+}
+
 #[test]
 fn check_prints_the_compiled_rules_in_order() {
     let offline = Offline::new();

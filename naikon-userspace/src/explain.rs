@@ -65,3 +65,86 @@ fn reason(answer: &Answer) -> String {
         None => what.to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        provenance::{Subject, Time, Tlp},
+        ruleset::{self, ListAction, Source, Spared},
+    };
+
+    fn told_by_json(own: Option<Context>, common: Context, asked: &str) -> serde_json::Value {
+        let prefix: Prefix = "198.51.100.7".parse().unwrap();
+        let content = Content::new([(prefix, own)], common);
+        let sources = [Source { id: 0, action: ListAction::Drop, prefixes: content.prefixes() }];
+        let ruleset = ruleset::compile(&sources, Spared::default());
+        let answers = lookup(&ruleset, |_| Some(("c2", Some(&content))), asked).unwrap();
+        serde_json::to_value(&answers).unwrap()
+    }
+
+    #[test]
+    fn answer_tells_all_that_the_list_tells() {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let subject = Subject {
+            actors: names(&["Naikon"]),
+            campaigns: names(&["2025-01"]),
+            attack: names(&["T1071", "T1583.003"]),
+            tags: names(&["apt"]),
+            kind: Some("ip-dst".into()),
+        };
+        let context = Context {
+            id: Some("5f1c".into()),
+            comment: Some("C2".into()),
+            subject: Arc::new(subject),
+            confidence: Some(85),
+            tlp: Some(Tlp::AmberStrict),
+            to_ids: Some(true),
+            valid_from: Time::parse("2025-01-01"),
+            valid_until: Time::parse("2026-01-01"),
+            last_seen: Time::parse("2025-01-31T10:00:00Z"),
+        };
+        let found = told_by_json(Some(context), Context::default(), "198.51.100.7");
+        assert_eq!(
+            found,
+            json!([{
+                "address": "198.51.100.7",
+                "verdict": "drop",
+                "prefix": "198.51.100.7/32",
+                "lists": ["c2"],
+                "reason": "listed",
+                "context": [{
+                    "list": "c2",
+                    "id": "5f1c",
+                    "comment": "C2",
+                    "actors": ["Naikon"],
+                    "campaigns": ["2025-01"],
+                    "attack": ["T1071", "T1583.003"],
+                    "tags": ["apt"],
+                    "kind": "ip-dst",
+                    "confidence": 85,
+                    "tlp": "amber+strict",
+                    "to_ids": true,
+                    "valid_from": "2025-01-01T00:00:00Z",
+                    "valid_until": "2026-01-01T00:00:00Z",
+                    "last_seen": "2025-01-31T10:00:00Z",
+                }],
+            }])
+        );
+        let again: Vec<Lookup> = serde_json::from_value(found.clone()).unwrap();
+        assert_eq!(serde_json::to_value(&again).unwrap(), found, "the daemon's answer is read as it was written");
+    }
+
+    #[test]
+    fn what_holds_for_the_whole_list_is_told_and_nothing_is_left_out() {
+        let common = Context { tlp: Some(Tlp::Green), ..Context::default() };
+        let found = told_by_json(None, common, "64:ff9b::198.51.100.7");
+        assert_eq!(found[0]["context"], json!([{ "list": "c2", "tlp": "green" }]), "{found}");
+        let found = told_by_json(None, Context::default(), "198.51.100.7");
+        assert_eq!(found[0].get("context"), None, "{found}");
+    }
+}

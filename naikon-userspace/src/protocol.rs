@@ -3,9 +3,11 @@
 //! One request and one response per connection, each one line of JSON. Fields may be added, never renamed. Times
 //! are RFC 3339.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
-use crate::provenance::Context;
+use crate::{provenance::Context, safety::Covered};
 
 /// Longest request in bytes, the line end included.
 pub const REQUEST_MAX: u64 = 64 * 1024;
@@ -262,8 +264,23 @@ pub struct CheckedList {
     pub accepted: Families,
     /// Entries that were refused.
     pub rejected: usize,
-    /// Entries that were accepted with a remark.
+    /// Remarks on entries that were accepted, or were never meant for us: `filtered` is a part of them.
     pub notices: usize,
+    /// Entries that are not wanted.
+    pub filtered: usize,
+    /// The same by what left them out.
+    pub filtered_by: BTreeMap<&'static str, usize>,
+    /// Entries whose time is over.
+    pub expired: usize,
+    /// Prefixes whose time has not come.
+    pub waiting: usize,
+    /// When the next one comes or leaves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_change: Option<String>,
+    /// What the list tells of its prefixes.
+    pub context: CheckedContext,
+    /// Accepted entries that warninglists hold, by the names of those.
+    pub warned: BTreeMap<String, usize>,
     /// The first of both, with their places.
     pub diagnostics: Vec<CheckedEntry>,
     /// Why the list would be refused as a whole.
@@ -276,6 +293,9 @@ pub struct CheckedList {
 pub struct CheckedEntry {
     /// "error" or "notice".
     pub severity: &'static str,
+    /// The file of a feed in which it stands; absent where a list is one file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
     /// From 1.
     pub line: u32,
     /// From 1, in characters.
@@ -284,4 +304,74 @@ pub struct CheckedEntry {
     pub text: String,
     /// What is wrong with it.
     pub reason: String,
+    /// What could stand there instead, or how it was read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub suggestion: Option<String>,
+}
+
+/// How many prefixes of a list say what: the most frequent values, each with its count.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
+pub struct CheckedContext {
+    /// Markings.
+    pub tlp: BTreeMap<String, usize>,
+    /// Threat actors.
+    pub actors: BTreeMap<String, usize>,
+    /// Campaigns.
+    pub campaigns: BTreeMap<String, usize>,
+    /// ATT&CK techniques.
+    pub attack: BTreeMap<String, usize>,
+    /// The least and the most that is told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub confidence: Option<Confidence>,
+}
+
+/// From the least to the most, 0 to 100.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+pub struct Confidence {
+    /// The least.
+    pub min: u8,
+    /// The most.
+    pub max: u8,
+}
+
+/// `naikon check --diff --json`.
+#[derive(Clone, Debug, Serialize)]
+pub struct CheckDiff {
+    /// Both can be loaded, and a reload would take the change.
+    pub ok: bool,
+    /// Rules that come, by address: `drop 198.51.100.7/32`, `pass 198.51.100.9/32 allow`.
+    pub added: Vec<String>,
+    /// Rules that go.
+    pub removed: Vec<String>,
+    /// Drop and monitor rules that stay.
+    pub unchanged: usize,
+    /// What the drop rules cover.
+    pub covered: CoveredChange,
+    /// Why it would not be taken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
+}
+
+/// What drop rules cover before and after a change.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct CoveredChange {
+    /// By the old lists.
+    pub before: CoveredSpace,
+    /// By the new ones.
+    pub after: CoveredSpace,
+}
+
+/// What drop rules cover, overlaps counted once.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct CoveredSpace {
+    /// IPv4 addresses.
+    pub ipv4: u64,
+    /// IPv6 sites (/48).
+    pub ipv6_sites: u64,
+}
+
+impl From<Covered> for CoveredSpace {
+    fn from(covered: Covered) -> Self {
+        CoveredSpace { ipv4: covered.ipv4, ipv6_sites: covered.ipv6_sites }
+    }
 }

@@ -15,7 +15,8 @@ pub fn escape(text: &str) -> String {
     safe
 }
 
-fn is_steering(c: char) -> bool {
+/// Whether [`escape`] spells it out.
+pub(crate) fn is_steering(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}' | '\u{61c}')
 }

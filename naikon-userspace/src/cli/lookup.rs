@@ -5,7 +5,7 @@ use std::{io::Write, path::PathBuf};
 use clap::Args;
 
 use super::{
-    Lists, check, client,
+    Lists, check, client, context,
     exit::{Code, Failure},
     output::{self, Paint},
 };
@@ -56,6 +56,7 @@ fn live(lookup: &Lookup) -> Result<Vec<Answer>, Failure> {
 
 fn offline(lookup: &Lookup) -> Result<Vec<Answer>, Failure> {
     let compiled = check::compile(&lookup.lists, &[], &HostFacts::default())?;
+    compiled.tell_empty();
     for (source, list) in &compiled.lists {
         if let Some(fault) = &list.fault {
             output::error(&format!("{}: list refused: {fault}", source.path.display()));
@@ -89,6 +90,9 @@ fn show(answers: &[Answer]) -> std::io::Result<()> {
             write!(out, "{}  ", answer.lists.join(","))?;
         }
         writeln!(out, "{}", answer.reason)?;
+        for line in context::told_of_prefix(&answer.context) {
+            writeln!(out, "{line}")?;
+        }
     }
     Ok(())
 }

@@ -2,10 +2,13 @@
 
 mod check;
 mod client;
+mod context;
+mod difference;
 mod exit;
 mod logging;
 mod lookup;
 mod output;
+mod remarks;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 

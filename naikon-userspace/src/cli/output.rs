@@ -1,6 +1,9 @@
 //! What people read: colours only on a terminal, text from strangers made safe, columns that line up.
 
-use std::io::{self, IsTerminal, Write};
+use std::{
+    borrow::Cow,
+    io::{self, IsTerminal, Write},
+};
 
 use serde::Serialize;
 
@@ -11,6 +14,10 @@ use crate::text;
 pub(super) struct Paint(bool);
 
 impl Paint {
+    /// No colours.
+    #[cfg(test)]
+    pub(super) const NONE: Paint = Paint(false);
+
     /// For standard output.
     pub(super) fn stdout() -> Self {
         Paint(io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none())
@@ -62,12 +69,28 @@ fn safe_lines(message: &str) -> String {
 /// One line of JSON, or a pretty one on a terminal.
 pub(super) fn json(value: &impl Serialize) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    if io::stdout().is_terminal() {
-        serde_json::to_writer_pretty(&mut out, value)?;
-    } else {
-        serde_json::to_writer(&mut out, value)?;
+    let is_terminal = io::stdout().is_terminal();
+    let text = if is_terminal { serde_json::to_string_pretty(value)? } else { serde_json::to_string(value)? };
+    writeln!(out, "{}", safe_json(&text))
+}
+
+/// JSON that means the same and steers no terminal: strings alone can hold such characters, and have an escape for them
+/// (RFC 8259, 7).
+fn safe_json(json: &str) -> Cow<'_, str> {
+    let is_steering = |c: char| c != '\n' && text::is_steering(c);
+    if !json.chars().any(is_steering) {
+        return Cow::Borrowed(json);
     }
-    writeln!(out)
+    let mut safe = String::with_capacity(json.len());
+    for c in json.chars() {
+        if is_steering(c) {
+            let mut units = [0; 2];
+            safe.extend(c.encode_utf16(&mut units).iter().map(|unit| format!("\\u{unit:04x}")));
+        } else {
+            safe.push(c);
+        }
+    }
+    Cow::Owned(safe)
 }
 
 /// Rows whose columns line up, without blanks at line ends. The first row is the head.
@@ -113,6 +136,18 @@ mod tests {
         for (number, text) in [(0_u64, "0"), (999, "999"), (1000, "1 000"), (1_234_567, "1 234 567")] {
             assert_eq!(thousands(number), text);
         }
+    }
+
+    #[test]
+    fn json_with_hostile_text_means_the_same_and_steers_no_terminal() {
+        let hostile = "\u{9b}31m \u{202e}txt.exe \u{7f} \x1b[2J plain\n";
+        for json in [serde_json::to_string(hostile).unwrap(), serde_json::to_string_pretty(&[hostile]).unwrap()] {
+            let safe = safe_json(&json);
+            assert!(!safe.chars().any(|c| c != '\n' && text::is_steering(c)), "{safe}");
+            let [one, other] = [&*json, &*safe].map(|text| serde_json::from_str::<serde_json::Value>(text).unwrap());
+            assert_eq!(one, other);
+        }
+        assert!(matches!(safe_json("[\n1]"), Cow::Borrowed(_)));
     }
 
     #[test]

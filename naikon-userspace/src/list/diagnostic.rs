@@ -223,7 +223,7 @@ impl Reason {
             Reason::Marking(_) => "max_tlp",
             Reason::Benign => "benign",
             Reason::NoBan => "no_ban",
-            Reason::Warned(_) => "warninglist",
+            Reason::Warned(_) => "warned",
             Reason::Undated => "undated",
             Reason::Condition(_) => "condition",
             Reason::NoAddress => "no_address",
@@ -391,6 +391,15 @@ pub const TEXT_CHARACTERS: usize = 80;
 /// How many diagnostics are kept of each severity. More helps nobody; all are counted.
 pub const KEPT_DIAGNOSTICS: usize = 1000;
 
+/// A label in a sentence for people.
+pub(crate) fn spoken(label: &str) -> &str {
+    match label {
+        "to_ids" => "to_ids=false",
+        "type" => "typed as no address",
+        label => label,
+    }
+}
+
 /// Diagnostics of one list: the first of each severity are kept, all are counted. A million bad lines cost no more
 /// than a thousand.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -489,6 +498,13 @@ impl Diagnostics {
     pub fn errors_by_label(&self) -> BTreeMap<&'static str, usize> {
         let errors = self.labels.iter().filter(|(_, (class, _))| matches!(class, Class::Bad | Class::Refused));
         errors.map(|(label, (_, count))| (*label, *count)).collect()
+    }
+
+    /// Counts of filtered entries by [`Reason::label`].
+    #[must_use]
+    pub fn filtered_by_label(&self) -> BTreeMap<&'static str, usize> {
+        let filtered = self.labels.iter().filter(|(_, (class, _))| *class == Class::Filtered);
+        filtered.map(|(label, (_, count))| (*label, *count)).collect()
     }
 
     /// Why entries are missing from the result: what was refused, unreadable or filtered, most frequent first.
@@ -623,12 +639,7 @@ impl fmt::Display for Refusal {
             Refusal::NothingUsable { read, causes } => {
                 write!(formatter, "nothing usable, 0 of {read}:")?;
                 for (place, (label, count)) in causes.iter().enumerate() {
-                    let what = match *label {
-                        "to_ids" => "to_ids=false",
-                        "type" => "typed as no address",
-                        label => label,
-                    };
-                    write!(formatter, "{} {count} x {what}", if place == 0 { "" } else { "," })?;
+                    write!(formatter, "{} {count} x {}", if place == 0 { "" } else { "," }, spoken(label))?;
                 }
                 formatter.write_str("; allow_empty accepts that")
             }

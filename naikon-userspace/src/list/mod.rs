@@ -33,6 +33,7 @@ pub use diagnostic::{
 };
 
 pub(crate) use collector::Shared;
+pub(crate) use diagnostic::spoken;
 
 use crate::{
     prefix::Prefix,
