@@ -6,11 +6,13 @@ use crate::{
     protocol::{ListContext, Lookup},
     provenance::Context,
     ruleset::{Answer, Reason, Ruleset},
+    warninglist::Warnings,
 };
 
 /// Answers for an address, or for a prefix: its strictest part first, then the others.
 ///
-/// `list` gives the name of a list of the ruleset, and its content where that is known.
+/// `list` gives the name of a list of the ruleset, and its content where that is known; `warnings` are the
+/// warninglists that take notice.
 ///
 /// # Errors
 ///
@@ -18,6 +20,7 @@ use crate::{
 pub fn lookup<'a>(
     ruleset: &Ruleset,
     list: impl Fn(u16) -> Option<(&'a str, Option<&'a Content>)>,
+    warnings: &Warnings,
     text: &str,
 ) -> Result<Vec<Lookup>, String> {
     let prefix: Prefix = text.parse().map_err(|error| format!("'{text}' is {error}"))?;
@@ -36,6 +39,7 @@ pub fn lookup<'a>(
             lists: lists.iter().map(|(name, _)| (*name).to_owned()).collect(),
             reason: reason(&answer),
             context,
+            warninglists: warnings.of(&prefix).iter().map(ToString::to_string).collect(),
         }
     };
     Ok(answers.into_iter().map(tell).collect())
@@ -57,7 +61,7 @@ fn reason(answer: &Answer) -> String {
     let what = match answer.reason {
         Reason::Listed => "listed",
         Reason::Allowed => "an allowlist holds it",
-        Reason::Guard => "guarded: this host's own connectivity or special address space",
+        Reason::Guard => "guarded: this host's own connectivity, a warninglist that refuses, or special address space",
         Reason::NotListed => "not listed",
     };
     match answer.embedded {
@@ -83,7 +87,7 @@ mod tests {
         let content = Content::new([(prefix, own)], common);
         let sources = [Source { id: 0, action: ListAction::Drop, prefixes: content.prefixes() }];
         let ruleset = ruleset::compile(&sources, Spared::default());
-        let answers = lookup(&ruleset, |_| Some(("c2", Some(&content))), asked).unwrap();
+        let answers = lookup(&ruleset, |_| Some(("c2", Some(&content))), &Warnings::default(), asked).unwrap();
         serde_json::to_value(&answers).unwrap()
     }
 

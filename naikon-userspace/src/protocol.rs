@@ -170,6 +170,9 @@ pub struct Lookup {
     /// What those lists tell of it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub context: Vec<ListContext>,
+    /// The warninglists that hold it or a part of it. Hostile text.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warninglists: Vec<String>,
 }
 
 /// What a list tells of a prefix.

@@ -76,6 +76,25 @@ impl Warnings {
         Warnings { entries }
     }
 
+    /// The names of the lists that hold `prefix` or a part of it, widest entry first, each once.
+    #[must_use]
+    pub fn of(&self, prefix: &Prefix) -> Vec<Arc<str>> {
+        let from = |wanted: Prefix| {
+            let start = self.entries.partition_point(|(warned, _)| *warned < wanted);
+            self.entries.iter().skip(start)
+        };
+        let around = (0..prefix.length()).filter_map(|length| prefix.truncated(length));
+        let around = around.flat_map(|wider| from(wider).take_while(move |(warned, _)| *warned == wider));
+        let inside = from(*prefix).take_while(|(warned, _)| prefix.contains(warned));
+        let mut names: Vec<Arc<str>> = Vec::new();
+        for (_, name) in around.chain(inside) {
+            if !names.contains(name) {
+                names.push(Arc::clone(name));
+            }
+        }
+        names
+    }
+
     /// Tells of each of `listed` (sorted by prefix) that lies inside an entry of a warninglist, or holds one: one
     /// remark each, with the narrowest list. Gives how many each list was named for.
     ///
@@ -135,6 +154,13 @@ mod tests {
         let mut parsed = list::parse(text).unwrap();
         parsed.entries.sort_by_key(|entry| entry.prefix);
         let mut diagnostics = Diagnostics::default();
+        let names = |text: &str| -> Vec<String> {
+            warnings.of(&text.parse().unwrap()).iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(names("198.51.100.7"), ["wide", "narrow"]);
+        assert_eq!(names("198.0.0.0/8"), ["wide", "narrow"]);
+        assert_eq!(names("203.0.113.8/32"), ["narrow"]);
+        assert!(names("192.0.2.1").is_empty());
         let counts = warnings.note(&parsed.entries, &mut diagnostics);
         let said: Vec<String> = diagnostics
             .iter()

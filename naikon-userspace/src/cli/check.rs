@@ -24,6 +24,7 @@ use crate::{
     safety::Guards,
     sources::{self, Fault, Loaded, Source, Warninglists},
     text,
+    warninglist::Warnings,
 };
 
 /// Rows of the table without `--all`.
@@ -72,6 +73,7 @@ pub(super) struct Compiled {
     pub(super) lists: Vec<(Source, Loaded)>,
     pub(super) ruleset: Ruleset,
     pub(super) guards: Guards,
+    pub(super) warnings: Warnings,
     pub(super) now: Time,
     /// Named directories without a list.
     pub(super) empty: Vec<PathBuf>,
@@ -132,7 +134,7 @@ pub(super) fn compile_config(config: &Config, host: &HostFacts) -> Result<Compil
     }
     let taken = taken.iter().map(|(role, id, prefixes)| (*role, *id, &**prefixes));
     let ruleset = sources::compile(taken, &guards);
-    Ok(Compiled { lists: loaded, ruleset, guards, now, empty })
+    Ok(Compiled { lists: loaded, ruleset, guards, warnings, now, empty })
 }
 
 pub(super) fn run(check: &Check) -> Result<Code, Failure> {

@@ -15,6 +15,7 @@ use crate::{
     explain,
     protocol::{Lookup as Answer, Request, Response},
     sources::Role,
+    text,
 };
 
 #[derive(Debug, Args)]
@@ -69,7 +70,7 @@ fn offline(lookup: &Lookup) -> Result<Vec<Answer>, Failure> {
     let mut answers = Vec::new();
     for asked in &lookup.addresses {
         let list = |id| compiled.list(id).map(|(source, list)| (source.name.as_str(), Some(&list.content)));
-        let found = explain::lookup(&compiled.ruleset, list, asked);
+        let found = explain::lookup(&compiled.ruleset, list, &compiled.warnings, asked);
         answers.extend(found.map_err(|message| Failure::new(Code::Usage, message))?);
     }
     Ok(answers)
@@ -92,6 +93,10 @@ fn show(answers: &[Answer]) -> std::io::Result<()> {
         writeln!(out, "{}", answer.reason)?;
         for line in context::told_of_prefix(&answer.context) {
             writeln!(out, "{line}")?;
+        }
+        if !answer.warninglists.is_empty() {
+            let names = text::escape(&answer.warninglists.join(", "));
+            writeln!(out, "  {}: {names}", paint.yellow("on warninglists, perhaps a mistake"))?;
         }
     }
     Ok(())

@@ -261,6 +261,7 @@ pub(super) fn suggestion(reason: &Reason) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::list::Elsewhere;
     use proptest::prelude::*;
 
     fn place(line: u32) -> Place {
@@ -283,7 +284,7 @@ mod tests {
 
     #[test]
     fn few_remarks_are_all_told_errors_first() {
-        let remarks = of([(1, Reason::Port), (2, Reason::Octets), (3, Reason::Duplicate(1))]);
+        let remarks = of([(1, Reason::Port), (2, Reason::Octets), (3, Reason::Duplicate(Elsewhere { line: 1, file: None }))]);
         assert_eq!(
             said(&[("c2.txt", &remarks)]),
             [
@@ -296,7 +297,7 @@ mod tests {
 
     #[test]
     fn many_of_a_kind_are_one_line_and_a_rare_error_still_shows() {
-        let mut remarks: Vec<_> = (2..=1235).map(|line| (line, Reason::Duplicate(1))).collect();
+        let mut remarks: Vec<_> = (2..=1235).map(|line| (line, Reason::Duplicate(Elsewhere { line: 1, file: None }))).collect();
         remarks.extend([(2000, Reason::Zone), (2001, Reason::Octets), (2002, Reason::Octets)]);
         assert_eq!(
             said(&[("c2.txt", &of(remarks))]),
@@ -331,7 +332,7 @@ mod tests {
 
     #[test]
     fn refusals_come_before_remarks() {
-        let remarks = of((1..=100).map(|line| (line, Reason::Duplicate(line))));
+        let remarks = of((1..=100).map(|line| (line, Reason::Duplicate(Elsewhere { line: line, file: None }))));
         let lists: Vec<_> = (0..50)
             .map(|_| Remarked { path: "\x1b[2J", diagnostics: &remarks, refused: Some("an HTML\x1b page") })
             .collect();
@@ -362,7 +363,7 @@ mod tests {
             prop::collection::vec((1_u32..3000, 0_usize..6), 0..200), 0..30)
         ) {
             let reasons = [
-                Reason::Zone, Reason::Octets, Reason::Duplicate(3), Reason::Port, Reason::ToIds, Reason::Pattern(None),
+                Reason::Zone, Reason::Octets, Reason::Duplicate(Elsewhere { line: 3, file: None }), Reason::Port, Reason::ToIds, Reason::Pattern(None),
             ];
             let lists: Vec<Diagnostics> = lists
                 .into_iter()

@@ -62,6 +62,7 @@ pub(crate) struct Lists {
     clock: Arc<Clock>,
     host: host::Facts,
     warninglists: Warninglists,
+    warnings: Arc<Warnings>,
     lists: BTreeMap<Key, ListState>,
     /// Their keys in order of precedence.
     order: Vec<Key>,
@@ -185,6 +186,7 @@ impl Lists {
             clock: Arc::new(Clock::start(last)),
             host: host::Facts::default(),
             warninglists: Warninglists::default(),
+            warnings: Arc::default(),
             tables_unknown: false,
             lists: BTreeMap::new(),
             order: Vec::new(),
@@ -212,6 +214,11 @@ impl Lists {
     /// The time that lists go by.
     pub(crate) fn clock(&self) -> Arc<Clock> {
         Arc::clone(&self.clock)
+    }
+
+    /// The warninglists that take notice.
+    pub(crate) fn warnings(&self) -> Arc<Warnings> {
+        Arc::clone(&self.warnings)
     }
 
     /// What cannot be read of the warninglists.
@@ -265,7 +272,8 @@ impl Lists {
         }
         self.host.refresh();
         let guards = self.host.guards(self.warninglists.guards());
-        let warnings = self.warninglists.warnings();
+        let warnings = Arc::new(self.warninglists.warnings());
+        self.warnings = Arc::clone(&warnings);
         let (mut lists, before): (Vec<ListState>, Vec<Option<Good>>) =
             found.iter().map(|source| self.fetch(source, &guards, &warnings, now, force)).unzip();
         if !force {

@@ -17,6 +17,7 @@ use crate::{
     ruleset::{ListAction, Ruleset},
     sources::Role,
     telemetry::Counters,
+    warninglist::Warnings,
 };
 
 /// One consistent view of the daemon.
@@ -29,6 +30,7 @@ pub(crate) struct Snapshot {
     pub(crate) lists: Vec<ListView>,
     pub(crate) hooks: Vec<Hook>,
     pub(crate) notices: Vec<String>,
+    pub(crate) warnings: Arc<Warnings>,
     /// The time that lists go by.
     pub(crate) clock: Arc<Clock>,
 }
@@ -117,7 +119,7 @@ impl Snapshot {
             let list = self.lists.iter().find(|list| list.name == *name && list.role != Role::Allow)?;
             Some((list.name.as_str(), list.content.as_deref()))
         };
-        crate::explain::lookup(&self.ruleset, list, text)
+        crate::explain::lookup(&self.ruleset, list, &self.warnings, text)
     }
 
     /// When what is enforced changes next by itself.

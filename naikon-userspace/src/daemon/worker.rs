@@ -356,6 +356,7 @@ impl Enforcer {
             ruleset: self.lists.ruleset(),
             names: self.lists.names(),
             notices: not_up.chain(unprotected).chain(warninglists).chain(clock).collect(),
+            warnings: self.lists.warnings(),
             clock: self.lists.clock(),
             hooks: self.hooks.confirmed.clone(),
             lists,
