@@ -5,6 +5,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use aya::maps::{Map, MapData};
 use aya::programs::{Xdp, XdpMode};
@@ -718,4 +719,56 @@ fn driver_without_xdp_falls_back_visibly() {
     let expected = expected.map(|(name, mode)| ([name, mode].map(str::to_owned), 1.0));
     assert_eq!(attached, expected.into());
     daemon.await_log("generic");
+}
+
+/// Files made to exhaust whoever reads them, 32 MiB each.
+fn hostile() -> Vec<(&'static str, Vec<u8>)> {
+    const BYTES: usize = 32 << 20;
+    let repeated = |unit: &str| unit.repeat(BYTES / unit.len());
+    let stix = |pattern: &str| {
+        format!(
+            "{{\"type\":\"bundle\",\"objects\":[{{\"type\":\"indicator\",\"id\":\"indicator--1\",\"valid_from\":\
+             \"2025-01-01T00:00:00Z\",\"pattern\":\"{pattern}\"}}]}}"
+        )
+    };
+    let files = vec![
+        ("one line", repeated("x")),
+        ("one quote", format!("ip\n\"{}", repeated("a,"))),
+        ("opened arrays", repeated("[")),
+        ("nested arrays", format!("{}{}", "[".repeat(100_000), "]".repeat(100_000))),
+        ("nested objects", format!("{{\"objects\":{}1{}}}", "{\"a\":".repeat(100_000), "}".repeat(100_000))),
+        ("array of numbers", format!("[{}0]", repeated("0,"))),
+        ("array of nothing", format!("[{}\"\"]", repeated("{},"))),
+        ("object of keys", format!("{{{}\"z\":0}}", repeated("\"k\":1,"))),
+        ("event of a comment", format!("{{\"Event\":{{\"info\":\"{}\"}}}}", repeated("y"))),
+        ("event of tags", format!("{{\"Event\":{{\"Tag\":[{}{{}}]}}}}", repeated("{\"name\":\"tlp:red\"},"))),
+        ("event of attributes", format!("{{\"Event\":{{\"Attribute\":[{}{{}}]}}}}", repeated("{\"type\":\"ip-dst\"},"))),
+        ("pattern of parentheses", stix(&repeated("("))),
+        ("pattern of nothing", stix(&format!("[ipv4-addr:value IN ({}'')]", repeated("'',")))),
+        ("bundle of relationships", format!("{{\"objects\":[{}{{}}]}}", repeated("{\"type\":\"relationship\"},"))),
+        ("lines of records", repeated("{\"cidr\":\"x\"}\n")),
+        ("lines of commas", format!("ip\n{}", repeated(",,,,,,,,,,,,,,,\n"))),
+        ("defanged dots", repeated("[.]")),
+    ];
+    files.into_iter().map(|(name, text)| (name, text.into_bytes())).collect()
+}
+
+#[test]
+fn hostile_files_are_refused_within_a_memory_ceiling() {
+    // The file, what a list may have at most of small parts, and room for the program.
+    const CEILING_BYTES: usize = (4 * 32 + 384) << 20;
+    let folder = tempfile::tempdir().unwrap();
+    for (name, content) in hostile() {
+        let file = folder.path().join("hostile");
+        fs::write(&file, content).unwrap();
+        let begun = Instant::now();
+        let mut command = Command::new("prlimit");
+        command.arg(format!("--as={CEILING_BYTES}")).arg(binary()).arg("check").arg(&file);
+        let run = command.output().unwrap();
+        let told = String::from_utf8_lossy(&run.stdout);
+        assert_eq!(run.status.code(), Some(1), "{name}: {told} {}", String::from_utf8_lossy(&run.stderr));
+        assert!(told.contains("list refused"), "{name}: {told}");
+        assert!(told.lines().count() < 60, "{name}: a screenful");
+        assert!(begun.elapsed() < Duration::from_secs(60), "{name}: {:?}", begun.elapsed());
+    }
 }

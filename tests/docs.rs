@@ -41,13 +41,30 @@ fn configuration_of_the_readme_loads() {
     let [config] = blocks.as_slice() else { panic!("the README should show one configuration") };
     fs::write(folder.path().join("naikon.toml"), config).unwrap();
     fs::create_dir_all(folder.path().join("lists/drop")).unwrap();
-    for list in ["lists/drop/c2.txt", "lists/watch.csv"] {
-        fs::write(folder.path().join(list), format!("{C2}\n")).unwrap();
-    }
+    fs::write(folder.path().join("lists/drop/c2.txt"), format!("{C2}\n")).unwrap();
+    let watched = format!("type,value,to_ids,confidence,tags\nip-dst,{C2},1,90,apt:example\n");
+    fs::write(folder.path().join("lists/watch.csv"), watched).unwrap();
     fs::write(folder.path().join("allow.txt"), "").unwrap();
+    fs::create_dir(folder.path().join("warninglists")).unwrap();
     let checked = Command::new(binary()).args(["check", "--config"]).arg(folder.path().join("naikon.toml")).output();
     let checked = checked.unwrap();
     assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+}
+
+#[test]
+fn samples_of_the_formats_load_as_what_they_are() {
+    let text = fs::read_to_string(workspace().join("docs/lists.md")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    for format in ["plain", "csv", "misp", "stix", "json-lines", "json"] {
+        let samples = blocks(&text, format);
+        assert_eq!(samples.len(), 1, "one sample of {format}");
+        let file = folder.path().join("sample");
+        fs::write(&file, &samples[0]).unwrap();
+        let checked = Command::new(binary()).args(["check", "--json", "--strict"]).arg(&file).output().unwrap();
+        let told = String::from_utf8_lossy(&checked.stdout);
+        assert!(checked.status.success(), "{format}: {told}");
+        assert!(told.contains(&format!("\"format\":\"{format}\"")), "{format}: {told}");
+    }
 }
 
 #[test]
