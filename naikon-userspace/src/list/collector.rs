@@ -6,7 +6,10 @@ use super::{
     Diagnostics, Entry, MAX_ENTRIES, MAX_LINE_BYTES, Place, Reason,
     entry::{Fields, Indicator},
 };
-use crate::provenance::{Context, Subject, Time};
+use crate::{
+    prefix::Prefix,
+    provenance::{Context, Subject, Time},
+};
 
 /// Takes what the formats find.
 #[derive(Default)]
@@ -59,6 +62,15 @@ impl Collector {
         self.diagnostics.push(Place { file: self.file, line, column }, text, reason);
     }
 
+    /// The prefixes taken since there were `first` entries, sorted and each once.
+    pub(super) fn distinct_since(&self, first: usize) -> Vec<Prefix> {
+        let mut prefixes: Vec<_> =
+            self.entries.get(first..).unwrap_or_default().iter().map(|entry| entry.prefix).collect();
+        prefixes.sort_unstable();
+        prefixes.dedup();
+        prefixes
+    }
+
     /// One copy of equal texts.
     pub(super) fn text(&mut self, text: &str) -> Arc<str> {
         self.shared.text(text)
@@ -77,6 +89,9 @@ impl Collector {
         read: impl Fn(&str) -> Result<Indicator, Reason>,
         context: Option<Context>,
     ) {
+        if self.is_full {
+            return; // nothing of it will be used
+        }
         self.read += 1;
         let indicator = if text.len() > MAX_LINE_BYTES {
             Err(Reason::LongLine)
@@ -88,7 +103,10 @@ impl Collector {
             Err(reason) => return self.remark(line, column, text, reason),
         };
         let context = context.map_or(0, |context| {
-            self.contexts.push(context);
+            // Neighbours often say the same: a pattern, or an event without ids.
+            if self.contexts.last() != Some(&context) {
+                self.contexts.push(context);
+            }
             u32::try_from(self.contexts.len()).unwrap_or(u32::MAX)
         });
         let place = Place { file: self.file, line, column };

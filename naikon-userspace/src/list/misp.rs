@@ -9,24 +9,23 @@
 //! Events come alone, named, in arrays and as an answer (`response`), and so do attributes without their event
 //! (misp-core-format, 2.2 to 2.6; the wrappers are the REST interface's). Exporters do not agree on what is a string, a
 //! number or a boolean. Attributes of other types are not counted: an event is about more than addresses. Proposals
-//! (`ShadowAttribute`) are nobody's word yet. A directory of events is `feed`'s matter, and what tags tell `labels`'.
+//! (`ShadowAttribute`) are nobody's word yet. A directory of events is `feed`'s matter, and what tags tell that of `labels`.
 
 mod feed;
-mod labels;
 
 use std::{collections::HashMap, sync::Arc};
 
 use serde_json::value::RawValue;
 
 pub(super) use feed::parse as parse_feed;
-use labels::Labels;
 
 use super::{
     Collector, MAX_BYTES, Reason, Refusal, entry,
     json::{Object, Places, object, scalar, string, truth},
+    labels::{Labels, Names},
     walk::{each, present},
 };
-use crate::provenance::{Context, Subject, Time, Tlp};
+use crate::provenance::{Context, Time};
 
 /// Types of attributes that name an address (misp-core-format, 2.4.2.3).
 const KINDS: [&str; 5] = ["ip-src", "ip-dst", "ip-src|port", "ip-dst|port", PAIR];
@@ -116,21 +115,13 @@ parts! {
     }
 }
 
-/// What labels come to.
-#[derive(Clone)]
-struct Known {
-    subject: Arc<Subject>,
-    tlp: Option<Tlp>,
-    confidence: Option<u8>,
-}
-
 /// What an event tells of all its attributes.
 struct Background<'a> {
     labels: Labels,
     info: Option<Arc<str>>,
     last_seen: Option<Time>,
     /// What labels come to by type and by the texts they stand in, which repeat.
-    known: HashMap<(&'static str, &'a str, &'a str), Known>,
+    known: HashMap<(&'static str, &'a str, &'a str), Context>,
 }
 
 struct Reader<'r, 't> {
@@ -238,12 +229,7 @@ impl<'a> Reader<'_, '_> {
                 if *self.told > MAX_BYTES {
                     return None;
                 }
-                let known = Known {
-                    subject: self.collector.subject(own.subject(&background.labels, kind)),
-                    // A word on the attribute is meant for it alone, so it replaces that on the event.
-                    tlp: own.tlp.or(background.labels.tlp),
-                    confidence: own.confidence.or(background.labels.confidence),
-                };
+                let known = own.within(&background.labels).context(Some(kind), self.collector);
                 background.known.insert(key, known.clone());
                 known
             }
@@ -256,14 +242,12 @@ impl<'a> Reader<'_, '_> {
         });
         let seen = [attribute.last_seen, group.last_seen, attribute.timestamp, group.timestamp, attribute.first_seen];
         Some(Context {
-            id: attribute.uuid.and_then(|id| self.text(id)),
+            // Ids are each their own: to look for equal ones would cost more than it saves.
+            id: attribute.uuid.and_then(string).filter(|id| !id.trim().is_empty()).map(|id| id.trim().into()),
             comment,
-            subject: known.subject,
-            confidence: known.confidence,
-            tlp: known.tlp,
             to_ids: Some(attribute.to_ids.and_then(truth).unwrap_or(false)),
             last_seen: seen.into_iter().find_map(time).or(background.last_seen),
-            ..Context::default()
+            ..known
         })
     }
 
@@ -287,7 +271,7 @@ fn names(attributes: &RawValue, labels: &mut Labels) {
     if !["\"threat-actor\"", "\"campaign-"].iter().any(|kind| attributes.get().contains(kind)) {
         return;
     }
-    let (mut by_name, mut by_id) = (labels::Names::default(), labels::Names::default());
+    let (mut by_name, mut by_id) = (Names::default(), Names::default());
     each(attributes, |attribute| {
         let Some(attribute) = Attribute::read(attribute) else { return };
         let is_deleted = attribute.deleted.and_then(truth) == Some(true);

@@ -15,11 +15,11 @@ mod diagnostic;
 mod entry;
 mod fields;
 mod json;
+mod labels;
 mod misp;
 mod plain;
 mod records;
 mod stix;
-mod tags;
 mod walk;
 
 use std::{fmt, io::Read};
