@@ -3,7 +3,7 @@
 use std::{collections::HashSet, sync::Arc};
 
 use super::{
-    Diagnostics, Entry, MAX_ENTRIES, MAX_LINE_BYTES, Place, Reason,
+    Diagnostics, Entry, MAX_BYTES, MAX_ENTRIES, MAX_LINE_BYTES, Place, Reason,
     entry::{Fields, Indicator},
 };
 use crate::{
@@ -24,6 +24,9 @@ pub(super) struct Collector {
     pub(super) published: Option<Time>,
     /// Which file of a feed is read; 0 where a list is one file.
     pub(super) file: u16,
+    /// Bytes that were told once and are kept for many: labels of an event times its attributes could be far more than
+    /// the file.
+    told: usize,
     shared: Shared,
 }
 
@@ -69,6 +72,17 @@ impl Collector {
         prefixes.sort_unstable();
         prefixes.dedup();
         prefixes
+    }
+
+    /// Counts what is kept again for an entry. `false` where it is too much.
+    pub(super) fn tell(&mut self, bytes: usize) -> bool {
+        self.told = self.told.saturating_add(bytes);
+        !self.is_overtold()
+    }
+
+    /// Whether more is told of the entries than a list may tell.
+    pub(super) fn is_overtold(&self) -> bool {
+        self.told > MAX_BYTES
     }
 
     /// One copy of equal texts.

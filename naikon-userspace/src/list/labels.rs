@@ -161,6 +161,10 @@ impl Labels {
         }
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        *self == Labels::default()
+    }
+
     /// How much of it there is to keep.
     pub(super) fn bytes(&self) -> usize {
         [&self.actors, &self.campaigns, &self.attack, &self.tags].into_iter().map(Names::bytes).sum()

@@ -20,7 +20,7 @@ use serde_json::value::RawValue;
 pub(super) use feed::parse as parse_feed;
 
 use super::{
-    Collector, MAX_BYTES, Reason, Refusal, entry,
+    Collector, Reason, Refusal, entry,
     json::{Object, Places, object, scalar, string, truth},
     labels::{Labels, Names},
     walk::{each, present},
@@ -50,20 +50,10 @@ pub(super) fn is_manifest(keys: &Object<'_>) -> bool {
 
 /// Reads a document of events or attributes.
 pub(super) fn parse(document: &RawValue, places: &mut Places<'_>, collector: &mut Collector) -> Result<(), Refusal> {
-    parse_within(document, places, collector, &mut 0)
-}
-
-/// As [`parse`], where documents before it took `told` bytes to keep what they tell.
-fn parse_within(
-    document: &RawValue,
-    places: &mut Places<'_>,
-    collector: &mut Collector,
-    told: &mut usize,
-) -> Result<(), Refusal> {
-    let mut reader = Reader { places, collector, told, is_misp: false };
+    let mut reader = Reader { places, collector, is_misp: false };
     reader.container(document, 0);
     match reader {
-        Reader { told, .. } if *told > MAX_BYTES => Err(Refusal::TooMuchTold),
+        Reader { collector, .. } if collector.is_overtold() => Err(Refusal::TooMuchTold),
         Reader { is_misp: false, collector, .. } if collector.read > 0 => Err(Refusal::JsonUnknown),
         _ => Ok(()),
     }
@@ -127,9 +117,6 @@ struct Background<'a> {
 struct Reader<'r, 't> {
     places: &'r mut Places<'t>,
     collector: &'r mut Collector,
-    /// Bytes of all that was kept about attributes: tags of an event times its attributes could be far more than the
-    /// file.
-    told: &'r mut usize,
     /// Something was met that only MISP has.
     is_misp: bool,
 }
@@ -225,8 +212,7 @@ impl<'a> Reader<'_, '_> {
             Some(known) => known.clone(),
             None => {
                 let own = Labels::read(attribute.tags, attribute.galaxies);
-                *self.told = self.told.saturating_add(own.bytes() + background.labels.bytes());
-                if *self.told > MAX_BYTES {
+                if !self.collector.tell(own.bytes() + background.labels.bytes()) {
                     return None;
                 }
                 let known = own.within(&background.labels).context(Some(kind), self.collector);

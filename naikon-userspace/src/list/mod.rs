@@ -165,6 +165,9 @@ fn finish(format: Format, collector: Collector) -> Result<Parsed, Refusal> {
     if collector.is_full {
         return Err(Refusal::TooManyEntries);
     }
+    if collector.is_overtold() {
+        return Err(Refusal::TooMuchTold);
+    }
     let Collector { entries, contexts, published, diagnostics, read, .. } = collector;
     let bad = diagnostics.bad();
     Ok(Parsed { format, entries, contexts, published, diagnostics, read, bad })

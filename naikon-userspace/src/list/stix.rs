@@ -223,7 +223,7 @@ fn indicator(
             _ => None,
         };
         let (line, column) = in_text.map_or((line, column), |part| places.of(part));
-        let context = known.about(kind, collector);
+        let context = known.about(kind, graph, collector);
         let read = |text: &str| {
             entry::read(text).map(|indicator| entry::Indicator { port: indicator.port || port, ..indicator })
         };
@@ -235,6 +235,8 @@ fn indicator(
 /// What is known of the addresses of one indicator.
 struct Known {
     labels: Labels,
+    /// What the other objects tell of it.
+    found: Arc<Labels>,
     /// What is told besides.
     told: Context,
     /// Both together, by the kinds of addresses met.
@@ -252,9 +254,7 @@ impl Known {
         let confidence = keys.get("confidence").and_then(|value| scalar(value)?.parse().ok());
         labels.confidence = confidence.filter(|confidence| *confidence <= 100);
         labels.tlp = graph.tlp(keys);
-        if let Some(id) = &id {
-            labels = labels.within(&graph.about(id));
-        }
+        let found = id.as_ref().map(|id| graph.about(id)).unwrap_or_default();
         let comment = text("name").or_else(|| text("description"));
         let comment = comment.map(|comment| comment.trim().chars().take(MAX_COMMENT).collect::<String>());
         let written = time(keys, "modified").or_else(|| time(keys, "created"));
@@ -268,14 +268,22 @@ impl Known {
             last_seen: seen.max(written),
             ..Context::default()
         };
-        Known { labels, told, contexts: Vec::new() }
+        Known { labels, found, told, contexts: Vec::new() }
     }
 
-    fn about(&mut self, kind: &'static str, collector: &mut Collector) -> Context {
+    fn about(&mut self, kind: &'static str, graph: &mut Graph<'_>, collector: &mut Collector) -> Context {
         if let Some((_, known)) = self.contexts.iter().find(|(other, _)| *other == kind) {
             return known.clone();
         }
         let Context { subject, confidence, tlp, .. } = self.labels.clone().context(Some(kind), collector);
+        let subject = match self.found.is_empty() {
+            true => subject,
+            false => graph.subject(&subject, &self.found, || {
+                // Thousands of indicators may indicate one campaign, each with a label of its own.
+                let room = collector.tell(self.labels.bytes() + self.found.bytes());
+                room.then(|| self.labels.clone().within(&self.found).context(Some(kind), collector).subject)
+            }),
+        };
         let context = Context { subject, confidence, tlp, ..self.told.clone() };
         self.contexts.push((kind, context.clone()));
         context

@@ -497,7 +497,7 @@ fn feeds_are_taken_whole_or_not_at_all() {
 #[test]
 fn events_of_a_feed_have_one_limit_together() {
     let event = |name: &str| {
-        Ok(if name == "a.json" { br#"{"Event":{"info":"x"}}"#.to_vec() } else { vec![b' '; super::MAX_BYTES] })
+        Ok(if name == "a.json" { br#"{"Event":{"info":"x"}}"#.to_vec() } else { vec![b' '; super::super::MAX_BYTES] })
     };
     assert_eq!(parse_feed(br#"{"a":{},"b":{}}"#, &[], event), Err(Refusal::TooLarge));
 }

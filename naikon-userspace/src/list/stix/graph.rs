@@ -18,12 +18,13 @@ use serde_json::value::RawValue;
 
 use super::{
     super::{
+        MAX_BYTES,
         json::{Object, array, object, scalar, string},
         labels::{self, Labels},
     },
     is_revoked,
 };
-use crate::provenance::{Time, Tlp};
+use crate::provenance::{Subject, Time, Tlp};
 
 /// Relationships in a row that are followed.
 const MAX_STEPS: u8 = 8;
@@ -55,7 +56,11 @@ pub(super) struct Graph<'a> {
     sightings: HashMap<Cow<'a, str>, Time>,
     /// What was found already, by the objects it was asked of.
     found: HashMap<Vec<u32>, Arc<Labels>>,
+    /// Subjects by what an indicator says itself and by what was found.
+    subjects: HashMap<(Arc<Subject>, *const Labels), Arc<Subject>>,
     followed: usize,
+    /// Bytes of all that was found.
+    kept: usize,
 }
 
 #[derive(Default)]
@@ -152,6 +157,19 @@ impl<'a> Graph<'a> {
         found
     }
 
+    /// The subject of an indicator that says `own` itself and of which `found` was found, made by `join` where it is not
+    /// known yet; `own` alone where `join` has no room for it.
+    pub(super) fn subject(
+        &mut self,
+        own: &Arc<Subject>,
+        found: &Arc<Labels>,
+        join: impl FnOnce() -> Option<Arc<Subject>>,
+    ) -> Arc<Subject> {
+        // What was found is kept here, so that its place stands for it.
+        let known = self.subjects.entry((Arc::clone(own), Arc::as_ptr(found)));
+        Arc::clone(known.or_insert_with(|| join().unwrap_or_else(|| Arc::clone(own))))
+    }
+
     /// Follows who is behind something, and what those behind it use. What else is told of a tool is not told of
     /// whoever uses it, so that behind `uses` only techniques are gathered.
     fn follow(&mut self, targets: &[u32]) -> Labels {
@@ -160,7 +178,10 @@ impl<'a> Graph<'a> {
         let mut next: VecDeque<(u32, bool, u8)> = targets.iter().map(|target| (*target, false, 0)).collect();
         let mut followed = targets.len();
         while let Some((number, is_used, steps)) = next.pop_front() {
-            if self.followed + followed > MAX_FOLLOWED_IN_ALL || !known.insert((number, is_used)) {
+            if self.followed + followed > MAX_FOLLOWED_IN_ALL
+                || self.kept > MAX_BYTES
+                || !known.insert((number, is_used))
+            {
                 continue;
             }
             let Some(node) = self.nodes.get(number as usize) else { continue };
@@ -184,6 +205,7 @@ impl<'a> Graph<'a> {
             }
         }
         self.followed += followed;
+        self.kept += found.bytes();
         found
     }
 
