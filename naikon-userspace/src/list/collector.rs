@@ -1,4 +1,7 @@
 //! Where the formats put what they find: entries with their places, what is said about each, and what is known of it.
+//!
+//! Decided here: how long an entry may be and how many there may be, and that what equals is kept once. What an entry
+//! means is `entry`'s matter, and what a remark is worth `diagnostic`'s.
 
 use std::{collections::HashSet, sync::Arc};
 

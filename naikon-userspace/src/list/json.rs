@@ -103,7 +103,7 @@ pub(super) fn array(value: &RawValue) -> Option<Vec<&RawValue>> {
     is_array.then_some(all)
 }
 
-/// What [`array`] gives, where it is not longer than a list may be.
+/// What [`array()`] gives, where it is not longer than a list may be.
 fn bounded(elements: Vec<&RawValue>) -> Result<Vec<&RawValue>, Refusal> {
     if elements.len() > MAX_ENTRIES { Err(Refusal::TooManyEntries) } else { Ok(elements) }
 }

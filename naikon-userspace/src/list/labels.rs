@@ -1,5 +1,5 @@
-//! Tags and galaxies as MISP writes them, and what those of known meaning tell: marking, confidence, and who is behind
-//! it. One reader for all formats that have tags, and the one way from what is known of an entry to its [`Context`].
+//! What an entry is labelled with: names of actors, campaigns and techniques, tags, marking and confidence. Whatever
+//! the format, they become a [`Context`] here. Decided here, too: what MISP's tags and galaxies mean.
 //!
 //! ```text
 //! tlp:amber                                              misp-galaxy:threat-actor="Naikon"

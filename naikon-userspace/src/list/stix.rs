@@ -276,13 +276,14 @@ impl Known {
             return known.clone();
         }
         let Context { subject, confidence, tlp, .. } = self.labels.clone().context(Some(kind), collector);
-        let subject = match self.found.is_empty() {
-            true => subject,
-            false => graph.subject(&subject, &self.found, || {
+        let subject = if self.found.is_empty() {
+            subject
+        } else {
+            graph.subject(&subject, &self.found, || {
                 // Thousands of indicators may indicate one campaign, each with a label of its own.
-                let room = collector.tell(self.labels.bytes() + self.found.bytes());
-                room.then(|| self.labels.clone().within(&self.found).context(Some(kind), collector).subject)
-            }),
+                let has_room = collector.tell(self.labels.bytes() + self.found.bytes());
+                has_room.then(|| self.labels.clone().within(&self.found).context(Some(kind), collector).subject)
+            })
         };
         let context = Context { subject, confidence, tlp, ..self.told.clone() };
         self.contexts.push((kind, context.clone()));

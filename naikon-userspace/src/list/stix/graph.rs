@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Objects that are referred to and missing are nothing to complain of: bundles are parts of something larger. Work
-//! and result are bounded, whatever the relationships are.
+//! and result are bounded, whatever the relationships are. What techniques and markings look like is `labels`' matter.
 
 use std::{
     borrow::Cow,
