@@ -1,21 +1,24 @@
-//! What is told of one entry while it is read: a [`Context`] that nobody shares yet.
+//! What columns and keys tell of one entry while it is read; then it becomes a [`Context`], or nothing where nothing is
+//! told.
 //!
-//! The first word counts where a source repeats itself, except for markings, of which the strictest counts.
+//! The first word counts where a source repeats itself, except for markings, of which the strictest counts. A column
+//! made for confidence beats the tags. Names of columns and keys are `fields`' matter.
 
 use std::sync::Arc;
 
-use super::{Collector, Reason, entry::Indicator};
-use crate::provenance::{Context, Subject, Time, Tlp};
-
-/// No entry has more names or tags of a kind: more help nobody, and each costs many times its text.
-const MAX_NAMES: usize = 64;
+use super::{Collector, Reason, entry::Indicator, labels::Labels};
+use crate::provenance::{Context, Time, Tlp};
 
 /// What is told of an entry.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(super) struct About {
     pub(super) id: Option<String>,
     pub(super) comment: Option<String>,
-    pub(super) subject: Subject,
+    pub(super) kind: Option<String>,
+    /// Names in columns of their own, and tags.
+    pub(super) labels: Labels,
+    /// Those of the event that it is part of.
+    pub(super) event: Labels,
     pub(super) confidence: Option<u8>,
     pub(super) tlp: Option<Tlp>,
     pub(super) to_ids: Option<bool>,
@@ -27,28 +30,23 @@ pub(super) struct About {
 }
 
 impl About {
-    /// The strictest marking stays: a looser one elsewhere does not allow what it forbids.
-    pub(super) fn mark(&mut self, tlp: Tlp) {
-        self.tlp = self.tlp.max(Some(tlp));
-    }
-
     /// The context, with what equals kept once; `None` where nothing is told, which then costs nothing.
     pub(super) fn context(self, collector: &mut Collector) -> Option<Context> {
         if self == About::default() {
             return None;
         }
-        let About { id, comment, subject, confidence, tlp, to_ids, valid_from, valid_until, last_seen, .. } = self;
+        let of_labels = self.labels.within(&self.event).context(self.kind.as_deref(), collector);
         Some(Context {
             // Ids are each their own: to look for equal ones would cost more than it saves.
-            id: id.map(Arc::from),
-            comment: comment.map(|comment| collector.text(&comment)),
-            subject: collector.subject(subject),
-            confidence,
-            tlp,
-            to_ids,
-            valid_from,
-            valid_until,
-            last_seen,
+            id: self.id.map(Arc::from),
+            comment: self.comment.map(|comment| collector.text(&comment)),
+            confidence: self.confidence.or(of_labels.confidence),
+            tlp: self.tlp.max(of_labels.tlp),
+            to_ids: self.to_ids,
+            valid_from: self.valid_from,
+            valid_until: self.valid_until,
+            last_seen: self.last_seen,
+            ..of_labels
         })
     }
 }
@@ -63,18 +61,13 @@ impl Collector {
         read: impl Fn(&str) -> Result<Indicator, Reason>,
         about: About,
     ) {
+        if self.is_full {
+            return; // what is told of it need not be kept
+        }
         match about.context(self) {
             Some(context) => self.entry_about(line, column, text, read, context),
             None => self.entry(line, column, text, read),
         }
-    }
-}
-
-/// Adds a name that is not there yet.
-pub(super) fn add(names: &mut Vec<String>, name: &str) {
-    let name = name.trim();
-    if !name.is_empty() && names.len() < MAX_NAMES && !names.iter().any(|known| known == name) {
-        names.push(name.to_owned());
     }
 }
 
@@ -85,25 +78,5 @@ mod tests {
     #[test]
     fn nothing_told_costs_nothing() {
         assert_eq!(About::default().context(&mut Collector::default()), None);
-    }
-
-    #[test]
-    fn strictest_marking_stays() {
-        let mut about = About::default();
-        for tlp in [Tlp::Green, Tlp::Red, Tlp::Clear] {
-            about.mark(tlp);
-        }
-        assert_eq!(about.tlp, Some(Tlp::Red));
-    }
-
-    #[test]
-    fn names_are_kept_once_and_are_not_endless() {
-        let mut names = Vec::new();
-        for name in ["Naikon", " Naikon ", "", " "] {
-            add(&mut names, name);
-        }
-        assert_eq!(names, ["Naikon"]);
-        (0..1000).for_each(|number| add(&mut names, &number.to_string()));
-        assert_eq!(names.len(), MAX_NAMES);
     }
 }

@@ -54,20 +54,17 @@ impl Count {
     ///
     /// Lines that say the same may have been counted once or twice; fewer lines than were told are a cut in any case.
     pub(super) fn check(self, collector: &Collector, first: usize, read: usize, bad: usize) -> Result<(), Refusal> {
-        let prefixes = || collector.entries.get(first..).unwrap_or_default().iter().map(|entry| entry.prefix);
         let (told, found) = match self {
             Count::Subnets(told) => (told, read as u64),
             Count::Addresses(told) => {
-                let sizes = prefixes().map(size);
+                let sizes = collector.entries.get(first..).unwrap_or_default().iter().map(|entry| size(entry.prefix));
                 (told, sizes.fold(bad as u64, u64::saturating_add))
             }
         };
         if told == found {
             return Ok(());
         }
-        let mut distinct: Vec<Prefix> = prefixes().collect();
-        distinct.sort_unstable();
-        distinct.dedup();
+        let distinct = collector.distinct_since(first);
         let least = match self {
             Count::Subnets(_) => distinct.len() as u64,
             Count::Addresses(_) => union(&distinct),

@@ -1,12 +1,18 @@
 //! Where the formats put what they find: entries with their places, what is said about each, and what is known of it.
+//!
+//! Decided here: how long an entry may be and how many there may be, and that what equals is kept once. What an entry
+//! means is `entry`'s matter, and what a remark is worth `diagnostic`'s.
 
 use std::{collections::HashSet, sync::Arc};
 
 use super::{
-    Diagnostics, Entry, MAX_ENTRIES, MAX_LINE_BYTES, Place, Reason,
+    Diagnostics, Entry, MAX_BYTES, MAX_ENTRIES, MAX_LINE_BYTES, Place, Reason,
     entry::{Fields, Indicator},
 };
-use crate::provenance::{Context, Subject, Time};
+use crate::{
+    prefix::Prefix,
+    provenance::{Context, Subject, Time},
+};
 
 /// Takes what the formats find.
 #[derive(Default)]
@@ -21,6 +27,9 @@ pub(super) struct Collector {
     pub(super) published: Option<Time>,
     /// Which file of a feed is read; 0 where a list is one file.
     pub(super) file: u16,
+    /// Bytes that were told once and are kept for many: labels of an event times its attributes could be far more than
+    /// the file.
+    told: usize,
     shared: Shared,
 }
 
@@ -59,6 +68,26 @@ impl Collector {
         self.diagnostics.push(Place { file: self.file, line, column }, text, reason);
     }
 
+    /// The prefixes taken since there were `first` entries, sorted and each once.
+    pub(super) fn distinct_since(&self, first: usize) -> Vec<Prefix> {
+        let mut prefixes: Vec<_> =
+            self.entries.get(first..).unwrap_or_default().iter().map(|entry| entry.prefix).collect();
+        prefixes.sort_unstable();
+        prefixes.dedup();
+        prefixes
+    }
+
+    /// Counts what is kept again for an entry. `false` where it is too much.
+    pub(super) fn tell(&mut self, bytes: usize) -> bool {
+        self.told = self.told.saturating_add(bytes);
+        !self.is_overtold()
+    }
+
+    /// Whether more is told of the entries than a list may tell.
+    pub(super) fn is_overtold(&self) -> bool {
+        self.told > MAX_BYTES
+    }
+
     /// One copy of equal texts.
     pub(super) fn text(&mut self, text: &str) -> Arc<str> {
         self.shared.text(text)
@@ -77,6 +106,9 @@ impl Collector {
         read: impl Fn(&str) -> Result<Indicator, Reason>,
         context: Option<Context>,
     ) {
+        if self.is_full {
+            return; // nothing of it will be used
+        }
         self.read += 1;
         let indicator = if text.len() > MAX_LINE_BYTES {
             Err(Reason::LongLine)
@@ -88,7 +120,10 @@ impl Collector {
             Err(reason) => return self.remark(line, column, text, reason),
         };
         let context = context.map_or(0, |context| {
-            self.contexts.push(context);
+            // Neighbours often say the same: a pattern, or an event without ids.
+            if self.contexts.last() != Some(&context) {
+                self.contexts.push(context);
+            }
             u32::try_from(self.contexts.len()).unwrap_or(u32::MAX)
         });
         let place = Place { file: self.file, line, column };

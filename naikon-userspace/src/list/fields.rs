@@ -8,8 +8,8 @@
 //! table is not looked at.
 
 use super::{
-    about::{About, add},
-    tags,
+    about::About,
+    labels::{self, Names},
 };
 use crate::provenance::{Time, Tlp};
 
@@ -20,6 +20,8 @@ pub(super) enum Field {
     Comment,
     Kind,
     Tags,
+    /// Tags of the event that it is part of.
+    EventTags,
     Actors,
     Campaigns,
     Attack,
@@ -33,9 +35,8 @@ pub(super) enum Field {
     Decayed,
 }
 
-/// Names by what they tell. Of those that tell the same the first with a value counts; tags are taken from all, those
-/// of the event first, so that those of the attribute have the last word. A first sight is the least that is known of
-/// the last.
+/// Names by what they tell. Of those that tell the same the first with a value counts; names and tags are taken from
+/// all. A first sight is the least that is known of the last.
 const NAMES: [(&str, Field); 55] = [
     ("uuid", Field::Id),
     ("id", Field::Id),
@@ -54,7 +55,7 @@ const NAMES: [(&str, Field); 55] = [
     ("type", Field::Kind),
     ("indicator_type", Field::Kind),
     ("ioc_type", Field::Kind),
-    ("event_tag", Field::Tags),
+    ("event_tag", Field::EventTags),
     ("object_tag", Field::Tags),
     ("attribute_tag", Field::Tags),
     ("tags", Field::Tags),
@@ -125,24 +126,22 @@ impl About {
         if matches!(value, "" | "-") {
             return; // Zeek writes `-` for nothing
         }
-        let subject = &mut self.subject;
+        let labels = &mut self.labels;
+        let names = |names: &mut Names| labels::split(value).for_each(|name| names.add(name));
         match field {
             Field::Id => set_text(&mut self.id, value),
             Field::Comment => set_text(&mut self.comment, value),
-            Field::Kind => set_text(&mut subject.kind, value),
-            Field::Tags => tags::split(value).for_each(|tag| tags::apply(tag, self)),
-            Field::Actors => tags::split(value).for_each(|name| add(&mut subject.actors, name)),
-            Field::Campaigns => tags::split(value).for_each(|name| add(&mut subject.campaigns, name)),
+            Field::Kind => set_text(&mut self.kind, value),
+            Field::Tags => labels::split(value).for_each(|tag| labels.tag(tag)),
+            Field::EventTags => labels::split(value).for_each(|tag| self.event.tag(tag)),
+            Field::Actors => names(&mut labels.actors),
+            Field::Campaigns => names(&mut labels.campaigns),
             Field::Attack => {
                 let words = value.split(|sign: char| !sign.is_ascii_alphanumeric() && sign != '.');
-                words.filter_map(tags::technique).for_each(|technique| add(&mut subject.attack, &technique));
+                words.filter_map(labels::technique).for_each(|id| labels.attack.add(&id));
             }
-            Field::Confidence => self.confidence = confidence(value).or(self.confidence),
-            Field::Marking => {
-                if let Some(tlp) = Tlp::parse(value) {
-                    self.mark(tlp);
-                }
-            }
+            Field::Confidence => self.confidence = self.confidence.or_else(|| confidence(value)),
+            Field::Marking => self.tlp = self.tlp.max(Tlp::parse(value)),
             Field::LastSeen => self.last_seen = self.last_seen.or_else(|| Time::parse(value)),
             Field::ValidFrom => self.valid_from = self.valid_from.or_else(|| Time::parse(value)),
             Field::ValidUntil => self.valid_until = self.valid_until.or_else(|| Time::parse(value)),
@@ -225,15 +224,16 @@ impl Kind {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{list::Collector, provenance::Context};
     use proptest::prelude::*;
 
-    fn about(values: &[(&str, &str)]) -> About {
+    fn about(values: &[(&str, &str)]) -> Context {
         let mut fields: Vec<_> =
             values.iter().filter_map(|(name, value)| Some((Field::named(name)?, *value))).collect();
         fields.sort_by_key(|((place, _), _)| *place);
         let mut about = About::default();
         fields.iter().for_each(|((_, field), value)| about.set(*field, value));
-        about
+        about.context(&mut Collector::default()).unwrap_or_default()
     }
 
     #[test]
@@ -298,6 +298,7 @@ mod tests {
         assert_eq!(about(&[("attribute_tag", unsure), ("event_tag", sure)]).confidence, Some(25));
         assert_eq!(about(&[("confidence", "60"), ("tags", sure)]).confidence, Some(60));
         assert_eq!(about(&[("tlp", "green"), ("tags", "tlp:red")]).tlp, Some(Tlp::Red));
+        assert_eq!(about(&[("attribute_tag", "tlp:green"), ("event_tag", "tlp:red")]).tlp, Some(Tlp::Green));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 
 use super::{
     Collector, Format, MAX_ENTRIES, Refusal, misp, records, stix,
-    walk::{each, members},
+    walk::{elements, members},
 };
 
 /// The most members of an object that are looked at by name: the manifest of a feed has one for each event.
@@ -94,19 +94,17 @@ pub(super) fn syntax(error: &serde_json::Error) -> Refusal {
 
 /// The elements of an array, as many as a list may have and one; `None` where it is none.
 pub(super) fn array(value: &RawValue) -> Option<Vec<&RawValue>> {
-    value.get().starts_with('[').then(|| {
-        let mut elements = Vec::new();
-        each(value, |element| {
-            if elements.len() <= MAX_ENTRIES {
-                elements.push(element);
-            }
-        });
-        elements
-    })
+    let mut all = Vec::new();
+    let is_array = elements(value, |element| {
+        if all.len() <= MAX_ENTRIES {
+            all.push(element);
+        }
+    });
+    is_array.then_some(all)
 }
 
-/// What [`array`] gives, where it is not longer than a list may be.
-fn bounded<'a>(elements: Vec<&'a RawValue>) -> Result<Vec<&'a RawValue>, Refusal> {
+/// What [`array()`] gives, where it is not longer than a list may be.
+fn bounded(elements: Vec<&RawValue>) -> Result<Vec<&RawValue>, Refusal> {
     if elements.len() > MAX_ENTRIES { Err(Refusal::TooManyEntries) } else { Ok(elements) }
 }
 

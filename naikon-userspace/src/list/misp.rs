@@ -9,24 +9,23 @@
 //! Events come alone, named, in arrays and as an answer (`response`), and so do attributes without their event
 //! (misp-core-format, 2.2 to 2.6; the wrappers are the REST interface's). Exporters do not agree on what is a string, a
 //! number or a boolean. Attributes of other types are not counted: an event is about more than addresses. Proposals
-//! (`ShadowAttribute`) are nobody's word yet. A directory of events is `feed`'s matter, and what tags tell `labels`'.
+//! (`ShadowAttribute`) are nobody's word yet. A directory of events is `feed`'s matter, and what tags tell that of `labels`.
 
 mod feed;
-mod labels;
 
 use std::{collections::HashMap, sync::Arc};
 
 use serde_json::value::RawValue;
 
 pub(super) use feed::parse as parse_feed;
-use labels::Labels;
 
 use super::{
-    Collector, MAX_BYTES, Reason, Refusal, entry,
+    Collector, Reason, Refusal, entry,
     json::{Object, Places, object, scalar, string, truth},
+    labels::{Labels, Names},
     walk::{each, present},
 };
-use crate::provenance::{Context, Subject, Time, Tlp};
+use crate::provenance::{Context, Time};
 
 /// Types of attributes that name an address (misp-core-format, 2.4.2.3).
 const KINDS: [&str; 5] = ["ip-src", "ip-dst", "ip-src|port", "ip-dst|port", PAIR];
@@ -51,20 +50,10 @@ pub(super) fn is_manifest(keys: &Object<'_>) -> bool {
 
 /// Reads a document of events or attributes.
 pub(super) fn parse(document: &RawValue, places: &mut Places<'_>, collector: &mut Collector) -> Result<(), Refusal> {
-    parse_within(document, places, collector, &mut 0)
-}
-
-/// As [`parse`], where documents before it took `told` bytes to keep what they tell.
-fn parse_within(
-    document: &RawValue,
-    places: &mut Places<'_>,
-    collector: &mut Collector,
-    told: &mut usize,
-) -> Result<(), Refusal> {
-    let mut reader = Reader { places, collector, told, is_misp: false };
+    let mut reader = Reader { places, collector, is_misp: false };
     reader.container(document, 0);
     match reader {
-        Reader { told, .. } if *told > MAX_BYTES => Err(Refusal::TooMuchTold),
+        Reader { collector, .. } if collector.is_overtold() => Err(Refusal::TooMuchTold),
         Reader { is_misp: false, collector, .. } if collector.read > 0 => Err(Refusal::JsonUnknown),
         _ => Ok(()),
     }
@@ -116,29 +105,18 @@ parts! {
     }
 }
 
-/// What labels come to.
-#[derive(Clone)]
-struct Known {
-    subject: Arc<Subject>,
-    tlp: Option<Tlp>,
-    confidence: Option<u8>,
-}
-
 /// What an event tells of all its attributes.
 struct Background<'a> {
     labels: Labels,
     info: Option<Arc<str>>,
     last_seen: Option<Time>,
     /// What labels come to by type and by the texts they stand in, which repeat.
-    known: HashMap<(&'static str, &'a str, &'a str), Known>,
+    known: HashMap<(&'static str, &'a str, &'a str), Context>,
 }
 
 struct Reader<'r, 't> {
     places: &'r mut Places<'t>,
     collector: &'r mut Collector,
-    /// Bytes of all that was kept about attributes: tags of an event times its attributes could be far more than the
-    /// file.
-    told: &'r mut usize,
     /// Something was met that only MISP has.
     is_misp: bool,
 }
@@ -234,16 +212,10 @@ impl<'a> Reader<'_, '_> {
             Some(known) => known.clone(),
             None => {
                 let own = Labels::read(attribute.tags, attribute.galaxies);
-                *self.told = self.told.saturating_add(own.bytes() + background.labels.bytes());
-                if *self.told > MAX_BYTES {
+                if !self.collector.tell(own.bytes() + background.labels.bytes()) {
                     return None;
                 }
-                let known = Known {
-                    subject: self.collector.subject(own.subject(&background.labels, kind)),
-                    // A word on the attribute is meant for it alone, so it replaces that on the event.
-                    tlp: own.tlp.or(background.labels.tlp),
-                    confidence: own.confidence.or(background.labels.confidence),
-                };
+                let known = own.within(&background.labels).context(Some(kind), self.collector);
                 background.known.insert(key, known.clone());
                 known
             }
@@ -256,14 +228,12 @@ impl<'a> Reader<'_, '_> {
         });
         let seen = [attribute.last_seen, group.last_seen, attribute.timestamp, group.timestamp, attribute.first_seen];
         Some(Context {
-            id: attribute.uuid.and_then(|id| self.text(id)),
+            // Ids are each their own: to look for equal ones would cost more than it saves.
+            id: attribute.uuid.and_then(string).filter(|id| !id.trim().is_empty()).map(|id| id.trim().into()),
             comment,
-            subject: known.subject,
-            confidence: known.confidence,
-            tlp: known.tlp,
             to_ids: Some(attribute.to_ids.and_then(truth).unwrap_or(false)),
             last_seen: seen.into_iter().find_map(time).or(background.last_seen),
-            ..Context::default()
+            ..known
         })
     }
 
@@ -287,7 +257,7 @@ fn names(attributes: &RawValue, labels: &mut Labels) {
     if !["\"threat-actor\"", "\"campaign-"].iter().any(|kind| attributes.get().contains(kind)) {
         return;
     }
-    let (mut by_name, mut by_id) = (labels::Names::default(), labels::Names::default());
+    let (mut by_name, mut by_id) = (Names::default(), Names::default());
     each(attributes, |attribute| {
         let Some(attribute) = Attribute::read(attribute) else { return };
         let is_deleted = attribute.deleted.and_then(truth) == Some(true);

@@ -15,11 +15,11 @@ mod diagnostic;
 mod entry;
 mod fields;
 mod json;
+mod labels;
 mod misp;
 mod plain;
 mod records;
 mod stix;
-mod tags;
 mod walk;
 
 use std::{fmt, io::Read};
@@ -165,6 +165,9 @@ pub fn parse_feed(
 fn finish(format: Format, collector: Collector) -> Result<Parsed, Refusal> {
     if collector.is_full {
         return Err(Refusal::TooManyEntries);
+    }
+    if collector.is_overtold() {
+        return Err(Refusal::TooMuchTold);
     }
     let Collector { entries, contexts, published, diagnostics, read, .. } = collector;
     let bad = diagnostics.bad();

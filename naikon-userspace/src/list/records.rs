@@ -17,12 +17,6 @@
 mod lines;
 mod record;
 
-use std::fmt;
-
-use serde::{
-    Deserializer,
-    de::{SeqAccess, Visitor},
-};
 use serde_json::value::RawValue;
 
 pub(super) use lines::{is_line, parse_lines};
@@ -30,6 +24,7 @@ pub(super) use lines::{is_line, parse_lines};
 use super::{
     Collector, MAX_LINE_BYTES, Reason, Refusal, entry,
     json::{Object, Places, object, string},
+    walk,
 };
 
 /// How many elements of an array are looked at to see whether it is a list of addresses.
@@ -115,15 +110,12 @@ fn is_array_or_null(value: &RawValue) -> bool {
 /// The members that are lists of addresses. An empty one is one where its name says so.
 fn lists<'a>(keys: &'a Object<'a>) -> Vec<(&'a str, &'a RawValue)> {
     let is_list = |(name, value): &(&str, &RawValue)| {
-        if !value.get().starts_with('[') {
-            return false;
-        }
         let (mut sampled, mut is_list) = (0, false);
-        each(value, |element| {
+        let is_array = walk::elements(value, |element| {
             sampled += 1;
             is_list |= sampled <= SAMPLE && is_plain(element);
         });
-        is_list || (sampled == 0 && ["data", "results", "prefixes"].contains(name))
+        is_list || (is_array && sampled == 0 && ["data", "results", "prefixes"].contains(name))
     };
     keys.iter().map(|(name, value)| (std::borrow::Borrow::borrow(name), *value)).filter(is_list).collect()
 }
@@ -150,7 +142,7 @@ fn is_plain(element: &RawValue) -> bool {
 
 /// Takes every element; of anything but an array none.
 fn take_all(list: &RawValue, places: &mut Places<'_>, collector: &mut Collector) {
-    each(list, |element| take(element, places, collector));
+    walk::elements(list, |element| take(element, places, collector));
 }
 
 /// Takes an address, or an object that holds one.
@@ -168,27 +160,6 @@ fn take(element: &RawValue, places: &mut Places<'_>, collector: &mut Collector) 
         Some(text) => collector.entry(line, column, text.trim().as_bytes(), entry::read),
         None => collector.mention(line, column, bare, Reason::Object("an address")),
     }
-}
-
-/// Calls `take` with each element of an array, which is never held as a whole.
-fn each<'a>(list: &'a RawValue, take: impl FnMut(&'a RawValue)) {
-    struct Each<F>(F);
-    impl<'de, F: FnMut(&'de RawValue)> Visitor<'de> for Each<F> {
-        type Value = ();
-
-        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-            formatter.write_str("an array")
-        }
-
-        fn visit_seq<A: SeqAccess<'de>>(mut self, mut elements: A) -> Result<(), A::Error> {
-            while let Some(element) = elements.next_element::<&'de RawValue>()? {
-                (self.0)(element);
-            }
-            Ok(())
-        }
-    }
-    // The text was read as JSON before: what fails here is no array, and has no elements.
-    let _ = serde_json::Deserializer::from_str(list.get()).deserialize_seq(Each(take));
 }
 
 #[cfg(test)]

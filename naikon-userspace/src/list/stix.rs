@@ -25,9 +25,10 @@ use serde_json::value::RawValue;
 use super::{
     Collector, Reason, Refusal, entry,
     json::{Object, Places, array, object, scalar, string, truth},
+    labels::Labels,
 };
-use crate::provenance::{Context, Subject, Time};
-use graph::{Graph, add, strings, techniques, time};
+use crate::provenance::{Context, Time};
+use graph::{Graph, strings, techniques, time};
 use pattern::Address;
 
 /// Characters of a comment that are kept: descriptions may be reports.
@@ -222,7 +223,7 @@ fn indicator(
             _ => None,
         };
         let (line, column) = in_text.map_or((line, column), |part| places.of(part));
-        let context = known.about(kind, collector);
+        let context = known.about(kind, graph, collector);
         let read = |text: &str| {
             entry::read(text).map(|indicator| entry::Indicator { port: indicator.port || port, ..indicator })
         };
@@ -233,52 +234,60 @@ fn indicator(
 
 /// What is known of the addresses of one indicator.
 struct Known {
-    context: Context,
-    subjects: Vec<(&'static str, Arc<Subject>)>,
-    subject: Subject,
+    labels: Labels,
+    /// What the other objects tell of it.
+    found: Arc<Labels>,
+    /// What is told besides.
+    told: Context,
+    /// Both together, by the kinds of addresses met.
+    contexts: Vec<(&'static str, Context)>,
 }
 
 impl Known {
     fn of(keys: &Object<'_>, tags: &[Cow<'_, str>], graph: &mut Graph<'_>, collector: &mut Collector) -> Self {
         let text = |key: &str| keys.get(key).and_then(|value| string(value)).filter(|text| !text.trim().is_empty());
         let id = text("id");
+        let mut labels = Labels::default();
+        techniques(keys).iter().for_each(|technique| labels.attack.add(technique));
+        tags.iter().for_each(|tag| labels.tags.add(tag));
+        phases(keys).iter().for_each(|phase| labels.tags.add(phase));
+        let confidence = keys.get("confidence").and_then(|value| scalar(value)?.parse().ok());
+        labels.confidence = confidence.filter(|confidence| *confidence <= 100);
+        labels.tlp = graph.tlp(keys);
         let found = id.as_ref().map(|id| graph.about(id)).unwrap_or_default();
-        let mut subject = Subject {
-            actors: found.actors.clone(),
-            campaigns: found.campaigns.clone(),
-            attack: techniques(keys),
-            ..Subject::default()
-        };
-        found.attack.iter().for_each(|technique| add(&mut subject.attack, technique));
-        tags.iter().for_each(|tag| add(&mut subject.tags, tag));
-        phases(keys).iter().for_each(|phase| add(&mut subject.tags, phase));
         let comment = text("name").or_else(|| text("description"));
         let comment = comment.map(|comment| comment.trim().chars().take(MAX_COMMENT).collect::<String>());
-        let confidence = keys.get("confidence").and_then(|value| scalar(value)?.parse().ok());
         let written = time(keys, "modified").or_else(|| time(keys, "created"));
         let seen = id.as_ref().and_then(|id| graph.last_seen(id));
-        let context = Context {
-            id: id.map(|id| collector.text(&id)),
+        let told = Context {
+            id: id.map(Arc::from),
             comment: comment.map(|comment| collector.text(&comment)),
-            confidence: confidence.filter(|confidence| *confidence <= 100),
-            tlp: graph.tlp(keys),
             valid_from: time(keys, "valid_from"),
             valid_until: time(keys, "valid_until"),
             // An update is as good a word as a sighting.
             last_seen: seen.max(written),
             ..Context::default()
         };
-        Known { context, subjects: Vec::new(), subject }
+        Known { labels, found, told, contexts: Vec::new() }
     }
 
-    fn about(&mut self, kind: &'static str, collector: &mut Collector) -> Context {
-        let known = self.subjects.iter().find(|(other, _)| *other == kind).map(|(_, subject)| Arc::clone(subject));
-        let subject = known.unwrap_or_else(|| {
-            let subject = collector.subject(Subject { kind: Some(kind.to_owned()), ..self.subject.clone() });
-            self.subjects.push((kind, Arc::clone(&subject)));
+    fn about(&mut self, kind: &'static str, graph: &mut Graph<'_>, collector: &mut Collector) -> Context {
+        if let Some((_, known)) = self.contexts.iter().find(|(other, _)| *other == kind) {
+            return known.clone();
+        }
+        let Context { subject, confidence, tlp, .. } = self.labels.clone().context(Some(kind), collector);
+        let subject = if self.found.is_empty() {
             subject
-        });
-        Context { subject, ..self.context.clone() }
+        } else {
+            graph.subject(&subject, &self.found, || {
+                // Thousands of indicators may indicate one campaign, each with a label of its own.
+                let has_room = collector.tell(self.labels.bytes() + self.found.bytes());
+                has_room.then(|| self.labels.clone().within(&self.found).context(Some(kind), collector).subject)
+            })
+        };
+        let context = Context { subject, confidence, tlp, ..self.told.clone() };
+        self.contexts.push((kind, context.clone()));
+        context
     }
 }
 

@@ -202,8 +202,8 @@ fn what_rows_tell_is_kept() {
     assert_eq!(
         contexts(full.as_bytes()),
         [
-            "{\"id\":\"u1\",\"comment\":\"C2, \\\"old\\\" IP\",\"actors\":[\"Naikon, PLA\"],\"tags\":[\"tlp:green\",\"tlp:amber\",\
-         \"misp-galaxy:threat-actor=\\\"Naikon, PLA\\\"\"],\"kind\":\"ip-dst\",\"tlp\":\"amber\",\"to_ids\":true,\
+            "{\"id\":\"u1\",\"comment\":\"C2, \\\"old\\\" IP\",\"actors\":[\"Naikon, PLA\"],\"tags\":[\"tlp:amber\",\
+         \"misp-galaxy:threat-actor=\\\"Naikon, PLA\\\"\",\"tlp:green\"],\"kind\":\"ip-dst\",\"tlp\":\"amber\",\"to_ids\":true,\
          \"last_seen\":\"2025-01-01T00:00:00Z\"}",
             "{\"id\":\"u2\",\"kind\":\"ip-dst\",\"to_ids\":false}",
             "{\"id\":\"u3\",\"kind\":\"ip-dst\",\"to_ids\":false}",

@@ -1,5 +1,6 @@
 //! Goes through JSON arrays and objects without keeping their parts: what is met is handed on as text and forgotten.
-//! An array of a hundred million numbers costs time, not memory.
+//! An array of a hundred million numbers costs time, not memory. Whether the syntax holds was found out when the
+//! document was read.
 
 use std::fmt;
 
@@ -8,12 +9,17 @@ use serde_json::value::RawValue;
 
 use super::json::string;
 
-/// Hands on each element of an array, in its order. Any other value is handed on itself: where MISP has one of a
-/// thing, some exporters leave the array out.
+/// Hands on each element of an array, in its order. `false` where it is no array.
+pub(super) fn elements<'a>(value: &'a RawValue, take: impl FnMut(&'a RawValue)) -> bool {
+    value.get().starts_with('[')
+        && serde_json::Deserializer::from_str(value.get()).deserialize_seq(Elements(take)).is_ok()
+}
+
+/// As [`elements`]; any other value is handed on itself: where MISP has one of a thing, some exporters leave the array
+/// out.
 pub(super) fn each<'a>(value: &'a RawValue, mut take: impl FnMut(&'a RawValue)) {
     if value.get().starts_with('[') {
-        // Whether the syntax holds was found out when the document was read.
-        let _ = serde_json::Deserializer::from_str(value.get()).deserialize_seq(Elements(take));
+        elements(value, take);
     } else {
         take(value);
     }

@@ -21,7 +21,7 @@ use super::{
         text_of,
         walk::members,
     },
-    is_event, parse_within,
+    is_event, parse as parse_event,
 };
 
 const MANIFEST: &str = "manifest.json";
@@ -44,14 +44,14 @@ pub(in crate::list) fn parse(
     for file in files.iter().filter(|file| !is_known(file, &events)) {
         collector.remark(1, 1, file.as_bytes(), Reason::Unlisted);
     }
-    let (mut bytes_left, mut told) = (MAX_BYTES.saturating_sub(manifest.len()), 0);
+    let mut bytes_left = MAX_BYTES.saturating_sub(manifest.len());
     for name in &events {
         let file = format!("{name}.json");
         let bytes = event(&file).map_err(|cause| Refusal::InFile { name: file.clone(), cause })?;
         bytes_left = bytes_left.checked_sub(bytes.len()).ok_or(Refusal::TooLarge)?;
         collector.file = collector.diagnostics.add_file(&file).ok_or(Refusal::TooManyEvents)?;
         let entries = collector.entries.len();
-        read(&bytes, &mut collector, &mut told).map_err(|refusal| in_file(&file, refusal))?;
+        read(&bytes, &mut collector).map_err(|refusal| in_file(&file, refusal))?;
         if collector.entries.len() == entries {
             collector.remark(1, 1, name.as_bytes(), Reason::EmptyEvent);
         }
@@ -86,14 +86,14 @@ fn events(manifest: &[u8], collector: &mut Collector) -> Result<BTreeSet<String>
 }
 
 /// Reads the file of one event.
-fn read(bytes: &[u8], collector: &mut Collector, told: &mut usize) -> Result<(), Refusal> {
+fn read(bytes: &[u8], collector: &mut Collector) -> Result<(), Refusal> {
     let text = json(bytes, collector)?;
     let text = String::from_utf8_lossy(text);
     let document: &RawValue = serde_json::from_str(&text).map_err(|error| syntax(&error))?;
     if !object(document).is_some_and(|keys| is_event(&keys)) {
         return Err(Refusal::JsonUnknown);
     }
-    parse_within(document, &mut Places::new(&text), collector, told)
+    parse_event(document, &mut Places::new(&text), collector)
 }
 
 /// The text of a file that must be JSON.

@@ -392,10 +392,11 @@ fn tags_are_kept_once_and_those_of_the_event_go_to_all() {
         {"type":"ip-dst","value":"192.0.2.2"}, {"type":"ip-dst","value":"192.0.2.3"}, {"type":"ip-src","value":"192.0.2.4"}],
         "Object":[{"Attribute":[{"type":"ip-dst","value":"192.0.2.5","Tag":{"name":"e"}}]}]}}"#;
     let parsed = parse(text.as_bytes()).unwrap();
-    let tags: Vec<_> = parsed.contexts.iter().map(|context| context.subject.tags.join(" ")).collect();
+    let contexts: Vec<_> = parsed.entries.iter().filter_map(|entry| parsed.context(entry)).collect();
+    let tags: Vec<_> = contexts.iter().map(|context| context.subject.tags.join(" ")).collect();
     assert_eq!(tags, ["d A b c", "a b c", "a b c", "a b c", "e a b c"]);
-    assert!(std::sync::Arc::ptr_eq(&parsed.contexts[1].subject, &parsed.contexts[2].subject));
-    let kinds: Vec<_> = parsed.contexts.iter().filter_map(|context| context.subject.kind.as_deref()).collect();
+    assert_eq!(parsed.entries[1].context, parsed.entries[2].context);
+    let kinds: Vec<_> = contexts.iter().filter_map(|context| context.subject.kind.as_deref()).collect();
     assert_eq!(kinds, ["ip-dst", "ip-dst", "ip-dst", "ip-src", "ip-dst"]);
 }
 
@@ -496,7 +497,7 @@ fn feeds_are_taken_whole_or_not_at_all() {
 #[test]
 fn events_of_a_feed_have_one_limit_together() {
     let event = |name: &str| {
-        Ok(if name == "a.json" { br#"{"Event":{"info":"x"}}"#.to_vec() } else { vec![b' '; super::MAX_BYTES] })
+        Ok(if name == "a.json" { br#"{"Event":{"info":"x"}}"#.to_vec() } else { vec![b' '; super::super::MAX_BYTES] })
     };
     assert_eq!(parse_feed(br#"{"a":{},"b":{}}"#, &[], event), Err(Refusal::TooLarge));
 }
@@ -531,11 +532,12 @@ fn hostile_events_cost_themselves() {
     let parsed =
         parse(format!(r#"{{"info":"{info}","Attribute":[{}{one}]}}"#, format!("{one},").repeat(20_000)).as_bytes())
             .unwrap();
-    assert_eq!(parsed.contexts.len(), 20_001);
-    assert_eq!(
-        parsed.contexts[0].comment.as_ref().map(|text| text.as_ptr()),
-        parsed.contexts[20_000].comment.as_ref().map(|text| text.as_ptr())
-    );
+    assert_eq!((parsed.entries.len(), parsed.contexts.len()), (20_001, 1));
+    let attribute = |number| format!(r#"{{"type":"ip-dst","value":"192.0.2.1","uuid":"{number}"}}"#);
+    let attributes: Vec<String> = (0..20_000).map(attribute).collect();
+    let parsed = parse(format!(r#"{{"info":"{info}","Attribute":[{}]}}"#, attributes.join(",")).as_bytes()).unwrap();
+    let comment = |place: usize| parsed.contexts[place].comment.as_ref().map(|text| text.as_ptr());
+    assert_eq!((parsed.contexts.len(), comment(0)), (20_000, comment(19_999)));
 }
 
 #[test]

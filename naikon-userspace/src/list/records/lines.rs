@@ -13,7 +13,6 @@ use crate::{
         fields::Kind,
         json::{Object, Places, object, scalar, string},
     },
-    prefix::Prefix,
     provenance::Time,
 };
 
@@ -116,11 +115,7 @@ impl Tally {
         if told == self.lines || collector.is_full {
             return Ok(());
         }
-        let entries = collector.entries.get(first..).unwrap_or_default();
-        let mut distinct: Vec<Prefix> = entries.iter().map(|entry| entry.prefix).collect();
-        distinct.sort_unstable();
-        distinct.dedup();
-        let least = distinct.len() as u64;
+        let least = collector.distinct_since(first).len() as u64;
         if (least..=self.lines).contains(&told) {
             return Ok(());
         }

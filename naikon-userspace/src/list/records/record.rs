@@ -9,7 +9,7 @@ use std::borrow::{Borrow, Cow};
 
 use serde_json::value::RawValue;
 
-use super::{each, is_array_or_null};
+use super::is_array_or_null;
 use crate::list::{
     Collector, MAX_LINE_BYTES, Reason,
     about::About,
@@ -17,6 +17,7 @@ use crate::list::{
     entry,
     fields::{Field, Kind, is_same_name},
     json::{Object, Places, object, scalar, string, truth},
+    walk::elements,
 };
 
 /// Keys of the address beyond those of CSV, which come between: Spamhaus' first, then AWS, GCP, and ThreatFox.
@@ -44,7 +45,7 @@ pub(super) fn take(value: &RawValue, places: &mut Places<'_>, collector: &mut Co
     };
     if is_alert(&keys) {
         if let Some(decisions) = keys.get("decisions") {
-            each(decisions, |decision| take_object(decision, places, collector));
+            elements(decisions, |decision| take_object(decision, places, collector));
         }
         return;
     }
@@ -132,16 +133,17 @@ fn about(keys: &Object<'_>, address: Option<&str>, decision: bool) -> About {
     about
 }
 
-/// Takes a scalar, or each string of an array; of tags as objects their names.
+/// Takes a scalar, or those of an array; of tags as objects their names.
 fn set(about: &mut About, field: Field, value: &RawValue) {
     if let Some(truth) = truth(value).filter(|_| matches!(field, Field::ToIds | Field::Decayed)) {
         about.set(field, if truth { "1" } else { "0" });
     } else if let Some(text) = scalar(value) {
         about.set(field, &text);
-    } else if value.get().starts_with('[') {
-        each(value, |element| {
-            let name = object(element).and_then(|keys| keys.get("name").and_then(|name| string(name)));
-            if let Some(text) = scalar(element).or(name) {
+    } else if field == Field::Tags {
+        about.labels.tags(value);
+    } else {
+        elements(value, |element| {
+            if let Some(text) = scalar(element) {
                 about.set(field, &text);
             }
         });

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Objects that are referred to and missing are nothing to complain of: bundles are parts of something larger. Work
-//! and result are bounded, whatever the relationships are.
+//! and result are bounded, whatever the relationships are. What techniques and markings look like is `labels`' matter.
 
 use std::{
     borrow::Cow,
@@ -17,10 +17,14 @@ use std::{
 use serde_json::value::RawValue;
 
 use super::{
-    super::json::{Object, array, object, scalar, string},
+    super::{
+        MAX_BYTES,
+        json::{Object, array, object, scalar, string},
+        labels::{self, Labels},
+    },
     is_revoked,
 };
-use crate::provenance::{Time, Tlp};
+use crate::provenance::{Subject, Time, Tlp};
 
 /// Relationships in a row that are followed.
 const MAX_STEPS: u8 = 8;
@@ -28,9 +32,6 @@ const MAX_STEPS: u8 = 8;
 /// Relationships that are followed for one set of targets, and for a bundle. A bundle that needs more was made to.
 const MAX_FOLLOWED: usize = 1024;
 const MAX_FOLLOWED_IN_ALL: usize = 4_000_000;
-
-/// Names of one kind that are kept of an indicator.
-const MAX_NAMES: usize = 256;
 
 /// Marking definitions that everybody knows and that bundles may leave out: TLP 1.0 (STIX 2.1, 7.2.1.4), and TLP 2.0
 /// by its extension.
@@ -54,8 +55,12 @@ pub(super) struct Graph<'a> {
     markings: HashMap<Cow<'a, str>, Tlp>,
     sightings: HashMap<Cow<'a, str>, Time>,
     /// What was found already, by the objects it was asked of.
-    found: HashMap<Vec<u32>, Arc<Found>>,
+    found: HashMap<Vec<u32>, Arc<Labels>>,
+    /// Subjects by what an indicator says itself and by what was found.
+    subjects: HashMap<(Arc<Subject>, *const Labels), Arc<Subject>>,
     followed: usize,
+    /// Bytes of all that was found.
+    kept: usize,
 }
 
 #[derive(Default)]
@@ -79,14 +84,6 @@ enum Verb {
     Indicates,
     AttributedTo,
     Uses,
-}
-
-/// What relationships lead to, each once.
-#[derive(Debug, Default, Eq, PartialEq)]
-pub(super) struct Found {
-    pub(super) actors: Vec<String>,
-    pub(super) campaigns: Vec<String>,
-    pub(super) attack: Vec<String>,
 }
 
 impl<'a> Graph<'a> {
@@ -145,7 +142,7 @@ impl<'a> Graph<'a> {
     }
 
     /// What the relationships of an indicator lead to.
-    pub(super) fn about(&mut self, id: &str) -> Arc<Found> {
+    pub(super) fn about(&mut self, id: &str) -> Arc<Labels> {
         let node = self.numbers.get(id).and_then(|number| self.nodes.get(*number as usize));
         let targets = node.into_iter().flat_map(|node| &node.relationships);
         let mut targets: Vec<u32> =
@@ -160,22 +157,38 @@ impl<'a> Graph<'a> {
         found
     }
 
+    /// The subject of an indicator that says `own` itself and of which `found` was found, made by `join` where it is not
+    /// known yet; `own` alone where `join` has no room for it.
+    pub(super) fn subject(
+        &mut self,
+        own: &Arc<Subject>,
+        found: &Arc<Labels>,
+        join: impl FnOnce() -> Option<Arc<Subject>>,
+    ) -> Arc<Subject> {
+        // What was found is kept here, so that its place stands for it.
+        let known = self.subjects.entry((Arc::clone(own), Arc::as_ptr(found)));
+        Arc::clone(known.or_insert_with(|| join().unwrap_or_else(|| Arc::clone(own))))
+    }
+
     /// Follows who is behind something, and what those behind it use. What else is told of a tool is not told of
     /// whoever uses it, so that behind `uses` only techniques are gathered.
-    fn follow(&mut self, targets: &[u32]) -> Found {
-        let mut found = Found::default();
+    fn follow(&mut self, targets: &[u32]) -> Labels {
+        let mut found = Labels::default();
         let mut known: HashSet<(u32, bool)> = HashSet::new();
         let mut next: VecDeque<(u32, bool, u8)> = targets.iter().map(|target| (*target, false, 0)).collect();
         let mut followed = targets.len();
         while let Some((number, is_used, steps)) = next.pop_front() {
-            if self.followed + followed > MAX_FOLLOWED_IN_ALL || !known.insert((number, is_used)) {
+            if self.followed + followed > MAX_FOLLOWED_IN_ALL
+                || self.kept > MAX_BYTES
+                || !known.insert((number, is_used))
+            {
                 continue;
             }
             let Some(node) = self.nodes.get(number as usize) else { continue };
             match &node.told {
-                Told::Actor(name) if !is_used => add(&mut found.actors, name),
-                Told::Campaign(name) if !is_used => add(&mut found.campaigns, name),
-                Told::Techniques(ids) => ids.iter().for_each(|id| add(&mut found.attack, id)),
+                Told::Actor(name) if !is_used => found.actors.add(name),
+                Told::Campaign(name) if !is_used => found.campaigns.add(name),
+                Told::Techniques(ids) => ids.iter().for_each(|id| found.attack.add(id)),
                 Told::Actor(_) | Told::Campaign(_) | Told::Nothing => {}
             }
             if steps == MAX_STEPS {
@@ -192,6 +205,7 @@ impl<'a> Graph<'a> {
             }
         }
         self.followed += followed;
+        self.kept += found.bytes();
         found
     }
 
@@ -234,39 +248,21 @@ fn marking(keys: &Object<'_>) -> Option<Tlp> {
     let of_definition = definition.as_ref().and_then(|definition| definition.get("tlp")).and_then(tlp);
     let extensions = keys.get("extensions").and_then(|extensions| object(extensions)).unwrap_or_default();
     let of_extension = extensions.values().filter_map(|extension| object(extension)?.get("tlp_2_0").and_then(tlp));
-    // Without `TLP:` a name may be any word.
-    let name = keys.get("name").filter(|name| string(name).is_some_and(|name| is_tlp(&name))).and_then(tlp);
+    let name = keys.get("name").and_then(|name| labels::marking(&string(name)?));
     of_extension.chain(of_definition).chain(name).max()
-}
-
-fn is_tlp(name: &str) -> bool {
-    name.trim().get(..4).is_some_and(|start| start.eq_ignore_ascii_case("tlp:"))
 }
 
 /// The ATT&CK techniques that an object names as its own, by id.
 pub(super) fn techniques(keys: &Object<'_>) -> Vec<String> {
     let references = keys.get("external_references").and_then(|references| array(references)).unwrap_or_default();
-    let mut ids = Vec::new();
-    for reference in references {
-        let Some(keys) = object(reference) else { continue };
+    let technique = |reference: &RawValue| {
+        let keys = object(reference)?;
         let text = |key: &str| keys.get(key).and_then(|value| string(value));
         // `mitre-attack`, and `mitre-ics-attack` and its like.
         let is_attack = text("source_name").is_some_and(|name| name.starts_with("mitre-") && name.ends_with("attack"));
-        if let Some(id) = text("external_id").filter(|id| is_attack && is_technique(id)) {
-            add(&mut ids, &id);
-        }
-    }
-    ids
-}
-
-/// `T1071`, `T1071.001`; tactics and groups have other letters.
-fn is_technique(id: &str) -> bool {
-    let is_number = |text: &str, digits: usize| text.len() == digits && text.bytes().all(|byte| byte.is_ascii_digit());
-    let Some(number) = id.strip_prefix('T') else { return false };
-    match number.split_once('.') {
-        Some((technique, part)) => is_number(technique, 4) && is_number(part, 3),
-        None => is_number(number, 4),
-    }
+        labels::technique(&text("external_id").filter(|_| is_attack)?)
+    };
+    references.into_iter().filter_map(technique).collect()
 }
 
 /// The strings of an array.
@@ -278,11 +274,4 @@ pub(super) fn strings<'a>(keys: &Object<'a>, key: &str) -> Vec<Cow<'a, str>> {
 /// A timestamp.
 pub(super) fn time(keys: &Object<'_>, key: &str) -> Option<Time> {
     keys.get(key).and_then(|value| scalar(value)).and_then(|text| Time::parse(&text))
-}
-
-/// Adds what is not there yet, up to a bound: lists of names are short.
-pub(super) fn add(all: &mut Vec<String>, text: &str) {
-    if all.len() < MAX_NAMES && !all.iter().any(|other| other == text) {
-        all.push(text.to_owned());
-    }
 }

@@ -657,9 +657,33 @@ fn hostile_bundles_cost_what_they_weigh() {
     let alternatives = format!("[{}file:name = 'x']", "ipv4-addr:value = '192.0.2.1' OR ".repeat(100_000));
     assert_eq!(parsed(&bundle(&[indicator("1", &alternatives, "")])).entries.len(), 100_000);
 
+    let alike = parsed(&bundle(&[indicator("1", &many, "")]));
+    assert_eq!((alike.entries.len(), alike.contexts.len()), (100_001, 1));
+
     let labels: Vec<_> = (0..100_000).map(|n| format!("\"l{n}\"")).collect();
     let labelled = context(&[indicator("1", A, &format!(",\"labels\":[{}]", labels.join(",")))]);
     assert!(labelled.subject.tags.len() < 1000);
+}
+
+#[test]
+fn names_times_indicators_have_a_limit() {
+    let mut objects = Vec::new();
+    for n in 0..200 {
+        objects.push(named("campaign", &n.to_string(), &format!("{n}{}", "x".repeat(10_000))));
+        objects.push(relationship("campaign--0", "attributed-to", &format!("campaign--{n}")));
+    }
+    let indicators = |is_alike: bool| {
+        (0..1000).flat_map(move |n| {
+            let labels = format!(",\"labels\":[\"{}\"]", if is_alike { 0 } else { n });
+            let id = n.to_string();
+            [indicator(&id, A, &labels), relationship(&format!("indicator--{id}"), "indicates", "campaign--0")]
+        })
+    };
+    let told: Vec<_> = objects.iter().cloned().chain(indicators(false)).collect();
+    assert_eq!(parse(bundle(&told).as_bytes()).unwrap_err(), Refusal::TooMuchTold);
+    // The same of each costs nothing.
+    let told: Vec<_> = objects.into_iter().chain(indicators(true)).collect();
+    assert_eq!(contexts(&bundle(&told)).len(), 1000);
 }
 
 #[test]
