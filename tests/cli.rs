@@ -721,9 +721,9 @@ fn driver_without_xdp_falls_back_visibly() {
     daemon.await_log("generic");
 }
 
-/// Files made to exhaust whoever reads them, 32 MiB each.
+/// Files made to exhaust whoever reads them, 16 MiB each.
 fn hostile() -> Vec<(&'static str, Vec<u8>)> {
-    const BYTES: usize = 32 << 20;
+    const BYTES: usize = 16 << 20;
     let repeated = |unit: &str| unit.repeat(BYTES / unit.len());
     let stix = |pattern: &str| {
         format!(
@@ -742,7 +742,10 @@ fn hostile() -> Vec<(&'static str, Vec<u8>)> {
         ("object of keys", format!("{{{}\"z\":0}}", repeated("\"k\":1,"))),
         ("event of a comment", format!("{{\"Event\":{{\"info\":\"{}\"}}}}", repeated("y"))),
         ("event of tags", format!("{{\"Event\":{{\"Tag\":[{}{{}}]}}}}", repeated("{\"name\":\"tlp:red\"},"))),
-        ("event of attributes", format!("{{\"Event\":{{\"Attribute\":[{}{{}}]}}}}", repeated("{\"type\":\"ip-dst\"},"))),
+        (
+            "event of attributes",
+            format!("{{\"Event\":{{\"Attribute\":[{}{{}}]}}}}", repeated("{\"type\":\"ip-dst\"},")),
+        ),
         ("pattern of parentheses", stix(&repeated("("))),
         ("pattern of nothing", stix(&format!("[ipv4-addr:value IN ({}'')]", repeated("'',")))),
         ("bundle of relationships", format!("{{\"objects\":[{}{{}}]}}", repeated("{\"type\":\"relationship\"},"))),
@@ -756,7 +759,7 @@ fn hostile() -> Vec<(&'static str, Vec<u8>)> {
 #[test]
 fn hostile_files_are_refused_within_a_memory_ceiling() {
     // The file, what a list may have at most of small parts, and room for the program.
-    const CEILING_BYTES: usize = (4 * 32 + 384) << 20;
+    const CEILING_BYTES: usize = (4 * 16 + 320) << 20;
     let folder = tempfile::tempdir().unwrap();
     for (name, content) in hostile() {
         let file = folder.path().join("hostile");

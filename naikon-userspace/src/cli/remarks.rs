@@ -284,7 +284,8 @@ mod tests {
 
     #[test]
     fn few_remarks_are_all_told_errors_first() {
-        let remarks = of([(1, Reason::Port), (2, Reason::Octets), (3, Reason::Duplicate(Elsewhere { line: 1, file: None }))]);
+        let remarks =
+            of([(1, Reason::Port), (2, Reason::Octets), (3, Reason::Duplicate(Elsewhere { line: 1, file: None }))]);
         assert_eq!(
             said(&[("c2.txt", &remarks)]),
             [
@@ -297,7 +298,8 @@ mod tests {
 
     #[test]
     fn many_of_a_kind_are_one_line_and_a_rare_error_still_shows() {
-        let mut remarks: Vec<_> = (2..=1235).map(|line| (line, Reason::Duplicate(Elsewhere { line: 1, file: None }))).collect();
+        let mut remarks: Vec<_> =
+            (2..=1235).map(|line| (line, Reason::Duplicate(Elsewhere { line: 1, file: None }))).collect();
         remarks.extend([(2000, Reason::Zone), (2001, Reason::Octets), (2002, Reason::Octets)]);
         assert_eq!(
             said(&[("c2.txt", &of(remarks))]),

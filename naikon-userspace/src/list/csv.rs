@@ -107,8 +107,12 @@ fn context_columns(names: &[String]) -> Vec<(usize, Field)> {
     columns.into_iter().map(|(column, (_, field))| (column, field)).collect()
 }
 
-/// Column names as they are compared; `None` when the line is no header, because a name is an address or prose.
+/// Column names as they are compared; `None` when the line is no header, because a name is an
+/// address or prose, or because it is too long.
 fn names(line: &[u8], separator: u8) -> Option<Vec<String>> {
+    if line.len() > MAX_LINE_BYTES {
+        return None;
+    }
     let line = str::from_utf8(line).ok()?;
     let split = line.split(char::from(separator));
     let clean = |name: &str| {

@@ -109,7 +109,7 @@ pub enum Reason {
     RangeEnd,
     /// Not UTF-8.
     Encoding,
-    /// Longer than [`super::MAX_LINE_BYTES`].
+    /// Longer than [`super::MAX_LINE_BYTES`], or a STIX pattern of over 1 MiB.
     LongLine,
     /// A CSV quote without its end.
     OpenQuote,
@@ -312,7 +312,7 @@ impl fmt::Display for Reason {
             Reason::RangeFamilies => "the range starts in one address family and ends in the other",
             Reason::RangeEnd => "the end of the range is not a full address",
             Reason::Encoding => "not UTF-8",
-            Reason::LongLine => "longer than 64 KiB",
+            Reason::LongLine => "longer than 64 KiB (a pattern: 1 MiB)",
             Reason::OpenQuote => "the quote is not closed",
             Reason::NoValue => "the address column is empty",
             Reason::Guarded(Role::Warninglist(name)) => {
@@ -597,7 +597,7 @@ impl fmt::Display for Refusal {
         match self {
             Refusal::TooLarge => formatter.write_str("larger than 256 MiB; split it"),
             Refusal::TooManyEntries => {
-                write!(formatter, "more than {} prefixes; split it", super::MAX_ENTRIES)
+                write!(formatter, "more than {} prefixes or objects; split it", super::MAX_ENTRIES)
             }
             Refusal::Gzip => formatter.write_str("gzip that is cut short or broken; fetch it again"),
             Refusal::Binary(line) => {

@@ -16,6 +16,9 @@ use super::{
 /// The most members of an object that are looked at by name: the manifest of a feed has one for each event.
 const MAX_KEYS: usize = 1 << 20;
 
+/// The most labels, references and the like of one object.
+const MAX_PARTS: usize = 1 << 16;
+
 /// An object by its keys; of equal keys the last counts.
 pub(super) type Object<'a> = BTreeMap<Key<'a>, &'a RawValue>;
 
@@ -38,24 +41,25 @@ pub(super) fn parse(text: &str, collector: &mut Collector) -> Result<Format, Ref
         return Ok(Format::JsonLines);
     }
     let document: &RawValue = serde_json::from_str(text).map_err(|error| syntax(&error))?;
-    if let Some(elements) = array(document) {
-        let elements = bounded(elements)?;
+    if document.get().starts_with('[') {
         // Without elements it is an empty list, which may be meant so.
-        let keys = elements.first().and_then(|first| object(first)).unwrap_or_default();
+        let keys = first(document).and_then(object).unwrap_or_default();
         if stix::is_object(&keys) {
-            stix::parse(&elements, &mut places, collector)?;
+            let objects = all_elements(document)?.unwrap_or_default();
+            stix::parse(&objects, &mut places, collector)?;
             return Ok(Format::Stix);
         }
         if misp::is_event(&keys) {
             misp::parse(document, &mut places, collector)?;
             return Ok(Format::Misp);
         }
-        records::parse_array(&elements, &mut places, collector)?;
+        records::parse_array(document, &mut places, collector)?;
         return Ok(Format::Json);
     }
     let Some(keys) = object(document) else { return Err(Refusal::JsonUnknown) };
     if stix::is_bundle(&keys) {
-        let objects = bounded(keys.get("objects").and_then(|objects| array(objects)).unwrap_or_default())?;
+        let objects =
+            keys.get("objects").map(|objects| all_elements(objects)).transpose()?.flatten().unwrap_or_default();
         stix::parse(&objects, &mut places, collector)?;
         return Ok(Format::Stix);
     }
@@ -92,20 +96,37 @@ pub(super) fn syntax(error: &serde_json::Error) -> Refusal {
     Refusal::JsonSyntax(narrow(error.line()), narrow(error.column()))
 }
 
-/// The elements of an array, as many as a list may have and one; `None` where it is none.
-pub(super) fn array(value: &RawValue) -> Option<Vec<&RawValue>> {
-    let mut all = Vec::new();
-    let is_array = elements(value, |element| {
-        if all.len() <= MAX_ENTRIES {
-            all.push(element);
-        }
-    });
-    is_array.then_some(all)
+/// The elements of an array, all of them; `None` where it is none.
+///
+/// They are counted first, so that an array of millions that is no list costs no memory.
+pub(super) fn all_elements(value: &RawValue) -> Result<Option<Vec<&RawValue>>, Refusal> {
+    bounded(value, MAX_ENTRIES)
 }
 
-/// What [`array()`] gives, where it is not longer than a list may be.
-fn bounded(elements: Vec<&RawValue>) -> Result<Vec<&RawValue>, Refusal> {
-    if elements.len() > MAX_ENTRIES { Err(Refusal::TooManyEntries) } else { Ok(elements) }
+/// The elements of an array inside an object, such as its labels; `None` where it is none, or one with more of them
+/// than any source writes.
+pub(super) fn array(value: &RawValue) -> Option<Vec<&RawValue>> {
+    bounded(value, MAX_PARTS).ok().flatten()
+}
+
+fn bounded(value: &RawValue, most: usize) -> Result<Option<Vec<&RawValue>>, Refusal> {
+    let mut count = 0;
+    if !elements(value, |_| count += 1) {
+        return Ok(None);
+    }
+    if count > most {
+        return Err(Refusal::TooManyEntries);
+    }
+    let mut all = Vec::with_capacity(count);
+    elements(value, |element| all.push(element));
+    Ok(Some(all))
+}
+
+/// The first element of an array.
+fn first(value: &RawValue) -> Option<&RawValue> {
+    let mut first = None;
+    elements(value, |element| first = first.or(Some(element)));
+    first
 }
 
 /// The members of an object; `None` where it is none, or one with more of them than any source writes.

@@ -30,17 +30,23 @@ use super::{
 /// How many elements of an array are looked at to see whether it is a list of addresses.
 const SAMPLE: usize = 100;
 
-/// Reads an array of strings or of objects with an address.
+/// Reads an array of strings or of objects with an address. An empty one is an empty list.
 pub(super) fn parse_array(
-    elements: &[&RawValue],
+    document: &RawValue,
     places: &mut Places<'_>,
     collector: &mut Collector,
 ) -> Result<(), Refusal> {
-    let is_readable = |element: &&RawValue| element.get().starts_with('"') || is_plain(element);
-    if !elements.iter().take(SAMPLE).any(is_readable) {
+    let (mut sampled, mut readable) = (0, 0);
+    walk::elements(document, |element| {
+        if sampled < SAMPLE {
+            sampled += 1;
+            readable += usize::from(element.get().starts_with('"') || is_plain(element));
+        }
+    });
+    if sampled > 0 && readable == 0 {
         return Err(Refusal::JsonUnknown);
     }
-    elements.iter().for_each(|element| take(element, places, collector));
+    take_all(document, places, collector);
     Ok(())
 }
 

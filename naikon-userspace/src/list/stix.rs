@@ -23,13 +23,16 @@ use std::{
 use serde_json::value::RawValue;
 
 use super::{
-    Collector, Reason, Refusal, entry,
-    json::{Object, Places, array, object, scalar, string, truth},
+    Collector, MAX_ENTRIES, Reason, Refusal, entry,
+    json::{Object, Places, all_elements, array, object, scalar, string, truth},
     labels::Labels,
 };
 use crate::provenance::{Context, Time};
 use graph::{Graph, strings, techniques, time};
 use pattern::Address;
+
+/// The longest pattern that is read: some ten thousand addresses.
+const MAX_PATTERN_BYTES: usize = 1 << 20;
 
 /// Characters of a comment that are kept: descriptions may be reports.
 const MAX_COMMENT: usize = 500;
@@ -61,7 +64,7 @@ pub(super) fn parse(objects: &[&RawValue], places: &mut Places<'_>, collector: &
     let inside: Vec<&RawValue>;
     let objects = match objects.first().and_then(|first| object(first)) {
         Some(keys) if keys.get("type").is_some_and(|kind| kind.get() == "\"bundle\"") => {
-            inside = objects.iter().flat_map(|bundle| objects_of(bundle)).collect();
+            inside = objects_of(objects)?;
             &inside
         }
         _ => objects,
@@ -101,10 +104,18 @@ pub(super) fn parse(objects: &[&RawValue], places: &mut Places<'_>, collector: &
     Ok(())
 }
 
-/// What a bundle holds; an array may hold several.
-fn objects_of(bundle: &RawValue) -> Vec<&RawValue> {
-    let keys = object(bundle).unwrap_or_default();
-    keys.get("objects").and_then(|objects| array(objects)).unwrap_or_else(|| vec![bundle])
+/// What several bundles hold.
+fn objects_of<'a>(bundles: &[&'a RawValue]) -> Result<Vec<&'a RawValue>, Refusal> {
+    let mut all = Vec::new();
+    for bundle in bundles {
+        let keys = object(bundle).unwrap_or_default();
+        match keys.get("objects").map(|objects| all_elements(objects)).transpose()?.flatten() {
+            Some(objects) if all.len() + objects.len() <= MAX_ENTRIES => all.extend(objects),
+            Some(_) => return Err(Refusal::TooManyEntries),
+            None => all.push(*bundle),
+        }
+    }
+    Ok(all)
 }
 
 /// What each object is. Of one id only the latest version counts (STIX 2.1, 3.6).
@@ -187,6 +198,10 @@ fn indicator(
     if pattern_type.is_some_and(|kind| !kind.eq_ignore_ascii_case("stix")) {
         no_address(collector);
         return false;
+    }
+    if text.len() > MAX_PATTERN_BYTES {
+        mention(collector, Reason::LongLine);
+        return true;
     }
     let meaning = pattern::read(&text);
     if meaning.as_ref().is_ok_and(|meaning| !meaning.is_about_addresses()) {
