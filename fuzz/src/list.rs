@@ -9,6 +9,7 @@ use naikon_userspace::{
     list::{self, Place, TEXT_CHARACTERS},
     provenance::{Context, Time},
     safety::{self, Guards},
+    warninglist::Warnings,
 };
 
 /// Text before and after the input.
@@ -193,7 +194,7 @@ fn check_context(context: &Context) {
 fn check_use(parsed: list::Parsed) {
     let now = Time::from_seconds(NOW);
     let read: std::collections::BTreeSet<_> = parsed.entries.iter().map(|entry| entry.prefix).collect();
-    let screened = safety::screen(Filter::default().apply(parsed, now), &Guards::none());
+    let screened = safety::screen(Filter::default().apply(parsed, now), &Guards::none(), &Warnings::default());
     let kept = screened.content.prefixes();
     assert!(kept.is_sorted_by(|left, right| left < right) && kept.iter().all(|prefix| read.contains(prefix)));
     for prefix in kept {

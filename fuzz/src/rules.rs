@@ -20,6 +20,7 @@ use naikon_userspace::{
     provenance::Time,
     ruleset::{self, ListAction, Rule, Ruleset, Source, Spared, Verdict},
     safety::{self, Guards, Role},
+    warninglist::Warnings,
 };
 
 const SEPARATOR: u8 = 0x1e;
@@ -122,7 +123,7 @@ impl Given {
             let screened = if is_allowlist {
                 safety::screen_allowlist(Filter::of_allowlist().apply(parsed, now))
             } else {
-                safety::screen(Filter::default().apply(parsed, now), &guards)
+                safety::screen(Filter::default().apply(parsed, now), &guards, &Warnings::default())
             };
             Some(screened.content.active(now).into_owned())
         };

@@ -334,7 +334,7 @@ mod tests {
 
     #[test]
     fn refusals_come_before_remarks() {
-        let remarks = of((1..=100).map(|line| (line, Reason::Duplicate(Elsewhere { line: line, file: None }))));
+        let remarks = of((1..=100).map(|line| (line, Reason::Duplicate(Elsewhere { line, file: None }))));
         let lists: Vec<_> = (0..50)
             .map(|_| Remarked { path: "\x1b[2J", diagnostics: &remarks, refused: Some("an HTML\x1b page") })
             .collect();
