@@ -149,7 +149,10 @@ impl Guards {
         let before = self.guarded.partition_point(|guarded| guarded <= prefix);
         let guarded = before.checked_sub(1).and_then(|last| self.guarded.get(last))?;
         if guarded.contains(prefix) {
-            return Some(self.role(prefix).map_or(Reason::Special(*guarded), Reason::Guarded));
+            // Special space stays what it is, whoever has an address in it today.
+            let is_special = SPECIAL.iter().any(|space| space.contains(prefix));
+            let role = if is_special { None } else { self.role(prefix) };
+            return Some(role.map_or(Reason::Special(*guarded), Reason::Guarded));
         }
         None
     }
@@ -241,10 +244,7 @@ fn screen_by(filtered: Filtered, warnings: &Warnings, refusal: impl Fn(&Prefix) 
         let before = kept.len();
         let spared_before = spared.len();
         kept.extend(range.iter().filter(|entry| refusal(&entry.prefix).is_none()).copied());
-        // The host may have another address tomorrow; special space stays what it is.
-        let is_special = |prefix: &Prefix| SPECIAL.iter().any(|space| space.contains(prefix));
-        let is_spared =
-            |entry: &&Entry| matches!(refusal(&entry.prefix), Some(Reason::Guarded(_))) && !is_special(&entry.prefix);
+        let is_spared = |entry: &&Entry| matches!(refusal(&entry.prefix), Some(Reason::Guarded(_)));
         spared.extend(range.iter().filter(is_spared).copied());
         let mut reasons = range.iter().filter_map(|entry| refusal(&entry.prefix)).peekable();
         let Some(first) = reasons.peek().cloned() else { continue };
@@ -521,7 +521,7 @@ mod tests {
                 "198.51.100.254 gateway",
                 "2001:db8::53 resolver",
                 "203.0.113.9 session",
-                "192.168.1.1 own_address"
+                "192.168.1.1 special"
             ]
         );
         assert_eq!(host_guards().holes(screened.content.prefixes()), prefixes(&["198.51.100.1", "198.51.100.254"]));

@@ -219,6 +219,15 @@ fn show_status(status: &protocol::Status) -> io::Result<()> {
         }
         writeln!(out)?;
         output::table(&mut out, &lists, paint)?;
+        for list in &status.lists {
+            let expired = (list.expired > 0).then(|| format!("{} expired", output::thousands(list.expired as u64)));
+            let waiting = (list.waiting > 0).then(|| format!("{} wait", output::thousands(list.waiting as u64)));
+            let next = list.next_change.as_ref().map(|next| format!("next change {next}"));
+            let told: Vec<String> = [expired, waiting, next].into_iter().flatten().collect();
+            if !told.is_empty() {
+                writeln!(out, "{}: {}", text::escape(&list.name), told.join(", "))?;
+            }
+        }
     }
     Ok(())
 }
