@@ -377,3 +377,31 @@ fn every_format_reaches_the_kernel() {
     });
     assert_eq!(daemon.verdict("203.0.113.8"), "drop");
 }
+
+#[test]
+fn error_page_is_no_empty_list() {
+    if needs_root() {
+        return;
+    }
+    let lab = Lab::new();
+    lab.write("naikon.toml", "[[list]]\npath = \"list\"\nallow_empty = true\n");
+    for (content, code) in
+        [("404: Not Found\n", 1), ("", 0), ("# nothing today\n", 0), ("[]", 0), ("{\"objects\":[]}", 0)]
+    {
+        lab.write("list", content);
+        lab.naikon(&["check", "--config", "naikon.toml"]).exits(code);
+    }
+}
+
+#[test]
+fn what_cannot_be_read_in_a_directory_costs_itself() {
+    if needs_root() {
+        return;
+    }
+    let lab = Lab::new();
+    fs::create_dir(lab.path("lists")).unwrap();
+    lab.write("lists/good.txt", "203.0.113.9\n");
+    std::os::unix::fs::symlink("gone", lab.path("lists/dangling.txt")).unwrap();
+    lab.naikon(&["check", "lists"]).exits(1).says("dangling.txt: list refused: cannot be read").says("good");
+    lab.naikon(&["check", "lists/dangling.txt"]).exits(2);
+}

@@ -127,6 +127,16 @@ impl Filter {
         Filtered { parsed, common }
     }
 
+    /// Why an entry of which this is told is not wanted at `now`, if it is not: for entries that cannot be read.
+    pub fn objections(&self, now: Time) -> impl Fn(&Context) -> Option<Reason> + use<> {
+        let filter = self.clone();
+        move |context| {
+            let mut context = context.clone();
+            filter.complete(&mut context);
+            filter.objection(&context, now)
+        }
+    }
+
     /// Adds what the operator says of the list to what the list says of an entry.
     fn complete(&self, context: &mut Context) {
         context.tlp = context.tlp.or(self.tlp);
@@ -163,5 +173,5 @@ impl Filter {
 }
 
 fn age_counts_from(context: &Context) -> Option<Time> {
-    context.last_seen.or(context.valid_from)
+    context.last_seen.max(context.valid_from)
 }

@@ -406,7 +406,11 @@ impl Ruleset {
             prefix: guard.copied(),
             lists: Vec::new(),
             reason: if guard.is_some() { Reason::Guard } else { Reason::NotListed },
-            embedded: None,
+            // A guard holds a mapped address as the IPv4 address that it is.
+            embedded: match address {
+                IpAddr::V6(v6) if guard.is_some() => v6.to_ipv4_mapped(),
+                _ => None,
+            },
         }
     }
 }

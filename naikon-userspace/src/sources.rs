@@ -15,9 +15,9 @@ use crate::{
     config::{Config, ConfigError, NAME_MAX, WarnAction},
     content::Content,
     filter::Filter,
-    list::{self, Diagnostics, Format, MAX_BYTES, Parsed, Refusal},
+    list::{self, Diagnostics, Format, MAX_BYTES, Parsed, Reason, Refusal},
     prefix::Prefix,
-    provenance::Time,
+    provenance::{Context, Time},
     ruleset::{self, ListAction, Ruleset, Spared},
     safety::{self, Guards, Screened},
     text,
@@ -162,8 +162,10 @@ fn stem(path: &Path) -> String {
 #[derive(Clone, Debug, Default)]
 pub struct Warninglists {
     read: Vec<(PathBuf, WarnAction, Warninglist)>,
-    /// What cannot be read of them, with its file.
+    /// Those that cannot be read.
     pub faults: Vec<String>,
+    /// Those of which entries cannot be read.
+    pub remarks: Vec<String>,
 }
 
 impl Warninglists {
@@ -177,8 +179,8 @@ impl Warninglists {
             let kept = if known.is_some() { "; its last good content stays" } else { "" };
             match loaded {
                 Ok(list) if list.unread > 0 => {
-                    let unread = list.unread;
-                    lists.faults.push(format!("warninglist {}: {unread} entries are no prefixes", path.display()));
+                    let what = if list.unread == 1 { "entry is no prefix" } else { "entries are no prefixes" };
+                    lists.remarks.push(format!("warninglist {}: {} {what}", path.display(), list.unread));
                     lists.read.push((path, action, list));
                 }
                 Ok(list) => lists.read.push((path, action, list)),
@@ -284,7 +286,7 @@ pub fn load(source: &Source, guards: &Guards, warnings: &Warnings, now: Time) ->
         warned: BTreeMap::new(),
         fault: Some(fault),
     };
-    let parsed = match parse(&source.path) {
+    let parsed = match parse(&source.path, source.filter.objections(now)) {
         Ok(parsed) => parsed,
         Err(fault) => return faulty(fault),
     };
@@ -304,15 +306,15 @@ pub fn load(source: &Source, guards: &Guards, warnings: &Warnings, now: Time) ->
 }
 
 /// Reads and parses a file, or the directory of a MISP feed.
-fn parse(path: &Path) -> Result<Parsed, Fault> {
+fn parse(path: &Path, objection: impl Fn(&Context) -> Option<Reason> + 'static) -> Result<Parsed, Fault> {
     if !is_feed(path) {
-        return Ok(list::parse(&read(path).map_err(Fault::Unreadable)?)?);
+        return Ok(list::parse_for(&read(path).map_err(Fault::Unreadable)?, objection)?);
     }
     let manifest = read(&path.join(MANIFEST)).map_err(Fault::Unreadable)?;
     let entries = fs::read_dir(path).map_err(Fault::Unreadable)?.filter_map(Result::ok);
     let files: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     let event = |name: &str| read(&path.join(name)).map_err(|error| error.to_string());
-    Ok(list::parse_feed(&manifest, &files, event)?)
+    Ok(list::parse_feed(&manifest, &files, event, objection)?)
 }
 
 /// What makes a directory a MISP feed.

@@ -114,11 +114,14 @@ pub(super) fn compile_config(config: &Config, host: &HostFacts) -> Result<Compil
     if let Some(fault) = warninglists.faults.first() {
         return Err(Failure::new(Code::Usage, fault.clone()));
     }
+    warninglists.remarks.iter().for_each(|remark| output::error(remark));
     let (guards, warnings) = (host.guards(warninglists.guards()), warninglists.warnings());
     let mut loaded = Vec::new();
     for source in sources::expand(config, &[])? {
         let list = sources::load(&source, &guards, &warnings, now);
-        if let Some(fault @ Fault::Unreadable(_)) = &list.fault {
+        // What is named must be there; what lies in a named directory costs itself.
+        let is_named = config.lists.iter().any(|list| list.path == source.path) || config.allow.contains(&source.path);
+        if let Some(fault @ Fault::Unreadable(_)) = list.fault.as_ref().filter(|_| is_named) {
             return Err(Failure::new(Code::Usage, format!("{}: {fault}", source.path.display())));
         }
         loaded.push((source, list));

@@ -222,8 +222,8 @@ impl Lists {
     }
 
     /// What cannot be read of the warninglists.
-    pub(crate) fn warninglist_faults(&self) -> &[String] {
-        &self.warninglists.faults
+    pub(crate) fn warninglist_faults(&self) -> impl Iterator<Item = &String> {
+        self.warninglists.faults.iter().chain(&self.warninglists.remarks)
     }
 
     /// Makes the kernel enforce what holds now: as entries come and leave with the time, and as this host's own

@@ -345,7 +345,7 @@ impl Enforcer {
             lists.iter().filter_map(|list| Some(format!("list {} is not up: {}", list.name, list.fault.as_ref()?)));
         let bare = self.hooks.confirmed.iter().filter(|hook| hook.mode == "none");
         let unprotected = bare.map(|hook| format!("{} is not protected", hook.interface));
-        let warninglists = self.lists.warninglist_faults().iter().cloned();
+        let warninglists = self.lists.warninglist_faults().cloned();
         let behind = self.lists.clock().behind_seconds();
         let clock = (behind.abs() > CLOCK_TOLERANCE_SECONDS).then(|| {
             format!("the system's clock jumped and is {behind} s from the time that lists go by; 'naikon reload --force' takes it")

@@ -36,7 +36,9 @@ pub(super) fn published(text: &[u8]) -> Option<Time> {
 
 /// What FireHOL's update-ipsets says of its files.
 pub(super) fn count(text: &[u8]) -> Option<Count> {
-    if !comments(text).any(|comment| comment.ends_with(" hash:ip ipset") || comment.ends_with(" hash:net ipset")) {
+    // `# ipv4 hash:net ipset`, `# ipv4 hash:net netset`.
+    let is_kind = |comment: &str| comment.split(' ').any(|word| matches!(word, "hash:ip" | "hash:net"));
+    if !comments(text).any(is_kind) {
         return None;
     }
     let (_, value) = members(text).find(|(name, _)| name.eq_ignore_ascii_case("entries"))?;
@@ -160,6 +162,7 @@ mod tests {
             ("hash:net", "1043 subnets", None),
             ("hash:net", "many", None),
             ("hash:other", "14 unique IPs", None),
+            ("hash:net netset #", "14 subnets, 20 unique IPs", Some(Count::Subnets(14))),
         ] {
             let text = format!("#\n# x\n#\n# ipv4 {form} ipset\n#\n# Entries         : {entries}\n#\n192.0.2.1\n");
             assert_eq!(count(text.as_bytes()), expected, "{form} {entries}");

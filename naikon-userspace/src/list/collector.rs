@@ -31,9 +31,19 @@ pub(super) struct Collector {
     /// the file.
     told: usize,
     shared: Shared,
+    /// Why an entry of which this is told is not wanted, if it is not.
+    objection: Option<Box<Objection>>,
 }
 
+/// What an operator has against an entry, by what is told of it.
+pub(super) type Objection = dyn Fn(&Context) -> Option<Reason>;
+
 impl Collector {
+    /// For an operator with these objections.
+    pub(super) fn new(objection: Box<Objection>) -> Self {
+        Collector { objection: Some(objection), ..Collector::default() }
+    }
+
     /// Reads `text` with `read` and takes the result.
     pub(super) fn entry(
         &mut self,
@@ -61,6 +71,12 @@ impl Collector {
     pub(super) fn mention(&mut self, line: u32, column: u32, text: &[u8], reason: Reason) {
         self.read += 1;
         self.remark(line, column, text, reason);
+    }
+
+    /// As [`Collector::mention`], of an entry of which `context` is known: one that is not wanted anyway is not bad.
+    pub(super) fn mention_about(&mut self, line: u32, column: u32, text: &[u8], reason: Reason, context: &Context) {
+        let objection = self.objection.as_ref().and_then(|objection| objection(context));
+        self.mention(line, column, text, objection.unwrap_or(reason));
     }
 
     /// A remark on something that is no entry, or that is one of which more was said.
@@ -109,7 +125,6 @@ impl Collector {
         if self.is_full {
             return; // nothing of it will be used
         }
-        self.read += 1;
         let indicator = if text.len() > MAX_LINE_BYTES {
             Err(Reason::LongLine)
         } else {
@@ -117,8 +132,14 @@ impl Collector {
         };
         let Indicator { net, host_bits, mapped, port, fields } = match indicator {
             Ok(indicator) => indicator,
-            Err(reason) => return self.remark(line, column, text, reason),
+            Err(reason) => {
+                return match context {
+                    Some(context) => self.mention_about(line, column, text, reason, &context),
+                    None => self.mention(line, column, text, reason),
+                };
+            }
         };
+        self.read += 1;
         let context = context.map_or(0, |context| {
             // Neighbours often say the same: a pattern, or an event without ids.
             if self.contexts.last() != Some(&context) {

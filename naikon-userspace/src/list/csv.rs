@@ -125,9 +125,12 @@ fn names(line: &[u8], separator: u8) -> Option<Vec<String>> {
 
 /// Whether the first line that is no comment consists of several names: a header of columns we do not know. Dots
 /// make host names, so they do not count.
-pub(super) fn looks_like_unknown_header(text: &[u8]) -> bool {
+///
+/// Where entries were found below it, the first of them must have the same columns, or it is prose above a plain list.
+pub(super) fn looks_like_unknown_header(text: &[u8], has_no_entries: bool) -> bool {
     let is_data = |line: &&[u8]| !line.is_empty() && !line.starts_with(b"#") && !line.starts_with(b";");
-    let first = lines(text).map(|(_, line)| line.trim_ascii()).find(is_data);
+    let mut rows = lines(text).map(|(_, line)| line.trim_ascii()).filter(is_data);
+    let (first, second) = (rows.next(), rows.next().unwrap_or_default());
     let is_name = |name: &String| {
         let is_sign = |sign: char| sign.is_alphanumeric() || matches!(sign, '_' | '-' | ' ' | '(' | ')');
         name.starts_with(char::is_alphabetic) && name.chars().all(is_sign)
@@ -135,8 +138,12 @@ pub(super) fn looks_like_unknown_header(text: &[u8]) -> bool {
     first.is_some_and(|line| {
         SEPARATORS
             .into_iter()
-            .filter_map(|separator| names(line, separator))
-            .any(|names| names.len() > 1 && names.iter().all(is_name))
+            .filter_map(|separator| Some((separator, names(line, separator)?)))
+            .filter(|(_, names)| names.len() > 1 && names.iter().all(is_name))
+            .any(|(separator, names)| {
+                let separators = second.iter().filter(|byte| **byte == separator).count();
+                has_no_entries || separators + 1 == names.len()
+            })
     })
 }
 

@@ -109,7 +109,7 @@ pub enum Reason {
     RangeEnd,
     /// Not UTF-8.
     Encoding,
-    /// Longer than [`super::MAX_LINE_BYTES`], or a STIX pattern of over 1 MiB.
+    /// Longer than [`super::MAX_LINE_BYTES`], or a STIX pattern of over 4 MiB.
     LongLine,
     /// A CSV quote without its end.
     OpenQuote,
@@ -145,6 +145,10 @@ pub enum Reason {
     NoBan,
     /// A warninglist of this name holds it, or part of it.
     Warned(Arc<str>),
+    /// Its source writes a time that cannot be read: of what.
+    BadTime(&'static str),
+    /// ISSUPERSET of a network.
+    Superset,
     /// `max_age` is set, and nothing tells how old it is.
     Undated,
     /// A pattern that more than addresses decide, or that no packet filter can follow: which part of it.
@@ -225,6 +229,8 @@ impl Reason {
             Reason::NoBan => "no_ban",
             Reason::Warned(_) => "warned",
             Reason::Undated => "undated",
+            Reason::BadTime(_) => "bad_time",
+            Reason::Superset => "superset",
             Reason::Condition(_) => "condition",
             Reason::NoAddress => "no_address",
             Reason::Alternative => "alternative",
@@ -273,6 +279,8 @@ impl Reason {
             | Reason::Waiting(_)
             | Reason::Warned(_)
             | Reason::Undated
+            | Reason::BadTime(_)
+            | Reason::Superset
             | Reason::NoCount
             | Reason::Unlisted
             | Reason::EmptyEvent => Class::Noticed,
@@ -312,7 +320,7 @@ impl fmt::Display for Reason {
             Reason::RangeFamilies => "the range starts in one address family and ends in the other",
             Reason::RangeEnd => "the end of the range is not a full address",
             Reason::Encoding => "not UTF-8",
-            Reason::LongLine => "longer than 64 KiB (a pattern: 1 MiB)",
+            Reason::LongLine => "longer than 64 KiB (a pattern: 4 MiB)",
             Reason::OpenQuote => "the quote is not closed",
             Reason::NoValue => "the address column is empty",
             Reason::Guarded(Role::Warninglist(name)) => {
@@ -336,6 +344,8 @@ impl fmt::Display for Reason {
             Reason::Warned(name) => {
                 return write!(formatter, "warninglist '{name}' holds it or a part of it: a likely false positive");
             }
+            Reason::BadTime(what) => return write!(formatter, "{what} is no time that can be read; it has none"),
+            Reason::Superset => "ISSUPERSET; read as the network itself",
             Reason::Undated => "nothing tells its age, so max_age does not apply",
             Reason::Condition(what) => {
                 return write!(formatter, "{what} decides, too; only an address alone can be enforced");
@@ -529,7 +539,8 @@ impl Diagnostics {
             return Err(Refusal::TooManyBad { bad: self.bad, read });
         }
         match (usable, read) {
-            (0, _) if allow_empty => Ok(()),
+            // An error page of three lines is no empty list.
+            (0, _) if allow_empty && self.bad == 0 => Ok(()),
             (0, 0) => Err(Refusal::Empty),
             (0, _) => Err(Refusal::NothingUsable { read, causes: self.causes() }),
             _ => Ok(()),

@@ -87,9 +87,6 @@ pub(super) fn read(text: &str) -> Result<Indicator, Reason> {
     if rest.is_empty() && !token.contains('-') {
         return single(token);
     }
-    if let Some(block) = block(token, rest) {
-        return Ok(block);
-    }
     if let Some(end) = rest.trim_start_matches(BLANKS).strip_prefix('-') {
         let (last, after) = split_token(end.trim_start_matches(BLANKS));
         // `192.0.2.1 - what it is` is a field that follows; `192.0.2.1 - 192.0.2` is a broken range.
@@ -120,16 +117,6 @@ pub(super) fn read_with_port(text: &str) -> Result<Indicator, Reason> {
         }
         Some(_) => Err(Reason::BadPort),
     }
-}
-
-/// Columns as DShield writes them: first address, last address, length. Where the three agree, all of the block is meant.
-fn block(token: &str, rest: &str) -> Option<Indicator> {
-    let mut columns = rest.strip_prefix('\t')?.split('\t');
-    let (first, last) = (address(token)?, address(columns.next()?.trim())?);
-    let block = prefix(first, columns.next()?.trim()).ok()?;
-    let is_whole = matches!(block.net, Net::One(whole) if whole.address() == first && whole.last() == last);
-    let fields = columns.any(|column| !column.trim().is_empty()).then_some(Fields::Any);
-    is_whole.then_some(Indicator { fields, ..block })
 }
 
 const BLANKS: [char; 2] = [' ', '\t'];
@@ -175,6 +162,10 @@ fn read_url(rest: &str) -> Result<Indicator, Reason> {
         return Err(Reason::UserPart);
     }
     let host = authority.split([',', ';']).next().unwrap_or(authority);
+    // An IPv6 host has brackets (RFC 3986, 3.2.2); without them nobody knows where the port begins.
+    if !host.starts_with('[') && host.bytes().filter(|byte| *byte == b':').count() > 1 {
+        return Err(Reason::NotAnAddress);
+    }
     let indicator = single(host)?;
     let is_host = matches!(indicator.net, Net::One(prefix) if prefix == Prefix::host(prefix.address()));
     if !is_host {

@@ -26,7 +26,7 @@ use std::{fmt, io::Read};
 
 use serde::Deserialize;
 
-use collector::Collector;
+use collector::{Collector, Objection};
 use detect::{Detected, detect};
 pub use diagnostic::{
     Class, Diagnostic, Diagnostics, Elsewhere, KEPT_DIAGNOSTICS, Reason, Refusal, Severity, TEXT_CHARACTERS,
@@ -144,7 +144,16 @@ impl Parsed {
 /// # Errors
 /// When the bytes are no list at all. How much is bad, and whether anything is left, is judged after screening.
 pub fn parse(bytes: &[u8]) -> Result<Parsed, Refusal> {
-    let mut collector = Collector::default();
+    parse_for(bytes, |_| None)
+}
+
+/// As [`parse`], for an operator who has objections to entries by what is told of them: one that cannot be read and
+/// would not be wanted is told as such, and does not speak against the list.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_for(bytes: &[u8], objection: impl Fn(&Context) -> Option<Reason> + 'static) -> Result<Parsed, Refusal> {
+    let mut collector = Collector::new(Box::new(objection));
     let format = read(bytes, &mut collector)?;
     finish(format, collector)
 }
@@ -158,8 +167,9 @@ pub fn parse_feed(
     manifest: &[u8],
     files: &[String],
     event: impl FnMut(&str) -> Result<Vec<u8>, String>,
+    objection: impl Fn(&Context) -> Option<Reason> + 'static,
 ) -> Result<Parsed, Refusal> {
-    misp::parse_feed(manifest, files, event)
+    misp::parse_feed(manifest, files, event, Box::new(objection))
 }
 
 fn finish(format: Format, collector: Collector) -> Result<Parsed, Refusal> {
@@ -200,8 +210,8 @@ fn read(bytes: &[u8], collector: &mut Collector) -> Result<Format, Refusal> {
         return Ok(Format::Csv);
     }
     plain::parse(text, collector)?;
-    // Nothing came of it, and the first line looks like column names: say what is really wrong.
-    if collector.entries.is_empty() && csv::looks_like_unknown_header(text) {
+    // Columns of unknown names: the first may be the victim's.
+    if csv::looks_like_unknown_header(text, collector.entries.is_empty()) {
         return Err(Refusal::NoAddressColumn);
     }
     Ok(Format::Plain)

@@ -14,17 +14,21 @@ use super::{Collector, Refusal, banner, entry, lines};
 pub(super) fn parse(text: &[u8], collector: &mut Collector) -> Result<(), Refusal> {
     collector.published = banner::published(text).or(collector.published);
     let (first, read, bad) = (collector.entries.len(), collector.read, collector.diagnostics.bad());
+    let mut bad_before = bad;
     for (number, line) in lines(text) {
         let text = entry::without_comment(line);
         if text.is_empty() {
             continue;
         }
+        bad_before = collector.diagnostics.bad();
         let start = line.len() - line.trim_ascii_start().len();
         collector.entry(number, column(line, start), text, entry::read);
     }
+    // The beginning of an entry at the very end is no entry.
+    let cut = usize::from(!text.ends_with(b"\n") && collector.diagnostics.bad() > bad_before);
     match banner::count(text) {
         Some(count) if !collector.is_full => {
-            count.check(collector, first, collector.read - read, collector.diagnostics.bad() - bad)
+            count.check(collector, first, collector.read - read - cut, collector.diagnostics.bad() - bad - cut)
         }
         _ => Ok(()),
     }

@@ -31,8 +31,8 @@ use crate::provenance::{Context, Time};
 use graph::{Graph, strings, techniques, time};
 use pattern::Address;
 
-/// The longest pattern that is read: some ten thousand addresses.
-const MAX_PATTERN_BYTES: usize = 1 << 20;
+/// The longest pattern that is read: a hundred thousand addresses.
+const MAX_PATTERN_BYTES: usize = 4 << 20;
 
 /// Characters of a comment that are kept: descriptions may be reports.
 const MAX_COMMENT: usize = 500;
@@ -217,20 +217,27 @@ fn indicator(
         mention(collector, Reason::Benign);
         return true;
     }
-    let Ok(meaning) = meaning else {
-        mention(collector, Reason::PatternSyntax);
-        return true;
+    let mut known = Known::of(keys, &tags, graph, collector);
+    let refused = match &meaning {
+        Ok(meaning) => meaning.refused.map(Reason::Condition),
+        Err(_) => Some(Reason::PatternSyntax),
     };
-    if let Some(what) = meaning.refused {
-        mention(collector, Reason::Condition(what));
+    if let Some(reason) = refused {
+        let context = known.about("", graph, collector);
+        collector.mention_about(line, column, text.as_bytes(), reason, &context);
     }
-    if meaning.addresses.is_empty() {
-        return true;
+    let Some(meaning) = meaning.ok().filter(|meaning| !meaning.addresses.is_empty()) else { return true };
+    for key in ["valid_from", "valid_until"] {
+        if keys.get(key).is_some_and(|value| value.get() != "null") && time(keys, key).is_none() {
+            collector.remark(line, column, text.as_bytes(), Reason::BadTime(key));
+        }
+    }
+    if meaning.has_superset {
+        collector.remark(line, column, text.as_bytes(), Reason::Superset);
     }
     if meaning.names_more() {
         collector.remark(line, column, text.as_bytes(), Reason::Alternative);
     }
-    let mut known = Known::of(keys, &tags, graph, collector);
     for Address { text: address, at, kind, port } in meaning.addresses {
         // Escapes move what follows them: then the pattern's place must do.
         let in_text = match (&text, &address) {

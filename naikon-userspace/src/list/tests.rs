@@ -109,7 +109,7 @@ fn plain_text() {
             b"# Start\tEnd\tNetmask\n#\n198.51.100.0\t198.51.100.255\t24\t1234\tX\tYY\tx@example.org\n",
             &[
                 "plain 1/0",
-                "3:1 198.51.100.0/24",
+                "3:1 198.51.100.0/32",
                 "3:1 notice fields \"198.51.100.0\\t198.51.100.255\\t24\\t1234\\tX\\tYY\\tx@example.org\"",
             ],
         ),
@@ -384,4 +384,43 @@ proptest! {
         prop_assert_eq!(parsed.entries.iter().map(|entry| entry.prefix).collect::<Vec<_>>(), prefixes);
         prop_assert_eq!(parsed.diagnostics.errors() + parsed.diagnostics.notices(), 0);
     }
+}
+
+#[test]
+fn what_is_not_wanted_does_not_speak_against_the_list() {
+    let unwanted = |context: &Context| (context.to_ids == Some(false)).then_some(Reason::ToIds);
+    let rows = "type,value,to_ids\n".to_owned() + &"ip-dst,c2.example,0\n".repeat(4) + "ip-dst,192.0.2.1,1\n";
+    let attribute = |value: &str, to_ids| format!("{{\"type\":\"ip-dst\",\"value\":\"{value}\",\"to_ids\":{to_ids}}}");
+    let attributes = [vec![attribute("c2.example", false); 4], vec![attribute("192.0.2.1", true)]].concat().join(",");
+    for text in [rows, format!("{{\"Event\":{{\"Attribute\":[{attributes}]}}}}")] {
+        let parsed = parse_for(text.as_bytes(), unwanted).unwrap();
+        assert_eq!((parsed.read, parsed.bad, parsed.entries.len()), (5, 0, 1), "{text}");
+        assert_eq!(parsed.diagnostics.filtered(), 4, "{text}");
+        assert_eq!(parse(text.as_bytes()).unwrap().bad, 4, "{text}");
+    }
+}
+
+#[test]
+fn columns_of_unknown_names_are_no_plain_list() {
+    let refused = |text: &str| parse(text.as_bytes()).map(|parsed| parsed.entries.len());
+    assert_eq!(refused("victim_ip,c2_ip\n192.0.2.1,198.51.100.7\n"), Err(Refusal::NoAddressColumn));
+    assert_eq!(refused("\"victim_ip\",\"c2_ip\"\n\"192.0.2.1\",\"198.51.100.7\"\n"), Err(Refusal::NoAddressColumn));
+    assert_eq!(refused("host;score\n192.0.2.1;7\n"), Err(Refusal::NoAddressColumn));
+    // Prose above a plain list costs its line.
+    assert_eq!(refused("bad hosts, updated daily\n192.0.2.1\n192.0.2.2\n"), Ok(2));
+    assert_eq!(refused("192.0.2.1,1\n192.0.2.2,2\n"), Ok(2));
+}
+
+#[test]
+fn firehol_files_that_were_cut_are_refused() {
+    let head =
+        |kind: &str, entries: &str| format!("#\n# x\n#\n# ipv4 hash:{kind}\n#\n# Entries         : {entries}\n#\n");
+    let netset = head("net netset", "3 subnets, 768 unique IPs");
+    let read = |text: String| parse(text.as_bytes()).map(|parsed| parsed.entries.len());
+    let cut = |told, found| Err(Refusal::Count { told, found });
+    assert_eq!(read(format!("{netset}192.0.2.0/24\n198.51.100.0/24\n203.0.113.0/24\n")), Ok(3));
+    assert_eq!(read(format!("{netset}192.0.2.0/24\n198.51.100.0/24\n")), cut(3, 2));
+    let ipset = head("ip ipset", "3 unique IPs");
+    assert_eq!(read(format!("{ipset}192.0.2.1\n192.0.2.2\n192.0.2.3")), Ok(3));
+    assert_eq!(read(format!("{ipset}192.0.2.1\n192.0.2.2\n192.0.2.")), cut(3, 2));
 }

@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 
 use super::{
     super::{
-        Collector, Format, MAX_BYTES, Parsed, Reason, Refusal,
+        Collector, Format, MAX_BYTES, Objection, Parsed, Reason, Refusal,
         detect::{Detected, detect},
         finish,
         json::{Places, object, syntax},
@@ -37,8 +37,9 @@ pub(in crate::list) fn parse(
     manifest: &[u8],
     files: &[String],
     mut event: impl FnMut(&str) -> Result<Vec<u8>, String>,
+    objection: Box<Objection>,
 ) -> Result<Parsed, Refusal> {
-    let mut collector = Collector::default();
+    let mut collector = Collector::new(objection);
     collector.file = collector.diagnostics.add_file(MANIFEST).unwrap_or(0);
     let events = events(manifest, &mut collector).map_err(|refusal| in_file(MANIFEST, refusal))?;
     for file in files.iter().filter(|file| !is_known(file, &events)) {

@@ -415,7 +415,7 @@ fn feed(files: &[(&str, &str)]) -> Result<Parsed, Refusal> {
     let files: BTreeMap<_, _> = files.iter().copied().collect();
     let names: Vec<String> = files.keys().map(|name| (*name).to_owned()).collect();
     let bytes = |name: &str| files.get(name).map(|text| text.as_bytes().to_vec()).ok_or("not found".to_owned());
-    parse_feed(files["manifest.json"].as_bytes(), &names, bytes)
+    parse_feed(files["manifest.json"].as_bytes(), &names, bytes, |_| None)
 }
 
 #[test]
@@ -499,7 +499,7 @@ fn events_of_a_feed_have_one_limit_together() {
     let event = |name: &str| {
         Ok(if name == "a.json" { br#"{"Event":{"info":"x"}}"#.to_vec() } else { vec![b' '; super::super::MAX_BYTES] })
     };
-    assert_eq!(parse_feed(br#"{"a":{},"b":{}}"#, &[], event), Err(Refusal::TooLarge));
+    assert_eq!(parse_feed(br#"{"a":{},"b":{}}"#, &[], event, |_| None), Err(Refusal::TooLarge));
 }
 
 #[test]
@@ -637,7 +637,7 @@ proptest! {
         }
         let _ = parse(&bytes);
         let _ = parse(bytes.get(..cut).unwrap_or(&bytes));
-        let _ = parse_feed(&bytes, &[], |_| Ok(bytes.clone()));
-        let _ = parse_feed(br#"{"a":{}}"#, &[], |_| Ok(bytes.clone()));
+        let _ = parse_feed(&bytes, &[], |_| Ok(bytes.clone()), |_| None);
+        let _ = parse_feed(br#"{"a":{}}"#, &[], |_| Ok(bytes.clone()), |_| None);
     }
 }

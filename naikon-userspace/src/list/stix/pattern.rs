@@ -31,7 +31,8 @@
 //! `NOT` before a test is no STIX, but is written, and must not be mistaken for something else.
 //!
 //! `ISSUPERSET` is taken like `ISSUBSET`, as the prefix it names: a network that is a superset of the constant holds at
-//! least the constant, so the constant is what every match has in common. Nothing wider is ever taken for it.
+//! least the constant, so the constant is what every match has in common. Nothing wider is ever taken for it, and a
+//! notice says so.
 
 use std::borrow::Cow;
 
@@ -55,6 +56,8 @@ pub(super) struct Meaning<'a> {
     is_port: bool,
     /// There are alternatives that only tell a host name.
     is_name: bool,
+    /// An address was compared by ISSUPERSET.
+    pub(super) has_superset: bool,
 }
 
 /// An address, prefix or range as a pattern has it.
@@ -113,6 +116,7 @@ impl<'a> Meaning<'a> {
         self.is_family |= other.is_family;
         self.is_port |= other.is_port;
         self.is_name |= other.is_name;
+        self.has_superset |= other.has_superset;
     }
 
     /// All of several tests of one observation.
@@ -167,6 +171,8 @@ enum Property {
 enum Operator {
     /// Fulfilled by the constant, or what lies in it.
     Is,
+    /// By what holds the constant.
+    IsSuperset,
     /// By anything else.
     IsNot,
     /// By what only a comparison of texts or numbers tells.
@@ -307,6 +313,9 @@ impl<'a> Parser<'a> {
         };
         let meaning = match (property, operator) {
             (Property::Address(kind), Operator::Is) => addresses(kind, constants),
+            (Property::Address(kind), Operator::IsSuperset) => {
+                Meaning { has_superset: true, ..addresses(kind, constants) }
+            }
             (Property::Address(_), Operator::IsNot) => Meaning::refused("!="),
             (Property::Address(_), Operator::Other(what)) => Meaning::refused(what),
             (_, Operator::IsNot) => Meaning::other("!="),
@@ -331,7 +340,7 @@ impl<'a> Parser<'a> {
         ];
         const WORDS: [(&str, Operator); 4] = [
             ("ISSUBSET", Operator::Is),
-            ("ISSUPERSET", Operator::Is),
+            ("ISSUPERSET", Operator::IsSuperset),
             ("LIKE", Operator::Other("LIKE")),
             ("MATCHES", Operator::Other("MATCHES")),
         ];

@@ -104,8 +104,8 @@ fn patterns_give_what_surely_is_an_address_and_name_the_rest() {
         ("[ipv4-addr:value = '192\\.0.2.1']", "192.0.2.1/32"),
         // Sets.
         ("[ipv4-addr:value ISSUBSET '198.51.100.0/24']", "198.51.100.0/24"),
-        ("[ipv4-addr:value ISSUPERSET '198.51.100.0/24']", "198.51.100.0/24"),
-        ("[ipv4-addr:value ISSUPERSET '198.51.100.7/32']", "198.51.100.7/32"),
+        ("[ipv4-addr:value ISSUPERSET '198.51.100.0/24']", "198.51.100.0/24 superset"),
+        ("[ipv4-addr:value ISSUPERSET '198.51.100.7/32']", "198.51.100.7/32 superset"),
         ("[ipv6-addr:value issubset '2001:db8::/32']", "2001:db8::/32"),
         ("[ipv4-addr:value IN ('192.0.2.1', '192.0.2.2')]", "192.0.2.1/32 192.0.2.2/32"),
         ("[ipv4-addr:value IN ('192.0.2.1','010.1.2.3')]", "192.0.2.1/32 syntax"),
