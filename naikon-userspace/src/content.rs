@@ -65,6 +65,15 @@ impl Content {
         &self.prefixes
     }
 
+    /// Whether a prefix lies in `other`, or `other` in one.
+    #[must_use]
+    pub fn touches(&self, other: &Prefix) -> bool {
+        let next = self.prefixes.get(self.prefixes.partition_point(|prefix| prefix < other));
+        let mut wider = (0..other.length()).filter_map(|length| other.truncated(length));
+        next.is_some_and(|prefix| other.contains(prefix))
+            || wider.any(|wider| self.prefixes.binary_search(&wider).is_ok())
+    }
+
     /// What is told of prefixes of which nothing else is.
     #[must_use]
     pub fn common(&self) -> &Context {
@@ -182,6 +191,23 @@ mod tests {
         assert_eq!(content.next_change(Time::from_seconds(5)), Some(Time::from_seconds(10)));
         assert_eq!(content.next_change(Time::from_seconds(10)), Some(Time::from_seconds(20)));
         assert_eq!(content.next_change(Time::from_seconds(20)), None);
+    }
+
+    #[test]
+    fn prefixes_touch_what_lies_in_them_and_around_them() {
+        let content =
+            Content::new([(prefix("192.0.2.0/25"), None), (prefix("198.51.100.7"), None)], Context::default());
+        for (text, touches) in [
+            ("192.0.2.1", true),
+            ("192.0.2.128", false),
+            ("192.0.2.0/24", true),
+            ("198.51.100.7", true),
+            ("198.51.100.6", false),
+            ("198.51.100.0/24", true),
+            ("::/0", false),
+        ] {
+            assert_eq!(content.touches(&prefix(text)), touches, "{text}");
+        }
     }
 
     #[test]

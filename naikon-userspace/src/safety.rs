@@ -165,6 +165,14 @@ impl Guards {
         })
     }
 
+    /// What is guarded here and not there, or the other way round.
+    pub fn differences<'a>(&'a self, other: &'a Guards) -> impl Iterator<Item = Prefix> + 'a {
+        let only = |one: &'a Guards, other: &'a Guards| {
+            one.hosts.iter().filter(|host| other.hosts.binary_search(host).is_err()).map(|(prefix, _)| *prefix)
+        };
+        only(self, other).chain(only(other, self))
+    }
+
     /// Which of `listed` (sorted, each once) lie in something guarded that is not special space, and why. Special
     /// space is refused when a list is screened; these come and go with the machine, so their entries are kept.
     #[must_use]

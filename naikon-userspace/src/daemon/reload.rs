@@ -60,7 +60,11 @@ impl Origin {
 pub(crate) struct Lists {
     state_dir: StateDir,
     clock: Arc<Clock>,
+    /// When its time was stored last.
+    time_saved: Option<Time>,
     host: host::Facts,
+    /// What the enforced rules spare.
+    guards: Guards,
     warninglists: Warninglists,
     warnings: Arc<Warnings>,
     lists: BTreeMap<Key, ListState>,
@@ -184,7 +188,9 @@ impl Lists {
         Ok(Lists {
             state_dir,
             clock: Arc::new(Clock::start(last)),
+            time_saved: None,
             host: host::Facts::default(),
+            guards: Guards::none(),
             warninglists: Warninglists::default(),
             warnings: Arc::default(),
             tables_unknown: false,
@@ -231,16 +237,29 @@ impl Lists {
     pub(crate) fn refresh(&mut self, kernel: &mut Kernel) -> Result<Option<(Delta, u64)>, KernelError> {
         self.host.refresh();
         let (guards, now) = (self.host.guards(self.warninglists.guards()), self.clock.now());
+        self.save_time(now);
+        // People log in and out all day; few of them from where a list points.
+        let is_due = self.states().filter_map(|list| list.holds.next_change).any(|next| next <= now);
+        let listed: Vec<_> = self.states().filter_map(|list| list.good.as_ref()).map(|good| &good.content).collect();
+        let is_touched = guards.differences(&self.guards).any(|guard| listed.iter().any(|list| list.touches(&guard)));
+        if !is_due && !is_touched && !self.interrupted && self.observed.is_none() {
+            return Ok(None);
+        }
         let mut lists: Vec<ListState> = self.states().cloned().collect();
         lists.iter_mut().for_each(|list| list.measure(&guards, now));
         let compiled = compile(kernel, &lists, &guards, now)?;
         let (delta, generation) = self.execute(kernel, compiled, &mut 0)?;
         self.lists = lists.into_iter().map(|list| (key(&list.source), list)).collect();
-        self.save_time(now);
+        self.guards = guards;
         Ok(delta.map(|delta| (delta, generation)))
     }
 
-    fn save_time(&self, now: Time) {
+    /// Stores the time of lists now and then: a minute more or less is no jump.
+    fn save_time(&mut self, now: Time) {
+        if self.time_saved.is_some_and(|saved| (saved..saved.after(60)).contains(&now)) {
+            return;
+        }
+        self.time_saved = Some(now);
         if let Err(error) = self.state_dir.save_time(now) {
             tracing::debug!("storing the time: {error}");
         }
@@ -312,6 +331,7 @@ impl Lists {
                     reason: None,
                 };
                 self.keep(lists);
+                self.guards = guards;
                 self.save_time(now);
                 Outcome { report, config: Some(config), retries, cause: None }
             }
