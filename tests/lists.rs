@@ -405,3 +405,18 @@ fn what_cannot_be_read_in_a_directory_costs_itself() {
     lab.naikon(&["check", "lists"]).exits(1).says("dangling.txt: list refused: cannot be read").says("good");
     lab.naikon(&["check", "lists/dangling.txt"]).exits(2);
 }
+
+#[test]
+fn what_filters_leave_out_is_said_aloud() {
+    if needs_root() {
+        return;
+    }
+    let lab = Lab::new();
+    let rows = "type,value,to_ids\nip-dst,203.0.113.1,1\nip-dst,203.0.113.2,0\nip-dst,203.0.113.3,0\n";
+    let list = lab.write("c2.csv", rows);
+    let daemon = Daemon::start(&lab, &["-l", text(&list)]);
+    daemon.await_log("list c2: its filters leave out 2 x to_ids=false");
+    let filtered = daemon.metrics().sum("naikon_list_filtered_entries", &[("list", "c2"), ("reason", "to_ids")]);
+    assert_eq!(filtered, 2.0);
+    assert_eq!(daemon.verdict("203.0.113.2"), "pass");
+}

@@ -267,6 +267,12 @@ fn lists(out: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Result {
             .map(|(reason, count)| (vec![("list", list.name.clone()), ("reason", (*reason).to_owned())], *count as f64))
     });
     gauges(out, "list_rejected_entries", "Entries of a list that were refused", rejected)?;
+    let filtered = snapshot.lists.iter().flat_map(|list| {
+        list.filtered
+            .iter()
+            .map(|(reason, count)| (vec![("list", list.name.clone()), ("reason", (*reason).to_owned())], *count as f64))
+    });
+    gauges(out, "list_filtered_entries", "Entries of a list that its filters left out", filtered)?;
     let one = |name: &String| vec![("list", name.clone())];
     let up = snapshot.lists.iter().map(|list| (one(&list.name), if list.fault.is_none() { 1.0 } else { 0.0 }));
     gauges(out, "list_up", "1 when the newest content of a list is enforced", up)?;

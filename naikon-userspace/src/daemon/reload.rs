@@ -93,6 +93,8 @@ pub(crate) struct ListState {
     /// Refused entries by reason, of its newest content; those that this host's own connectivity forbids stand in
     /// `holds`.
     pub(crate) rejected: BTreeMap<&'static str, usize>,
+    /// Entries of its newest content that its filters left out, by filter.
+    pub(crate) filtered: BTreeMap<&'static str, usize>,
     /// Entries of its newest content that warninglists hold, by the names of those.
     pub(crate) warned: BTreeMap<Arc<str>, usize>,
     /// What is enforced of its good content now.
@@ -356,6 +358,7 @@ impl Lists {
         let loaded = sources::load(source, guards, warnings, now);
         let mut rejected = loaded.diagnostics.errors_by_label();
         rejected.retain(|label, _| !safety::Role::LABELS.contains(label));
+        let filtered = loaded.diagnostics.filtered_by_label();
         let fault = loaded.fault.map(|fault| fault.to_string()).or_else(|| {
             let old = before.as_ref().filter(|_| !force && source.role != Role::Allow)?;
             // What has left with the time was not removed by anybody.
@@ -368,7 +371,7 @@ impl Lists {
             (None, _) => Some(Good { content: Arc::new(loaded.content), read: SystemTime::now() }),
         };
         let (source, warned) = (source.clone(), loaded.warned);
-        (ListState { source, good, fault, rejected, warned, holds: Holds::default() }, before)
+        (ListState { source, good, fault, rejected, filtered, warned, holds: Holds::default() }, before)
     }
 
     /// The copy in the state directory.

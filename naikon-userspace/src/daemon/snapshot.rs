@@ -46,6 +46,8 @@ pub(crate) struct ListView {
     pub(crate) fault: Option<String>,
     /// Refused entries by reason.
     pub(crate) rejected: BTreeMap<&'static str, usize>,
+    /// Entries left out by filters.
+    pub(crate) filtered: BTreeMap<&'static str, usize>,
     /// Entries on warninglists, by the names of those.
     pub(crate) warned: BTreeMap<Arc<str>, usize>,
 }
@@ -62,6 +64,7 @@ impl From<&ListState> for ListView {
             last_success: list.good.as_ref().map(|good| good.read),
             fault: list.fault.clone(),
             rejected,
+            filtered: list.filtered.clone(),
             warned: list.warned.clone(),
         }
     }

@@ -22,6 +22,7 @@ use super::{
 use crate::{
     config::{Config, OnExit},
     kernel::{ErrorKind, Kernel, KernelError},
+    list::spoken,
     protocol::{Reload, ReloadResult},
 };
 
@@ -306,6 +307,12 @@ impl Enforcer {
                 };
                 tracing::warn!("list {}: {reason}; {effect}", list.name);
             }
+        }
+        let is_new = |name: &str| lists.iter().any(|list| list.name == name && list.result == ReloadResult::Applied);
+        for list in self.lists.states().filter(|list| !list.filtered.is_empty() && is_new(&list.source.name)) {
+            let counts: Vec<String> =
+                list.filtered.iter().map(|(label, count)| format!("{count} x {}", spoken(label))).collect();
+            tracing::warn!("list {}: its filters leave out {}", list.source.name, counts.join(", "));
         }
         match (result, reason) {
             (ReloadResult::Applied, _) => {
