@@ -120,7 +120,7 @@ fn object_is_the_same_from_another_folder() {
     let workspace = workspace();
     let toolchain = kernel::Toolchain::read(&workspace).unwrap();
     let folder = tempfile::tempdir().unwrap();
-    for part in ["Cargo.toml", "Cargo.lock", "naikon-ebpf", "naikon-userspace", "xtask", "tests"] {
+    for part in ["Cargo.toml", "Cargo.lock", "naikon-ebpf", "naikon-userspace", "xtask", "tests", "fuzz"] {
         let copied = Command::new("cp").arg("-r").arg(workspace.join(part)).arg(folder.path()).status().unwrap();
         assert!(copied.success(), "{part} should be copied");
     }
