@@ -5,12 +5,11 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use nix::mount::{MsFlags, mount};
 
-use crate::harness::{C2, C2_NEIGHBOUR, CLIENT, DEADLINE, Daemon, Lab, SERVER, eventually, needs_root};
+use crate::harness::{C2, C2_NEIGHBOUR, CLIENT, DEADLINE, Daemon, Lab, SERVER, needs_root};
 use crate::packets::{ipv4, udp};
 
 const RESOLVER: &str = "198.51.100.53";
@@ -30,6 +29,8 @@ fn resolve_by(lab: &Lab, content: &str) {
 /// A login from the client, as sshd would hold it: a process of its name and title with the connection.
 struct Session {
     process: Child,
+    /// It goes on listening, as sshd does.
+    _listener: TcpListener,
     client: TcpStream,
 }
 
@@ -45,10 +46,8 @@ impl Session {
         let mut command = Command::new(program);
         command.arg0("sshd: operator@pts/0");
         command.stdin(OwnedFd::from(accepted.try_clone().unwrap())).stdout(OwnedFd::from(accepted));
-        // It goes on listening, as sshd does.
-        command.stderr(OwnedFd::from(listener));
         let process = lab.gateway.enter(|| command.spawn()).unwrap();
-        Session { process, client }
+        Session { process, _listener: listener, client }
     }
 
     /// Types something and sees it.
@@ -160,8 +159,13 @@ fn login_sessions_of_logind_and_utmp_are_spared() {
         fs::write("/run/systemd/sessions/7", "UID=1000\nREMOTE=1\nREMOTE_HOST=203.0.113.7\n").unwrap();
         let mut record = [0_u8; 384];
         record[..2].copy_from_slice(&7_u16.to_ne_bytes());
+        record[4..8].copy_from_slice(&(std::process::id() as i32).to_ne_bytes());
         record[348..352].copy_from_slice(&[203, 0, 113, 8]);
-        fs::write("/run/utmp", record).unwrap();
+        // What nobody cleaned up behind a session: there is no such process.
+        let mut stale = record;
+        stale[4..8].copy_from_slice(&i32::MAX.to_ne_bytes());
+        stale[348..352].copy_from_slice(&[203, 0, 113, 9]);
+        fs::write("/run/utmp", [record, stale].concat()).unwrap();
     });
     daemon.await_verdict("203.0.113.7", "pass");
     daemon.await_verdict("203.0.113.8", "pass");
@@ -170,32 +174,45 @@ fn login_sessions_of_logind_and_utmp_are_spared() {
     daemon.await_verdict("203.0.113.7", "drop");
 }
 
+/// A connection that was accepted at `at`, held by a process with a title, run as a user; it must not spare its peer.
+fn is_not_spared(lab: &Lab, daemon: &Daemon<'_>, title: &str, user: u32, listen: &str) {
+    let program = lab.path("sshd");
+    fs::copy("/bin/cat", &program).unwrap();
+    let list = lab.write("c2.txt", "203.0.113.10\n");
+    daemon.await_verdict(&CLIENT.to_string(), "pass");
+    let listener = lab.gateway.enter(|| TcpListener::bind(listen)).unwrap();
+    let address: SocketAddr = listener.local_addr().unwrap();
+    let client = lab.client.enter(|| TcpStream::connect_timeout(&address, DEADLINE)).unwrap();
+    let (accepted, _) = listener.accept().unwrap();
+    let mut command = Command::new(&program);
+    command.arg0(title).uid(user).stdin(OwnedFd::from(accepted)).stdout(Stdio::null());
+    let mut process = lab.gateway.enter(|| command.spawn()).unwrap();
+    fs::write(list, format!("{CLIENT}\n")).unwrap();
+    daemon.await_verdict(&CLIENT.to_string(), "drop");
+    process.kill().unwrap();
+    process.wait().unwrap();
+    drop(client);
+}
+
 #[test]
-fn who_only_knocks_at_the_door_is_not_spared() {
+fn who_only_knocks_or_forges_a_session_is_not_spared() {
     if needs_root() {
         return;
     }
     let lab = Lab::new();
-    let list = lab.write("c2.txt", "203.0.113.9\n");
+    let list = lab.write("c2.txt", "203.0.113.10\n");
     let daemon = Daemon::start(&lab, &["-l", list.to_str().unwrap()]);
-    let program = lab.path("sshd");
-    fs::copy("/bin/cat", &program).unwrap();
-    // A user's process with the title of a session and a connection that it made itself.
-    let listener = lab.server.enter(|| TcpListener::bind("203.0.113.9:22")).unwrap();
-    let address: SocketAddr = "203.0.113.9:22".parse().unwrap();
-    let daemon_sees = |title: &str| {
-        let out = lab.write("c2.txt", "203.0.113.10\n");
-        eventually("the list should be read", || (daemon.verdict("203.0.113.9") == "pass").then_some(()));
-        let stream = lab.gateway.enter(|| TcpStream::connect_timeout(&address, DEADLINE)).unwrap();
-        let mut command = Command::new(&program);
-        command.arg0(title).stdin(OwnedFd::from(stream)).stdout(Stdio::null());
-        let mut child = lab.gateway.enter(|| command.spawn()).unwrap();
-        fs::write(&out, "203.0.113.9\n").unwrap();
-        daemon.await_verdict("203.0.113.9", "drop");
-        child.kill().unwrap();
-        child.wait().unwrap();
-    };
-    daemon_sees("sshd: operator@pts/0");
-    drop(listener);
-    assert!(Path::new("/proc/self").exists());
+    // Before authentication.
+    is_not_spared(&lab, &daemon, "sshd: operator [priv]", 0, "192.0.2.1:22");
+    is_not_spared(&lab, &daemon, "sshd: [accepted]", 0, "192.0.2.1:22");
+    // A user's process that calls itself a session; its parent is no sshd.
+    is_not_spared(&lab, &daemon, "sshd: operator@pts/0", 65534, "192.0.2.1:22");
+    // The control: with root's own session it is spared.
+    fs::write(&list, "203.0.113.10\n").unwrap();
+    daemon.await_verdict(&CLIENT.to_string(), "pass");
+    let mut session = Session::open(&lab);
+    fs::write(&list, format!("{CLIENT}\n203.0.113.11\n")).unwrap();
+    daemon.await_verdict("203.0.113.11", "drop");
+    assert_eq!(daemon.verdict(&CLIENT.to_string()), "pass");
+    session.works();
 }

@@ -7,7 +7,7 @@ use flate2::{Compression, write::GzEncoder};
 use naikon_userspace::{
     filter::Filter,
     list::{self, Place, TEXT_CHARACTERS},
-    provenance::{Context, Time},
+    provenance::{Context, Now, Time},
     safety::{self, Guards},
     warninglist::Warnings,
 };
@@ -192,7 +192,7 @@ fn check_context(context: &Context) {
 
 /// Filtering and screening keep some of what was read, in order, and nothing that must never be dropped.
 fn check_use(parsed: list::Parsed) {
-    let now = Time::from_seconds(NOW);
+    let now = Now::from(Time::from_seconds(NOW));
     let read: std::collections::BTreeSet<_> = parsed.entries.iter().map(|entry| entry.prefix).collect();
     let screened = safety::screen(Filter::default().apply(parsed, now), &Guards::none(), &Warnings::default());
     let kept = screened.content.prefixes();
@@ -202,8 +202,9 @@ fn check_use(parsed: list::Parsed) {
         assert!(!forbidden.iter().any(|address| prefix.address() == *address), "{prefix}");
     }
     // Nothing changes before it is said to.
-    if let Some(next) = screened.content.next_change(now) {
-        assert_eq!(screened.content.active(next.after(-1)), screened.content.active(now));
+    let (begins, ends) = screened.content.next_changes(now);
+    if let Some(next) = begins.into_iter().chain(ends).min() {
+        assert_eq!(screened.content.active(next.after(-1).into()), screened.content.active(now));
     }
     if let Err(refusal) = screened.judge(false) {
         assert!(!refusal.to_string().contains('\n'));

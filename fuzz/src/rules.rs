@@ -17,7 +17,7 @@ use naikon_userspace::{
     filter::Filter,
     list,
     prefix::Prefix,
-    provenance::Time,
+    provenance::{Now, Time},
     ruleset::{self, ListAction, Rule, Ruleset, Source, Spared, Verdict},
     safety::{self, Guards, Role},
     warninglist::Warnings,
@@ -117,7 +117,7 @@ impl Given {
     fn read<'a>(parts: &mut impl Iterator<Item = &'a [u8]>) -> Option<Self> {
         let own = OWN.iter().filter_map(|text| text.parse().ok());
         let guards = Guards::new(own.map(|prefix| (prefix, Role::OwnAddress)));
-        let now = Time::from_seconds(NOW);
+        let now = Now::from(Time::from_seconds(NOW));
         let mut next = |is_allowlist: bool| {
             let parsed = list::parse(parts.next().unwrap_or_default()).ok()?;
             let screened = if is_allowlist {

@@ -5,8 +5,10 @@
 use std::{cmp::Ordering, fmt};
 
 use crate::{
+    content::Content,
     list::Refusal,
     prefix::Prefix,
+    provenance::Now,
     ruleset::{Reason, Ruleset, Verdict},
     safety::{self, Covered},
 };
@@ -112,13 +114,14 @@ fn covered(ruleset: &Ruleset) -> Covered {
 }
 
 /// Why a reload would refuse the change without `--force`: one of the lists, given before and after, shrinks too
-/// much, or all drop lists together grow too much. All sorted, each prefix once.
+/// much, or all drop lists together grow too much; of these what holds now or will, sorted, each prefix once.
 #[must_use]
 pub fn refusal<'a>(
-    lists: impl IntoIterator<Item = (&'a [Prefix], &'a [Prefix])>,
+    lists: impl IntoIterator<Item = (&'a Content, &'a Content)>,
     dropped: (&[Prefix], &[Prefix]),
+    now: Now,
 ) -> Option<Refusal> {
-    let shrinks = lists.into_iter().find_map(|(old, new)| safety::change_guard(old, new).err());
+    let shrinks = lists.into_iter().find_map(|(old, new)| safety::shrink_guard(old, new, now).err());
     shrinks.or_else(|| safety::growth_guard(dropped.0, dropped.1).err())
 }
 
@@ -178,10 +181,14 @@ mod tests {
     fn change_guards_judge_lists_alone_and_drop_lists_together() {
         let many: Vec<Prefix> = (0..40_u8).map(|last| format!("198.51.100.{last}").parse().unwrap()).collect();
         let (few, wide) = (many.get(..10).unwrap(), prefixes("192.0.0.0/8"));
-        let shrinks = refusal([(many.as_slice(), few)], (&many, few));
+        let content = |prefixes: &[Prefix]| {
+            Content::new(prefixes.iter().map(|prefix| (*prefix, None)), crate::provenance::Context::default())
+        };
+        let now = Now::from(crate::provenance::Time::from_seconds(0));
+        let shrinks = refusal([(&content(&many), &content(few))], (&many, few), now);
         assert_eq!(shrinks, Some(Refusal::Shrinks { removed: 30, of: 40 }));
-        let grows = refusal([(few, wide.as_slice())], (few, &wide));
+        let grows = refusal([(&content(few), &content(&wide))], (few, &wide), now);
         assert!(matches!(grows, Some(Refusal::Grows { ipv6: false, from: 10, .. })), "{grows:?}");
-        assert_eq!(refusal([(few, few)], (few, few)), None);
+        assert_eq!(refusal([(&content(few), &content(few))], (few, few), now), None);
     }
 }

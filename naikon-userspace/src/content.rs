@@ -7,7 +7,7 @@ use std::{borrow::Cow, sync::Arc};
 
 use crate::{
     prefix::Prefix,
-    provenance::{Context, Time},
+    provenance::{Context, Now, Time},
 };
 
 /// The accepted entries of a list.
@@ -49,10 +49,13 @@ impl Content {
                         content.contexts.push((place, context));
                     }
                 }
-                None if has_context && !is_bare => content.contexts.push((place, Context::clone(&content.common))),
-                None => {}
+                None => {
+                    if has_context && !is_bare {
+                        content.contexts.push((place, Context::clone(&content.common)));
+                    }
+                    is_bare = true;
+                }
             }
-            is_bare |= content.contexts.last().is_none_or(|(last, _)| *last != place);
         }
         content.prefixes.shrink_to_fit();
         content.contexts.shrink_to_fit();
@@ -108,38 +111,37 @@ impl Content {
         self.contexts.iter().map(|(_, context)| context)
     }
 
-    /// What holds at `now`: sorted, each once. Free where nothing depends on time.
+    /// What holds at `now`: sorted, each once.
     #[must_use]
-    pub fn active(&self, now: Time) -> Cow<'_, [Prefix]> {
+    pub fn active(&self, now: Now) -> Cow<'_, [Prefix]> {
+        self.those(|context| context.is_valid(now))
+    }
+
+    /// What holds at `now` or will.
+    #[must_use]
+    pub fn not_over(&self, now: Now) -> Cow<'_, [Prefix]> {
+        self.those(|context| !context.is_over(now))
+    }
+
+    /// The prefixes one of whose contexts is wanted. Nothing is copied where nothing depends on time.
+    fn those(&self, is_wanted: impl Fn(&Context) -> bool) -> Cow<'_, [Prefix]> {
         if !self.depends_on_time() {
             return Cow::Borrowed(&self.prefixes);
         }
         let holds = |own: &[(u32, Context)]| match own {
-            [] => self.common.is_valid(now),
-            own => own.iter().any(|(_, context)| context.is_valid(now)),
+            [] => is_wanted(&self.common),
+            own => own.iter().any(|(_, context)| is_wanted(context)),
         };
         self.iter().filter(|(_, own)| holds(own)).map(|(prefix, _)| prefix).collect()
     }
 
-    /// How many prefixes do not hold at `now` and will.
+    /// The first moments after `now` at which something begins to hold, and at which something ends.
     #[must_use]
-    pub fn waiting(&self, now: Time) -> usize {
-        let waits = |context: &Context| {
-            context.valid_from.is_some_and(|from| from > now) && context.valid_until.is_none_or(|until| until > now)
-        };
-        let holds = |context: &Context| context.is_valid(now);
-        let is_waiting = |own: &[(u32, Context)]| match own {
-            [] => waits(&self.common),
-            own => own.iter().any(|(_, context)| waits(context)) && !own.iter().any(|(_, context)| holds(context)),
-        };
-        self.iter().filter(|(_, own)| is_waiting(own)).count()
-    }
-
-    /// The first moment after `now` at which [`Content::active`] may give something else.
-    #[must_use]
-    pub fn next_change(&self, now: Time) -> Option<Time> {
-        let all = self.own_contexts().chain(std::iter::once(&*self.common));
-        all.flat_map(|context| [context.valid_from, context.valid_until]).flatten().filter(|time| *time > now).min()
+    pub fn next_changes(&self, now: Now) -> (Option<Time>, Option<Time>) {
+        let all = || self.own_contexts().chain(std::iter::once(&*self.common));
+        let begins = all().filter_map(|context| context.valid_from).filter(|from| *from > now.latest).min();
+        let ends = all().filter_map(|context| context.valid_until).filter(|until| *until > now.steady).min();
+        (begins, ends)
     }
 
     /// The newest time that entries tell of: when the list was last fed.
@@ -168,7 +170,7 @@ mod tests {
     }
 
     fn active(content: &Content, now: i64) -> Vec<String> {
-        content.active(Time::from_seconds(now)).iter().map(ToString::to_string).collect()
+        content.active(Time::from_seconds(now).into()).iter().map(ToString::to_string).collect()
     }
 
     #[test]
@@ -188,9 +190,8 @@ mod tests {
         let common = Context { valid_until: Some(Time::from_seconds(10)), ..Context::default() };
         let content = Content::new([(prefix("192.0.2.1"), None), (prefix("192.0.2.2"), until(20))], common);
         assert_eq!(active(&content, 10), ["192.0.2.2/32"]);
-        assert_eq!(content.next_change(Time::from_seconds(5)), Some(Time::from_seconds(10)));
-        assert_eq!(content.next_change(Time::from_seconds(10)), Some(Time::from_seconds(20)));
-        assert_eq!(content.next_change(Time::from_seconds(20)), None);
+        let next = |now| content.next_changes(Time::from_seconds(now).into()).1.map(Time::seconds);
+        assert_eq!([5, 10, 20].map(next), [Some(10), Some(20), None]);
     }
 
     #[test]
@@ -216,5 +217,20 @@ mod tests {
         let content = Content::new([(prefix("192.0.2.1"), Some(later))], Context::default());
         assert!(active(&content, 9).is_empty());
         assert_eq!(active(&content, 10), ["192.0.2.1/32"]);
+        assert_eq!(content.not_over(Time::from_seconds(9).into()).len(), 1);
+    }
+
+    #[test]
+    fn what_begins_goes_by_the_clock_that_is_ahead() {
+        let both = Context {
+            valid_from: Some(Time::from_seconds(10)),
+            valid_until: Some(Time::from_seconds(20)),
+            ..Context::default()
+        };
+        let content = Content::new([(prefix("192.0.2.1"), Some(both))], Context::default());
+        let now = |latest, steady| Now { latest: Time::from_seconds(latest), steady: Time::from_seconds(steady) };
+        for (latest, steady, holds) in [(9, 9, false), (50, 9, true), (50, 19, true), (50, 20, false)] {
+            assert_eq!(!content.active(now(latest, steady)).is_empty(), holds, "{latest} {steady}");
+        }
     }
 }

@@ -26,6 +26,7 @@ pub fn lookup<'a>(
     let prefix: Prefix = text.parse().map_err(|error| format!("'{text}' is {error}"))?;
     let answers =
         if text.contains('/') { ruleset.explain(&prefix) } else { vec![ruleset.lookup(address(text, &prefix))] };
+    let warned: Vec<String> = warnings.of(&prefix).iter().map(ToString::to_string).collect();
     let tell = |answer: Answer| {
         let lists: Vec<_> = answer.lists.iter().filter_map(|id| list(*id)).collect();
         let context = answer.prefix.map_or_else(Vec::new, |prefix| {
@@ -39,7 +40,7 @@ pub fn lookup<'a>(
             lists: lists.iter().map(|(name, _)| (*name).to_owned()).collect(),
             reason: reason(&answer),
             context,
-            warninglists: warnings.of(&prefix).iter().map(ToString::to_string).collect(),
+            warninglists: warned.clone(),
         }
     };
     Ok(answers.into_iter().map(tell).collect())

@@ -6,7 +6,7 @@ use glob::{MatchOptions, Pattern};
 
 use crate::{
     list::{Parsed, Reason},
-    provenance::{Context, Time, Tlp},
+    provenance::{Context, Now, Time, Tlp},
     safety::text_of,
 };
 
@@ -94,8 +94,11 @@ impl Filter {
 
     /// Takes what is wanted. `now` decides what is over already.
     #[must_use]
-    pub fn apply(&self, mut parsed: Parsed, now: Time) -> Filtered {
+    pub fn apply(&self, mut parsed: Parsed, now: Now) -> Filtered {
         for context in &mut parsed.contexts {
+            if age_counts_from(context).is_none() {
+                context.last_seen = parsed.published;
+            }
             self.complete(context);
         }
         let mut common = Context { last_seen: parsed.published, ..Context::default() };
@@ -113,7 +116,7 @@ impl Filter {
                     if self.max_age_seconds.is_some() && age_counts_from(context).is_none() {
                         undated = undated.or(Some(first.place));
                     }
-                    if let Some(from) = context.valid_from.filter(|from| *from > now) {
+                    if let Some(from) = context.valid_from.filter(|_| context.waits(now)) {
                         parsed.diagnostics.push(first.place, text_of(range).as_bytes(), Reason::Waiting(from));
                     }
                     kept.extend_from_slice(range);
@@ -128,7 +131,7 @@ impl Filter {
     }
 
     /// Why an entry of which this is told is not wanted at `now`, if it is not: for entries that cannot be read.
-    pub fn objections(&self, now: Time) -> impl Fn(&Context) -> Option<Reason> + use<> {
+    pub fn objections(&self, now: Now) -> impl Fn(&Context) -> Option<Reason> + use<> {
         let filter = self.clone();
         move |context| {
             let mut context = context.clone();
@@ -149,7 +152,7 @@ impl Filter {
     }
 
     /// Why an entry is not wanted.
-    fn objection(&self, context: &Context, now: Time) -> Option<Reason> {
+    fn objection(&self, context: &Context, now: Now) -> Option<Reason> {
         let Context { subject, .. } = context;
         let has = |tag: &Tag| subject.tags.iter().any(|other| tag.matches(other));
         let is_kind = |kind: &String| subject.kind.as_ref().is_some_and(|other| other.eq_ignore_ascii_case(kind));
@@ -168,7 +171,7 @@ impl Filter {
         if self.min_confidence.is_some_and(|least| context.confidence.is_none_or(|told| told < least)) {
             return Some(Reason::Confidence(context.confidence));
         }
-        context.valid_until.is_some_and(|until| until <= now).then_some(Reason::Expired)
+        context.is_over(now).then_some(Reason::Expired)
     }
 }
 

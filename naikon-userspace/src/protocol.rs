@@ -27,6 +27,9 @@ pub enum Request {
     Reload {
         /// Pass the change guards once.
         force: bool,
+        /// Take the system's clock as it is.
+        #[serde(default)]
+        clock: bool,
     },
     /// End enforcement and the daemon.
     Detach,

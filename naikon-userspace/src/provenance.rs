@@ -88,6 +88,23 @@ impl<'de> Deserialize<'de> for Time {
     }
 }
 
+/// What time it is for entries. Two clocks, since a clock may be wrong: what begins goes by the one that is ahead,
+/// what ends by the one that never jumps, so that a wrong clock has naikon block too much rather than too little.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Now {
+    /// For what begins.
+    pub latest: Time,
+    /// For what ends.
+    pub steady: Time,
+}
+
+impl From<Time> for Now {
+    /// Where there is but one clock.
+    fn from(time: Time) -> Self {
+        Now { latest: time, steady: time }
+    }
+}
+
 /// The Traffic Light Protocol's marking: who may see it, from everybody to the recipient alone (FIRST, TLP 2.0).
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 pub enum Tlp {
@@ -205,7 +222,19 @@ pub struct Context {
 impl Context {
     /// Whether it holds at `now`: from `valid_from`, until before `valid_until`.
     #[must_use]
-    pub fn is_valid(&self, now: Time) -> bool {
-        self.valid_from.is_none_or(|from| from <= now) && self.valid_until.is_none_or(|until| now < until)
+    pub fn is_valid(&self, now: Now) -> bool {
+        !self.waits(now) && !self.is_over(now)
+    }
+
+    /// Whether its time has not come.
+    #[must_use]
+    pub fn waits(&self, now: Now) -> bool {
+        self.valid_from.is_some_and(|from| from > now.latest)
+    }
+
+    /// Whether its time is over.
+    #[must_use]
+    pub fn is_over(&self, now: Now) -> bool {
+        self.valid_until.is_some_and(|until| until <= now.steady)
     }
 }

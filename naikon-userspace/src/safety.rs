@@ -16,6 +16,7 @@ use crate::{
     filter::Filtered,
     list::{Diagnostics, Entry, Format, Parsed, Place, Reason, Refusal},
     prefix::Prefix,
+    provenance::Now,
     warninglist::Warnings,
 };
 
@@ -221,8 +222,9 @@ impl Screened {
 #[must_use]
 pub fn screen(filtered: Filtered, guards: &Guards, warnings: &Warnings) -> Screened {
     let mut screened = screen_by(filtered, warnings, |prefix| {
-        if let Some(reason) = guards.refusal(prefix) {
-            return Some(reason);
+        let guarded = guards.refusal(prefix);
+        if matches!(guarded, Some(Reason::Special(_))) {
+            return guarded;
         }
         if let Some(whole) = EMBEDDING.iter().find(|whole| *whole == prefix) {
             return Some(Reason::Special(*whole));
@@ -231,7 +233,9 @@ pub fn screen(filtered: Filtered, guards: &Guards, warnings: &Warnings) -> Scree
         if prefix.length() < shortest {
             return Some(Reason::TooShort(shortest));
         }
-        EMBEDDING.iter().find(|whole| prefix.contains(whole)).map(|whole| Reason::Special(*whole))
+        let wide = EMBEDDING.iter().find(|whole| prefix.contains(whole)).map(|whole| Reason::Special(*whole));
+        // Last: what comes and goes with the machine must not hide what is never right.
+        wide.or(guarded)
     });
     screened.usable -= guards.spared(screened.content.prefixes()).len();
     screened
@@ -326,7 +330,7 @@ const FEW_REMOVED: usize = 16;
 ///
 /// # Errors
 /// [`Refusal::Shrinks`].
-pub fn change_guard(old: &[Prefix], new: &[Prefix]) -> Result<(), Refusal> {
+fn change_guard(old: &[Prefix], new: &[Prefix]) -> Result<(), Refusal> {
     let mut left = new.iter().peekable();
     let is_removed = |prefix: &&Prefix| {
         while left.next_if(|other| other < prefix).is_some() {}
@@ -337,6 +341,19 @@ pub fn change_guard(old: &[Prefix], new: &[Prefix]) -> Result<(), Refusal> {
         return Err(Refusal::Shrinks { removed, of: old.len() });
     }
     Ok(())
+}
+
+/// What ends within a day is as good as removed.
+const SOON_SECONDS: i64 = 24 * 3600;
+
+/// [`change_guard`] of a list's content: by what holds now, and by what will in a day, so that a list cannot be emptied
+/// by the ends that it gives its entries. What has left with the time was removed by nobody.
+///
+/// # Errors
+/// [`Refusal::Shrinks`].
+pub fn shrink_guard(old: &Content, new: &Content, now: Now) -> Result<(), Refusal> {
+    let soon = Now::from(now.steady.after(SOON_SECONDS));
+    [now, soon].into_iter().try_for_each(|now| change_guard(&old.active(now), &new.active(now)))
 }
 
 /// How much more the drop lists may cover at once, with [`GROWTH_FACTOR`]: an IPv4 /12, in addresses; an IPv6 /28,
@@ -407,7 +424,11 @@ fn unit(address: IpAddr) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{filter::Filter, list, provenance::Time};
+    use crate::{
+        filter::Filter,
+        list,
+        provenance::{Context, Time},
+    };
     use proptest::prelude::*;
 
     fn prefixes(text: &[&str]) -> Vec<Prefix> {
@@ -592,7 +613,7 @@ mod tests {
     }
 
     fn parsed(text: &[u8]) -> Filtered {
-        Filter::default().apply(list::parse(text).unwrap(), Time::from_seconds(0))
+        Filter::default().apply(list::parse(text).unwrap(), Time::from_seconds(0).into())
     }
 
     fn hosts(count: u32) -> Vec<Prefix> {
@@ -607,6 +628,21 @@ mod tests {
         // Replaced prefixes are removed ones.
         assert!(change_guard(&hosts(40), &hosts(80)[40..]).is_err());
         assert_eq!(change_guard(&hosts(17), &[]), Err(Refusal::Shrinks { removed: 17, of: 17 }));
+    }
+
+    #[test]
+    fn list_that_is_to_end_soon_is_removed_to_the_guard() {
+        let now = Now::from(Time::from_seconds(1000));
+        let content = |until: Option<i64>| {
+            let context = Context { valid_until: until.map(Time::from_seconds), ..Context::default() };
+            Content::new(hosts(40).into_iter().map(|host| (host, Some(context.clone()))), Context::default())
+        };
+        let day = 24 * 3600;
+        assert!(shrink_guard(&content(None), &content(Some(1002)), now).is_err());
+        assert!(shrink_guard(&content(None), &content(Some(1001 + day)), now).is_ok());
+        // A feed of short lives goes on as it was, and what is over is nobody's removal.
+        assert!(shrink_guard(&content(Some(1002)), &content(Some(1002)), now).is_ok());
+        assert!(shrink_guard(&content(Some(999)), &Content::default(), now).is_ok());
     }
 
     #[test]

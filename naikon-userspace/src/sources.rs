@@ -17,7 +17,7 @@ use crate::{
     filter::Filter,
     list::{self, Diagnostics, Format, MAX_BYTES, Parsed, Reason, Refusal},
     prefix::Prefix,
-    provenance::{Context, Time},
+    provenance::{Context, Now},
     ruleset::{self, ListAction, Ruleset, Spared},
     safety::{self, Guards, Screened},
     text,
@@ -79,7 +79,7 @@ pub fn expand(config: &Config, known: &[&Path]) -> Result<Vec<Source>, ConfigErr
         let found = files(path)?;
         let had: Vec<PathBuf> =
             known.iter().filter(|file| file.parent() == Some(path)).map(|file| file.to_path_buf()).collect();
-        let all_gone = !had.is_empty() && !found.iter().any(|file| file.parent() == Some(path));
+        let all_gone = !is_feed(path) && !had.is_empty() && !found.iter().any(|file| file.parent() == Some(path));
         Ok(if all_gone { had } else { found })
     };
     let mut sources = Vec::new();
@@ -162,9 +162,9 @@ fn stem(path: &Path) -> String {
 #[derive(Clone, Debug, Default)]
 pub struct Warninglists {
     read: Vec<(PathBuf, WarnAction, Warninglist)>,
-    /// Those that cannot be read.
-    pub faults: Vec<String>,
-    /// Those of which entries cannot be read.
+    /// Those that cannot be read and never could.
+    pub faults: Vec<(String, WarnAction)>,
+    /// Those of which something cannot be read.
     pub remarks: Vec<String>,
 }
 
@@ -173,40 +173,57 @@ impl Warninglists {
     #[must_use]
     pub fn read(config: &Config, before: &Warninglists) -> Self {
         let mut lists = Warninglists::default();
-        for (path, action) in lists.files(config) {
+        for (path, action) in lists.files(config, before) {
             let loaded = read(&path).map_err(|error| error.to_string()).and_then(|bytes| Warninglist::parse(&bytes));
             let known = before.read.iter().find(|(known, ..)| *known == path).map(|(.., list)| list.clone());
-            let kept = if known.is_some() { "; its last good content stays" } else { "" };
-            match loaded {
-                Ok(list) if list.unread > 0 => {
-                    let what = if list.unread == 1 { "entry is no prefix" } else { "entries are no prefixes" };
-                    lists.remarks.push(format!("warninglist {}: {} {what}", path.display(), list.unread));
+            match (loaded, known) {
+                (Ok(list), _) => {
+                    if list.unread > 0 {
+                        let what = if list.unread == 1 { "entry is no prefix" } else { "entries are no prefixes" };
+                        lists.remarks.push(format!("warninglist {}: {} {what}", path.display(), list.unread));
+                    }
                     lists.read.push((path, action, list));
                 }
-                Ok(list) => lists.read.push((path, action, list)),
-                Err(cause) => {
-                    lists.faults.push(format!("warninglist {}: {cause}{kept}", path.display()));
-                    if let Some(known) = known {
-                        lists.read.push((path, action, known));
-                    }
+                (Err(cause), Some(known)) => {
+                    lists.remarks.push(format!("warninglist {}: {cause}; its last good content stays", path.display()));
+                    lists.read.push((path, action, known));
                 }
+                (Err(cause), None) => lists.faults.push((format!("warninglist {}: {cause}", path.display()), action)),
             }
         }
         lists
     }
 
-    /// The files that are named, each once: one that is named to refuse does nothing else.
-    fn files(&mut self, config: &Config) -> Vec<(PathBuf, WarnAction)> {
+    /// The files that are named, each once: one that is named to refuse does nothing else. A directory that is gone or
+    /// empty has the files that it had.
+    fn files(&mut self, config: &Config, before: &Warninglists) -> Vec<(PathBuf, WarnAction)> {
         let mut found = Vec::new();
         for warnlist in &config.warnlists {
-            match warninglist_files(&warnlist.path) {
-                Ok(files) => found.extend(files.into_iter().map(|file| (file, warnlist.action))),
-                Err(error) => self.faults.push(format!("warninglist {}: {error}", warnlist.path.display())),
-            }
+            let known = before.read.iter().map(|(path, ..)| path).filter(|path| path.starts_with(&warnlist.path));
+            let known: Vec<PathBuf> = known.cloned().collect();
+            let files = match warninglist_files(&warnlist.path) {
+                Ok(files) if !files.is_empty() || known.is_empty() => files,
+                Ok(_) => known,
+                Err(error) => {
+                    if known.is_empty() {
+                        let fault = format!("warninglist {}: {error}", warnlist.path.display());
+                        self.faults.push((fault, warnlist.action));
+                    }
+                    known
+                }
+            };
+            found.extend(files.into_iter().map(|file| (file, warnlist.action)));
         }
         found.sort_by_key(|(path, action)| (path.clone(), *action == WarnAction::Notice));
         found.dedup_by(|later, first| later.0 == first.0);
         found
+    }
+
+    /// Why one that refuses never loaded, if there is such: without it lists would be believed too much.
+    #[must_use]
+    pub fn missing(&self) -> Option<&str> {
+        let refusing = self.faults.iter().find(|(_, action)| *action == WarnAction::Refuse);
+        refusing.map(|(fault, _)| fault.as_str())
     }
 
     /// Those whose hits are noticed.
@@ -221,15 +238,6 @@ impl Warninglists {
         let refusing = self.read.iter().filter(|(_, action, _)| *action == WarnAction::Refuse);
         refusing.flat_map(|(.., list)| {
             list.prefixes.iter().map(|prefix| (*prefix, safety::Role::Warninglist(Arc::clone(&list.name))))
-        })
-    }
-
-    /// Whether all that refuse are known: without them lists would be believed too much.
-    #[must_use]
-    pub fn are_complete(&self, config: &Config) -> bool {
-        config.warnlists.iter().filter(|warnlist| warnlist.action == WarnAction::Refuse).all(|warnlist| {
-            let is_of = |(path, ..): &(PathBuf, WarnAction, Warninglist)| path.starts_with(&warnlist.path);
-            self.read.iter().any(is_of)
         })
     }
 }
@@ -278,7 +286,7 @@ pub enum Fault {
 
 /// Reads, parses, filters and screens one list. What is over at `now` is filtered.
 #[must_use]
-pub fn load(source: &Source, guards: &Guards, warnings: &Warnings, now: Time) -> Loaded {
+pub fn load(source: &Source, guards: &Guards, warnings: &Warnings, now: Now) -> Loaded {
     let faulty = |fault| Loaded {
         format: None,
         content: Content::default(),
@@ -421,7 +429,8 @@ pub fn fingerprint(config: &Config, config_file: Option<&Path>) -> Fingerprint {
 /// A feed changes when any file of its directory does.
 fn with_events(list: PathBuf) -> Vec<PathBuf> {
     let inside = fs::read_dir(&list).into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path());
-    let inside: Vec<PathBuf> = inside.collect();
+    // What a mirror is still writing has another name.
+    let inside: Vec<PathBuf> = inside.filter(|path| path.extension().is_some_and(|end| end == "json")).collect();
     std::iter::once(list).chain(inside).collect()
 }
 

@@ -14,6 +14,9 @@ use crate::{
     safety,
 };
 
+/// Characters of names and causes that are kept.
+const MAX_NAME: usize = 200;
+
 /// One warninglist.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Warninglist {
@@ -41,8 +44,12 @@ impl Warninglist {
     ///
     /// A message when it is not MISP's JSON.
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let File { name, kind, list } =
-            serde_json::from_slice(bytes).map_err(|error| format!("not a warninglist as MISP writes it: {error}"))?;
+        let File { name, kind, list } = serde_json::from_slice(bytes).map_err(|error| {
+            // It quotes what it does not like, at any length.
+            let cause: String = error.to_string().chars().take(MAX_NAME).collect();
+            format!("not a warninglist as MISP writes it: {cause}")
+        })?;
+        let name: String = name.chars().take(MAX_NAME).collect();
         let mut prefixes = Vec::new();
         let mut unread = 0;
         for text in list.iter().filter(|_| matches!(kind.as_str(), "cidr" | "string")) {

@@ -19,7 +19,7 @@ use crate::{
     daemon::{Holds, HostFacts, Origin, wall_clock},
     list::{Diagnostic, spoken},
     protocol::{self, CheckedEntry, CheckedList},
-    provenance::Time,
+    provenance::Now,
     ruleset::{ListAction, Ruleset},
     safety::Guards,
     sources::{self, Fault, Loaded, Source, Warninglists},
@@ -74,7 +74,7 @@ pub(super) struct Compiled {
     pub(super) ruleset: Ruleset,
     pub(super) guards: Guards,
     pub(super) warnings: Warnings,
-    pub(super) now: Time,
+    pub(super) now: Now,
     /// Named directories without a list.
     pub(super) empty: Vec<PathBuf>,
 }
@@ -109,9 +109,9 @@ pub(super) fn compile(lists: &Lists, drop_files: &[PathBuf], host: &HostFacts) -
 
 /// The same for a configuration that has been read.
 pub(super) fn compile_config(config: &Config, host: &HostFacts) -> Result<Compiled, Failure> {
-    let now = wall_clock();
+    let now = Now::from(wall_clock());
     let warninglists = Warninglists::read(config, &Warninglists::default());
-    if let Some(fault) = warninglists.faults.first() {
+    if let Some((fault, _)) = warninglists.faults.first() {
         return Err(Failure::new(Code::Usage, fault.clone()));
     }
     warninglists.remarks.iter().for_each(|remark| output::error(remark));
@@ -188,7 +188,7 @@ fn checked(compiled: &Compiled, source: &Source, list: &Loaded) -> CheckedList {
         expired: filtered_by.get("expired").copied().unwrap_or_default() + holds.expired,
         filtered_by,
         waiting: holds.waiting,
-        next_change: holds.next_change.map(|time| time.to_string()),
+        next_change: holds.next_change().map(|time| time.to_string()),
         context: context::summary(&list.content),
         warned: list.warned.iter().map(|(name, count)| (text::escape(name), *count)).collect(),
         diagnostics: list.diagnostics.iter().map(|remark| entry(list, remark)).collect(),

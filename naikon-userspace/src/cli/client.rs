@@ -54,6 +54,9 @@ pub(super) struct Reload {
     /// Pass the change guards once: a list may shrink or grow as it likes
     #[arg(long)]
     force: bool,
+    /// Take the system's clock as it is, although it jumped: entries whose time is over by it leave
+    #[arg(long)]
+    clock: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -233,7 +236,7 @@ fn show_status(status: &protocol::Status) -> io::Result<()> {
 }
 
 pub(super) fn reload(command: &Reload) -> Result<Code, Failure> {
-    let reload = match ask(&command.socket.control, &Request::Reload { force: command.force })? {
+    let reload = match ask(&command.socket.control, &Request::Reload { force: command.force, clock: command.clock })? {
         Response::Reload(reload) => reload,
         other => return Err(unexpected(&other)),
     };

@@ -1,7 +1,6 @@
 //! `naikon check --diff OLD NEW`: what a new version of a list would change, before it does.
 
 use std::{
-    borrow::Cow,
     io::{self, BufWriter, Write},
     path::Path,
 };
@@ -14,6 +13,7 @@ use super::{
 use crate::{
     comparison::{self, Change, Comparison},
     config::{Config, ListEntry},
+    content::Content,
     daemon::{HostFacts, Origin},
     filter::Filter,
     prefix::Prefix,
@@ -77,28 +77,28 @@ fn guard((before, old): (&Compiled, &Path), (after, new): (&Compiled, &Path)) ->
     let (gone, come) = (own(before, old), own(after, new));
     let pairs: Vec<_> = match (gone.as_slice(), come.as_slice()) {
         // One file that replaces another is the same list, whatever their names.
-        ([(_, gone)], [(_, come)]) => vec![(&**gone, &**come)],
+        ([(_, gone)], [(_, come)]) => vec![(*gone, *come)],
         _ => gone
             .iter()
             .filter_map(|(name, gone)| {
                 let (_, come) = come.iter().find(|(other, _)| other == name)?;
-                Some((&**gone, &**come))
+                Some((*gone, *come))
             })
             .collect(),
     };
-    comparison::refusal(pairs, (&dropped(before), &dropped(after))).map(|refusal| refusal.to_string())
+    comparison::refusal(pairs, (&dropped(before), &dropped(after)), after.now).map(|refusal| refusal.to_string())
 }
 
-/// The lists that only this side has, by name, with what is in force of them.
-fn own<'a>(side: &'a Compiled, path: &Path) -> Vec<(&'a str, Cow<'a, [Prefix]>)> {
+/// The lists that only this side has, by name, with their content.
+fn own<'a>(side: &'a Compiled, path: &Path) -> Vec<(&'a str, &'a Content)> {
     let own = side.lists.iter().filter(|(source, _)| source.path == path || source.path.parent() == Some(path));
-    own.map(|(source, list)| (source.name.as_str(), list.content.active(side.now))).collect()
+    own.map(|(source, list)| (source.name.as_str(), &list.content)).collect()
 }
 
-/// What all drop lists have in force together.
+/// What all drop lists have in force together, now or later.
 fn dropped(side: &Compiled) -> Vec<Prefix> {
     let drops = side.lists.iter().filter(|(source, _)| source.role == Role::Listed(ListAction::Drop));
-    let mut all: Vec<Prefix> = drops.flat_map(|(_, list)| list.content.active(side.now).into_owned()).collect();
+    let mut all: Vec<Prefix> = drops.flat_map(|(_, list)| list.content.not_over(side.now).into_owned()).collect();
     all.sort_unstable();
     all.dedup();
     all

@@ -3,8 +3,10 @@
 //! A gateway without a battery wakes up years ago, a bad time server sends it years ahead, and every entry with an end
 //! would leave at once, or wait. So the time of lists follows the system's clock, but never faster than twice real
 //! time and never slower than half of it: a jump is caught up with step by step, and entries go on to come and leave
-//! one after the other. `naikon reload --force` takes the clock as it is. Real time is `CLOCK_BOOTTIME`, which nobody
+//! one after the other. `naikon reload --clock` takes the clock as it is. Real time is `CLOCK_BOOTTIME`, which nobody
 //! sets and which counts sleep.
+//!
+//! What begins goes by the system's clock where that is ahead: a wrong clock then blocks too much, not too little.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -13,10 +15,13 @@ use std::{
 
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::provenance::Time;
+use crate::provenance::{Now, Time};
 
 /// A first start trusts the clock; later ones not to have leapt over more than a year.
 const LONGEST_STOP_SECONDS: i64 = 366 * 24 * 3600;
+
+/// No naikon ran before 2025: a clock that says so has not been set yet, and what it says is forgotten once it is.
+const FIRST_SECOND: i64 = 1_735_689_600;
 
 /// The time of lists.
 pub(crate) struct Clock(Mutex<Slewed>);
@@ -27,33 +32,44 @@ impl Clock {
     pub(crate) fn start(last: Option<Time>) -> Self {
         let wall = wall();
         let is_far = |last: Time| wall < last || wall > last.after(LONGEST_STOP_SECONDS);
-        let begin = last.filter(|last| is_far(*last));
+        let begin = last.filter(|last| last.seconds() >= FIRST_SECOND && is_far(*last));
         if let Some(last) = begin {
             tracing::warn!(
                 "the system's clock says {wall}, while naikon ran at {last} before; lists go on from there and catch \
-                 up slowly; set the clock, or take it as it is with 'naikon reload --force'"
+                 up slowly; set the clock, or take it as it is with 'naikon reload --clock'"
             );
         }
         Clock(Mutex::new(Slewed { time: begin.unwrap_or(wall).seconds(), rest: 0, real: real_seconds() }))
     }
 
     /// What time it is.
-    pub(crate) fn now(&self) -> Time {
+    pub(crate) fn now(&self) -> Now {
         let mut slewed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        slewed.follow(wall().seconds(), real_seconds())
+        let wall = wall();
+        let steady = slewed.follow(wall.seconds(), real_seconds());
+        Now { latest: wall.max(steady), steady }
     }
 
-    /// Takes the system's clock as it is.
-    pub(crate) fn accept(&self) {
+    /// Takes the system's clock as it is; gives what puts it back.
+    pub(crate) fn accept(&self) -> Before {
         let mut slewed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *slewed = Slewed { time: wall().seconds(), rest: 0, real: real_seconds() };
+        let now = Slewed { time: wall().seconds(), rest: 0, real: real_seconds() };
+        Before(std::mem::replace(&mut *slewed, now))
+    }
+
+    /// Goes on as before [`Clock::accept`].
+    pub(crate) fn put_back(&self, before: Before) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = before.0;
     }
 
     /// Seconds that the system's clock is ahead of the time of lists.
-    pub(crate) fn behind_seconds(&self) -> i64 {
-        wall().seconds() - self.now().seconds()
+    pub(crate) fn ahead_seconds(&self) -> i64 {
+        wall().seconds() - self.now().steady.seconds()
     }
 }
+
+/// How a clock went.
+pub(crate) struct Before(Slewed);
 
 /// A time that moves with another, but not with its jumps.
 #[derive(Debug)]
@@ -70,6 +86,9 @@ impl Slewed {
     fn follow(&mut self, wall: i64, real: i64) -> Time {
         let elapsed = real.saturating_sub(self.real).max(0);
         self.real = self.real.max(real);
+        if self.time < FIRST_SECOND && wall >= FIRST_SECOND {
+            self.time = wall;
+        }
         let halves = elapsed + self.rest;
         let (least, most) = (self.time + halves / 2, self.time + elapsed * 2);
         if wall <= least {
@@ -100,25 +119,37 @@ mod tests {
     use super::*;
 
     fn slewed() -> Slewed {
-        Slewed { time: 1000, rest: 0, real: 50 }
+        Slewed { time: FIRST_SECOND + 1000, rest: 0, real: 50 }
+    }
+
+    /// What it says, in seconds since the first.
+    fn follow(slewed: &mut Slewed, wall: i64, real: i64) -> i64 {
+        slewed.follow(FIRST_SECOND + wall, real).seconds() - FIRST_SECOND
+    }
+
+    #[test]
+    fn clock_that_was_not_set_yet_is_forgotten() {
+        let mut slewed = Slewed { time: 17, rest: 0, real: 50 };
+        assert_eq!(slewed.follow(18, 51).seconds(), 18);
+        assert_eq!(slewed.follow(FIRST_SECOND + 9, 52).seconds(), FIRST_SECOND + 9);
     }
 
     #[test]
     fn steady_clock_is_followed_to_the_second() {
         let mut slewed = slewed();
         for step in 1..100 {
-            assert_eq!(slewed.follow(1000 + step, 50 + step).seconds(), 1000 + step);
+            assert_eq!(follow(&mut slewed, 1000 + step, 50 + step), 1000 + step);
         }
     }
 
     #[test]
     fn jump_ahead_is_caught_up_with_at_twice_the_pace() {
         let mut slewed = slewed();
-        assert_eq!(slewed.follow(1_000_000, 50).seconds(), 1000);
-        assert_eq!(slewed.follow(1_000_010, 60).seconds(), 1020);
+        assert_eq!(follow(&mut slewed, 1_000_000, 50), 1000);
+        assert_eq!(follow(&mut slewed, 1_000_010, 60), 1020);
         let mut last = 1020;
         for real in 61..2_000_000_i64 {
-            let now = slewed.follow(1_000_000 + real - 50, real).seconds();
+            let now = follow(&mut slewed, 1_000_000 + real - 50, real);
             assert!(now - last <= 2);
             last = now;
         }
@@ -130,7 +161,7 @@ mod tests {
         let mut slewed = slewed();
         let mut last = 1000;
         for real in 51..1000 {
-            let now = slewed.follow(real - 50, real).seconds();
+            let now = follow(&mut slewed, real - 50, real);
             assert!((last..=last + 1).contains(&now));
             last = now;
         }
@@ -142,8 +173,8 @@ mod tests {
         let mut slewed = slewed();
         // A minute ahead of the system's clock.
         for real in 51..50 + 121 {
-            slewed.follow(940 + real - 50, real);
+            follow(&mut slewed, 940 + real - 50, real);
         }
-        assert_eq!(slewed.follow(940 + 121, 50 + 121).seconds(), 940 + 121);
+        assert_eq!(follow(&mut slewed, 940 + 121, 50 + 121), 940 + 121);
     }
 }

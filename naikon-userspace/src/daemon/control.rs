@@ -22,6 +22,7 @@ use tokio::{
 
 use super::{
     metrics::Metrics,
+    reload::Wish,
     snapshot::Snapshot,
     worker::{Asker, Worker},
 };
@@ -182,8 +183,8 @@ async fn respond(request: Request, daemon: &Daemon) -> (Response, bool) {
                 Err(error) => Response::Failed(error.to_string()),
             }
         }
-        Request::Reload { force } => {
-            daemon.worker.reload(force, Asker::Person).await.map_or_else(ended, Response::Reload)
+        Request::Reload { force, clock } => {
+            daemon.worker.reload(Wish { force, clock }, Asker::Person).await.map_or_else(ended, Response::Reload)
         }
         Request::Detach => match daemon.worker.stop(OnExit::Detach).await {
             None => ended(),

@@ -13,6 +13,8 @@ use crate::{
 /// Where resolvers are configured: the classic file, and what systemd-resolved asks behind its stub.
 const RESOLVERS: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
 
+const SESSIONS: &str = "login sessions";
+
 /// What is known of this host. A look that fails leaves what was known: fewer looks, never fewer guards.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Facts {
@@ -41,14 +43,22 @@ impl Facts {
             };
         renew(&mut self.own, "addresses", kernel::own_addresses());
         renew(&mut self.gateways, "default gateways", kernel::default_gateways());
-        self.unknown = unknown;
         let texts = RESOLVERS.iter().filter_map(|path| sources::read(Path::new(path)).ok());
         let found: BTreeSet<IpAddr> = texts.flat_map(|text| resolvers(&String::from_utf8_lossy(&text))).collect();
         // The file is empty for a moment while it is written anew.
         if !found.is_empty() {
             self.resolvers = found;
         }
-        self.sessions = sessions::peers().into_iter().collect();
+        match sessions::peers() {
+            Ok(found) => self.sessions = found.into_iter().collect(),
+            Err(error) => {
+                if !before.contains(SESSIONS) {
+                    tracing::warn!("finding this host's {SESSIONS}: {error}; those known before stay guarded");
+                }
+                unknown.insert(SESSIONS);
+            }
+        }
+        self.unknown = unknown;
     }
 
     /// What drop and monitor lists may not touch on this host, with what else they may not.

@@ -67,6 +67,10 @@ impl Instruments {
     pub(crate) fn reloaded(&self, result: ReloadResult, duration: Duration, retries: u64) {
         self.reloads.get_or_create(&vec![("result", result.as_str().into())]).inc();
         self.durations.observe(duration.as_secs_f64());
+        self.retried(retries);
+    }
+
+    pub(crate) fn retried(&self, retries: u64) {
         self.retries.inc_by(retries);
     }
 
@@ -286,13 +290,10 @@ fn lists(out: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Result {
             .map(|(reason, count)| (vec![("list", list.name.clone()), ("reason", reason.to_owned())], count as f64))
     });
     gauges(out, "list_inactive_entries", "Prefixes whose time is over or has not come", inactive)?;
-    let newest = snapshot
-        .lists
-        .iter()
-        .filter_map(|list| Some((one(&list.name), list.content.as_ref()?.newest()?.seconds() as f64)));
+    let newest = snapshot.lists.iter().filter_map(|list| Some((one(&list.name), list.holds.newest?.seconds() as f64)));
     gauges(out, "list_newest_entry_timestamp_seconds", "The newest time that the entries of a list tell of", newest)?;
     let next =
-        snapshot.lists.iter().filter_map(|list| Some((one(&list.name), list.holds.next_change?.seconds() as f64)));
+        snapshot.lists.iter().filter_map(|list| Some((one(&list.name), list.holds.next_change()?.seconds() as f64)));
     gauges(out, "list_next_change_timestamp_seconds", "When the next entry of a list comes or leaves by itself", next)?;
     let warned = snapshot.lists.iter().flat_map(|list| {
         list.warned.iter().map(|(warninglist, count)| {
@@ -300,7 +301,7 @@ fn lists(out: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Result {
         })
     });
     gauges(out, "list_warned_entries", "Entries of a list that a warninglist holds", warned)?;
-    let behind = snapshot.clock.behind_seconds() as f64;
+    let behind = snapshot.clock.ahead_seconds() as f64;
     gauges(
         out,
         "clock_ahead_seconds",

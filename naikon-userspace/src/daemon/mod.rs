@@ -9,6 +9,7 @@
 
 mod clock;
 mod control;
+mod holds;
 mod hooks;
 mod host;
 mod http;
@@ -32,7 +33,7 @@ use tokio::{
     runtime,
     signal::unix::{Signal, SignalKind, signal},
     sync::{Notify, mpsc, watch as channel},
-    time::{MissedTickBehavior, interval, sleep, timeout},
+    time::{interval, sleep, timeout},
 };
 
 pub use self::reload::Origin;
@@ -40,7 +41,7 @@ use self::{
     control::{Control, Daemon},
     hooks::Hooks,
     metrics::{Instruments, Metrics},
-    reload::{Cause, Lists},
+    reload::{Cause, Lists, Wish},
     snapshot::Snapshot,
     worker::{Asker, Enforcer, Worker},
 };
@@ -50,12 +51,14 @@ use crate::{
     sources::{self, Fingerprint},
 };
 
-pub(crate) use self::{clock::wall as wall_clock, host::Facts as HostFacts, reload::Holds};
+pub(crate) use self::{clock::wall as wall_clock, holds::Holds, host::Facts as HostFacts};
 
 /// Between looks at the interfaces when the kernel tells of no change: a link can be detached without an event.
 const RECONCILE_INTERVAL: Duration = Duration::from_secs(2);
 /// Looks at this host's connectivity may take one part in so many of the time.
 const LOOK_SHARE: u32 = 50;
+/// Changes that come with the time may take one part in so many of it.
+const REFRESH_SHARE: u32 = 10;
 /// Between looks whether an entry's time has come: how late it comes or leaves at most.
 const TIME_INTERVAL: Duration = Duration::from_secs(1);
 /// Between two times that are stored.
@@ -212,7 +215,7 @@ async fn serve(
     let control = tokio::spawn(control.serve(daemon));
     tokio::spawn(watch::follow(looked_at, config_file, worker.clone(), snapshots.clone()));
     let changes = hear_changes(changes).map_err(|error| RunError::System("watching the interfaces", error))?;
-    tokio::spawn(look_after_host(changes, worker.clone()));
+    tokio::spawn(look_after_host(changes, snapshots.clone(), worker.clone()));
     tokio::spawn(follow_time(snapshots.clone(), worker.clone()));
     tokio::spawn(try_again(retries, worker.clone()));
     tokio::spawn(tell_service_manager(snapshots.clone(), worker.clone()));
@@ -259,7 +262,7 @@ async fn serve(
 async fn reload_on_signal(worker: Worker) {
     tell_reloading();
     // An ended worker means that the daemon is ending.
-    let _report = worker.reload(false, Asker::Daemon).await;
+    let _report = worker.reload(Wish::default(), Asker::Daemon).await;
     tell(&[NotifyState::Ready]);
 }
 
@@ -295,10 +298,8 @@ enum Told {
 }
 
 /// Looks at the interfaces and at this host's own connectivity whenever the kernel tells of a change, and from time
-/// to time.
-async fn look_after_host(changes: Arc<Notify>, worker: Worker) {
-    // Nothing is known yet, so the first look is a change: what happened since the start is not missed.
-    let mut facts = HostFacts::default();
+/// to time. What is found is compared with what the worker spares, so nothing that it missed stays missed.
+async fn look_after_host(changes: Arc<Notify>, snapshots: channel::Receiver<Arc<Snapshot>>, worker: Worker) {
     let mut next_look = Instant::now();
     loop {
         // Whether a change or the time ends the wait: either way it is time to look.
@@ -310,37 +311,37 @@ async fn look_after_host(changes: Arc<Notify>, worker: Worker) {
             continue;
         }
         let begun = Instant::now();
-        let before = facts.clone();
+        let spared = Arc::clone(&snapshots.borrow().host);
+        let mut facts = HostFacts::clone(&spared);
         // Off these threads: it is many system calls, and a full routing table is long.
         let looked = tokio::task::spawn_blocking(move || {
             facts.refresh();
             facts
         });
         // A panic there would be one here.
-        facts = looked.await.unwrap_or_else(|_| before.clone());
+        let Ok(facts) = looked.await else { continue };
         next_look = Instant::now() + begun.elapsed() * LOOK_SHARE;
-        if facts != before {
-            tracing::debug!("this host's addresses, gateways, resolvers and login sessions: {facts:?}");
-            worker.refresh().await;
+        if facts != *spared {
+            worker.refresh(Some(Arc::new(facts))).await;
         }
     }
 }
 
 /// Has entries come and leave at their time.
 async fn follow_time(snapshots: channel::Receiver<Arc<Snapshot>>, worker: Worker) {
-    let mut tick = interval(TIME_INTERVAL);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut refreshed = Instant::now();
+    let mut pause = TIME_INTERVAL;
     loop {
-        tick.tick().await;
-        let is_due = {
-            let snapshot = snapshots.borrow();
-            snapshot.next_change().is_some_and(|next| next <= snapshot.clock.now())
-        };
+        sleep(pause).await;
         // Now and then also without a cause: the time is stored, so that the next start knows it.
+        let is_due = snapshots.borrow().is_due();
         if is_due || refreshed.elapsed() > REFRESH_INTERVAL {
             refreshed = Instant::now();
-            worker.refresh().await;
+            worker.refresh(None).await;
+            // A million entries that each have their second must not keep the worker from its work.
+            pause = TIME_INTERVAL.max(refreshed.elapsed() * REFRESH_SHARE);
+        } else {
+            pause = TIME_INTERVAL;
         }
     }
 }
@@ -370,7 +371,7 @@ async fn try_again(mut retries: mpsc::Receiver<()>, worker: Worker) {
         }
         sleep(pause).await;
         pause = (pause * 2).min(longest);
-        if worker.reload(false, Asker::Daemon).await.is_none() {
+        if worker.reload(Wish::default(), Asker::Daemon).await.is_none() {
             return;
         }
         if retries.is_empty() {

@@ -12,15 +12,15 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{clock::Clock, hooks, host, snapshot::families, state::StateDir};
+use super::{clock::Clock, holds::Holds, hooks, host, state::StateDir};
 use crate::{
     config::{Config, ConfigError, Overrides},
     content::Content,
     delta::{self, Delta},
     kernel::{self, ErrorKind, Kernel, KernelError},
     prefix::Prefix,
-    protocol::{Families, ListReload, Reload, ReloadResult},
-    provenance::Time,
+    protocol::{ListReload, Reload, ReloadResult},
+    provenance::{Now, Time},
     ruleset::{ListAction, Rule, Ruleset},
     safety::{self, Guards},
     sources::{self, Role, Source, Warninglists},
@@ -30,6 +30,15 @@ use crate::{
 /// Pauses before an apply that met ENOMEM is tried again as a whole; then the next reload tries.
 const RETRY_PAUSES: [Duration; 3] =
     [Duration::from_millis(100), Duration::from_millis(400), Duration::from_millis(1600)];
+
+/// What who asks for a reload wants passed, once.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Wish {
+    /// The change guards.
+    pub(crate) force: bool,
+    /// The clock's jump: it is taken as it is.
+    pub(crate) clock: bool,
+}
 
 /// Where the configuration comes from, so that a reload reads it again.
 #[derive(Clone, Debug)]
@@ -62,7 +71,7 @@ pub(crate) struct Lists {
     clock: Arc<Clock>,
     /// When its time was stored last.
     time_saved: Option<Time>,
-    host: host::Facts,
+    host: Arc<host::Facts>,
     /// What the enforced rules spare.
     guards: Guards,
     warninglists: Warninglists,
@@ -101,46 +110,8 @@ pub(crate) struct ListState {
     pub(crate) holds: Holds,
 }
 
-/// What of a list is enforced at a moment, on this host.
-#[derive(Clone, Default)]
-pub(crate) struct Holds {
-    pub(crate) entries: Families,
-    /// Those that are not, since dropping them would cut off this host, by reason.
-    pub(crate) spared: BTreeMap<&'static str, usize>,
-    /// Those whose time is over, and those whose time has not come.
-    pub(crate) expired: usize,
-    pub(crate) waiting: usize,
-    /// When this changes next by itself.
-    pub(crate) next_change: Option<Time>,
-}
-
-impl Holds {
-    /// Measures what of `content` holds at `now`.
-    pub(crate) fn of(content: &Content, role: Role, guards: &Guards, now: Time) -> Self {
-        let active = content.active(now);
-        let spared = match role {
-            Role::Listed(_) => guards.spared(&active),
-            Role::Allow => BTreeMap::new(),
-        };
-        let mut by_label = BTreeMap::new();
-        for role in spared.values() {
-            *by_label.entry(role.label()).or_default() += 1;
-        }
-        let (all, spared_ipv4) = (families(&active), spared.keys().filter(|prefix| prefix.is_ipv4()).count());
-        let inactive = content.prefixes().len() - active.len();
-        let waiting = if inactive == 0 { 0 } else { content.waiting(now) };
-        Holds {
-            entries: Families { ipv4: all.ipv4 - spared_ipv4, ipv6: all.ipv6 - (spared.len() - spared_ipv4) },
-            spared: by_label,
-            expired: inactive - waiting,
-            waiting,
-            next_change: content.next_change(now),
-        }
-    }
-}
-
 impl ListState {
-    fn measure(&mut self, guards: &Guards, now: Time) {
+    fn measure(&mut self, guards: &Guards, now: Now) {
         if let Some(good) = &self.good {
             self.holds = Holds::of(&good.content, self.source.role, guards, now);
         }
@@ -191,7 +162,7 @@ impl Lists {
             state_dir,
             clock: Arc::new(Clock::start(last)),
             time_saved: None,
-            host: host::Facts::default(),
+            host: Arc::default(),
             guards: Guards::none(),
             warninglists: Warninglists::default(),
             warnings: Arc::default(),
@@ -231,28 +202,40 @@ impl Lists {
 
     /// What cannot be read of the warninglists.
     pub(crate) fn warninglist_faults(&self) -> impl Iterator<Item = &String> {
-        self.warninglists.faults.iter().chain(&self.warninglists.remarks)
+        self.warninglists.faults.iter().map(|(fault, _)| fault).chain(&self.warninglists.remarks)
+    }
+
+    /// This host's connectivity, as it is spared.
+    pub(crate) fn host(&self) -> Arc<host::Facts> {
+        Arc::clone(&self.host)
     }
 
     /// Makes the kernel enforce what holds now: as entries come and leave with the time, and as this host's own
-    /// connectivity changes. Reads no list. Gives what changed, and the generation.
-    pub(crate) fn refresh(&mut self, kernel: &mut Kernel) -> Result<Option<(Delta, u64)>, KernelError> {
-        self.host.refresh();
-        let (guards, now) = (self.host.guards(self.warninglists.guards()), self.clock.now());
-        self.save_time(now);
+    /// connectivity changes to `host`, if it does. Reads no list. Gives what changed, and the generation.
+    pub(crate) fn refresh(
+        &mut self,
+        kernel: &mut Kernel,
+        host: Option<Arc<host::Facts>>,
+        retries: &mut u64,
+    ) -> Result<Option<(Delta, u64)>, KernelError> {
+        let now = self.clock.now();
+        self.save_time(now.steady);
+        let host = host.unwrap_or_else(|| Arc::clone(&self.host));
+        let guards = host.guards(self.warninglists.guards());
         // People log in and out all day; few of them from where a list points.
-        let is_due = self.states().filter_map(|list| list.holds.next_change).any(|next| next <= now);
+        let is_due = self.states().any(|list| list.holds.is_due(now));
         let listed: Vec<_> = self.states().filter_map(|list| list.good.as_ref()).map(|good| &good.content).collect();
         let is_touched = guards.differences(&self.guards).any(|guard| listed.iter().any(|list| list.touches(&guard)));
         if !is_due && !is_touched && !self.interrupted && self.observed.is_none() {
+            self.host = host;
             return Ok(None);
         }
         let mut lists: Vec<ListState> = self.states().cloned().collect();
         lists.iter_mut().for_each(|list| list.measure(&guards, now));
         let compiled = compile(kernel, &lists, &guards, now)?;
-        let (delta, generation) = self.execute(kernel, compiled, &mut 0)?;
+        let (delta, generation) = self.execute(kernel, compiled, retries)?;
         self.lists = lists.into_iter().map(|list| (key(&list.source), list)).collect();
-        self.guards = guards;
+        (self.host, self.guards) = (host, guards);
         Ok(delta.map(|delta| (delta, generation)))
     }
 
@@ -268,7 +251,16 @@ impl Lists {
     }
 
     /// Reads everything again and makes the kernel enforce it.
-    pub(crate) fn reload(&mut self, kernel: &mut Kernel, origin: &Origin, force: bool) -> Outcome {
+    pub(crate) fn reload(&mut self, kernel: &mut Kernel, origin: &Origin, wish: Wish) -> Outcome {
+        let before = wish.clock.then(|| self.clock.accept());
+        let outcome = self.read_and_enforce(kernel, origin, wish.force);
+        if let Some(before) = before.filter(|_| outcome.cause.is_some()) {
+            self.clock.put_back(before);
+        }
+        outcome
+    }
+
+    fn read_and_enforce(&mut self, kernel: &mut Kernel, origin: &Origin, force: bool) -> Outcome {
         let known: Vec<&Path> = self.lists.values().map(|list| list.source.path.as_path()).collect();
         let prepared = origin.read().and_then(|config| Ok((sources::expand(&config, &known)?, config)));
         let (found, config) = match prepared {
@@ -278,23 +270,16 @@ impl Lists {
         if let Some(cause) = missing_wish(&config) {
             return refused(kernel, Vec::new(), cause);
         }
-        if force {
-            self.clock.accept();
-        }
         let now = self.clock.now();
-        self.warninglists = Warninglists::read(&config, &self.warninglists);
-        if !self.warninglists.are_complete(&config) {
-            let faults = self.warninglists.faults.join("; ");
-            return refused(
-                kernel,
-                Vec::new(),
-                Cause::Lists(format!("a warninglist that refuses never loaded: {faults}")),
-            );
+        let warninglists = Warninglists::read(&config, &self.warninglists);
+        if let Some(fault) = warninglists.missing() {
+            let message = format!("a warninglist that refuses never loaded: {fault}");
+            return refused(kernel, Vec::new(), Cause::Lists(message));
         }
-        self.host.refresh();
-        let guards = self.host.guards(self.warninglists.guards());
-        let warnings = Arc::new(self.warninglists.warnings());
-        self.warnings = Arc::clone(&warnings);
+        let mut host = host::Facts::clone(&self.host);
+        host.refresh();
+        let guards = host.guards(warninglists.guards());
+        let warnings = warninglists.warnings();
         let (mut lists, before): (Vec<ListState>, Vec<Option<Good>>) =
             found.iter().map(|source| self.fetch(source, &guards, &warnings, now, force)).unzip();
         if !force {
@@ -333,8 +318,9 @@ impl Lists {
                     reason: None,
                 };
                 self.keep(lists);
-                self.guards = guards;
-                self.save_time(now);
+                (self.host, self.guards) = (Arc::new(host), guards);
+                (self.warninglists, self.warnings) = (warninglists, Arc::new(warnings));
+                self.save_time(now.steady);
                 Outcome { report, config: Some(config), retries, cause: None }
             }
             Err(error) => {
@@ -350,7 +336,7 @@ impl Lists {
         source: &Source,
         guards: &Guards,
         warnings: &Warnings,
-        now: Time,
+        now: Now,
         force: bool,
     ) -> (ListState, Option<Good>) {
         let known = self.lists.get(&key(source)).and_then(|list| list.good.clone());
@@ -361,8 +347,7 @@ impl Lists {
         let filtered = loaded.diagnostics.filtered_by_label();
         let fault = loaded.fault.map(|fault| fault.to_string()).or_else(|| {
             let old = before.as_ref().filter(|_| !force && source.role != Role::Allow)?;
-            // What has left with the time was not removed by anybody.
-            Some(safety::change_guard(&old.content.active(now), &loaded.content.active(now)).err()?.to_string())
+            Some(safety::shrink_guard(&old.content, &loaded.content, now).err()?.to_string())
         });
         let good = match (&fault, before.clone()) {
             (Some(_), before) => before,
@@ -399,7 +384,7 @@ impl Lists {
         .collect()
     }
 
-    fn report(&self, list: &ListState, now: Time) -> ListReload {
+    fn report(&self, list: &ListState, now: Now) -> ListReload {
         let before = self.lists.get(&key(&list.source)).and_then(|list| list.good.as_ref());
         let result = match (&list.fault, before, &list.good) {
             (Some(_), ..) => ReloadResult::Refused,
@@ -483,10 +468,10 @@ impl Lists {
 }
 
 /// Where the drop lists together would cover far more than before, those that changed keep what they had.
-fn guard_growth(known: &BTreeMap<Key, ListState>, lists: &mut [ListState], before: Vec<Option<Good>>, now: Time) {
+fn guard_growth(known: &BTreeMap<Key, ListState>, lists: &mut [ListState], before: Vec<Option<Good>>, now: Now) {
     let is_drop = |list: &ListState| list.source.role == Role::Listed(ListAction::Drop);
     let union = |goods: &mut dyn Iterator<Item = &Good>| {
-        let mut all: Vec<Prefix> = goods.flat_map(|good| good.content.active(now).into_owned()).collect();
+        let mut all: Vec<Prefix> = goods.flat_map(|good| good.content.not_over(now).into_owned()).collect();
         all.sort_unstable();
         all.dedup();
         all
@@ -494,11 +479,11 @@ fn guard_growth(known: &BTreeMap<Key, ListState>, lists: &mut [ListState], befor
     // What was dropped: what these lists held, and what lists held that are configured no longer.
     let held = lists.iter().zip(&before).filter(|(list, _)| is_drop(list)).filter_map(|(_, good)| good.as_ref());
     let gone = known.values().filter(|list| is_drop(list)).filter_map(|list| list.good.as_ref());
-    let now = lists.iter().filter(|list| is_drop(list)).filter_map(|list| list.good.as_ref());
-    let Err(refusal) = safety::growth_guard(&union(&mut held.chain(gone)), &union(&mut { now })) else { return };
+    let mut new = lists.iter().filter(|list| is_drop(list)).filter_map(|list| list.good.as_ref());
+    let Err(refusal) = safety::growth_guard(&union(&mut held.chain(gone)), &union(&mut new)) else { return };
     for (list, before) in lists.iter_mut().zip(before).filter(|(list, _)| is_drop(list)) {
         let same = match (&before, &list.good) {
-            (Some(before), Some(now)) => before.content == now.content,
+            (Some(before), Some(now)) => before.content.prefixes() == now.content.prefixes(),
             (None, None) => true,
             _ => false,
         };
@@ -550,7 +535,7 @@ fn warn_unsaved(name: &str, error: &io::Error) {
 }
 
 /// Whether both mean the same now; what has left or not yet come, and what is told of entries, may differ.
-fn is_same(one: &Content, other: &Content, now: Time) -> bool {
+fn is_same(one: &Content, other: &Content, now: Now) -> bool {
     one == other || one.active(now) == other.active(now)
 }
 
@@ -563,7 +548,7 @@ fn compile(
     kernel: &mut Kernel,
     lists: &[ListState],
     guards: &Guards,
-    now: Time,
+    now: Now,
 ) -> Result<(Ruleset, BTreeMap<u16, String>), KernelError> {
     let mut names = BTreeMap::new();
     let mut taken = Vec::new();

@@ -4,21 +4,20 @@ use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
 use jiff::Timestamp;
 
-use super::{
-    clock::Clock,
-    reload::{Holds, ListState},
-};
+use super::{clock::Clock, holds::Holds, host::Facts, reload::ListState};
 use crate::{
     config::Config,
     content::Content,
     prefix::Prefix,
     protocol::{Families, Hook, ListStatus, Lookup, Status},
-    provenance::Time,
     ruleset::{ListAction, Ruleset},
     sources::Role,
     telemetry::Counters,
     warninglist::Warnings,
 };
+
+/// What a time server corrects in passing.
+const CLOCK_TOLERANCE_SECONDS: i64 = 600;
 
 /// One consistent view of the daemon.
 #[derive(Clone)]
@@ -31,6 +30,8 @@ pub(crate) struct Snapshot {
     pub(crate) hooks: Vec<Hook>,
     pub(crate) notices: Vec<String>,
     pub(crate) warnings: Arc<Warnings>,
+    /// This host's connectivity, as it is spared.
+    pub(crate) host: Arc<Facts>,
     /// The time that lists go by.
     pub(crate) clock: Arc<Clock>,
 }
@@ -107,7 +108,7 @@ impl Snapshot {
             prefixes: self.ruleset.count().into(),
             dropped: counters.total(ListAction::Drop).into(),
             monitored: counters.total(ListAction::Monitor).into(),
-            notices: self.notices.clone(),
+            notices: self.notices.iter().cloned().chain(self.clock_notice()).collect(),
         }
     }
 
@@ -125,9 +126,20 @@ impl Snapshot {
         crate::explain::lookup(&self.ruleset, list, &self.warnings, text)
     }
 
-    /// When what is enforced changes next by itself.
-    pub(crate) fn next_change(&self) -> Option<Time> {
-        self.lists.iter().filter_map(|list| list.holds.next_change).min()
+    /// Whether entries have come or left with the time since.
+    pub(crate) fn is_due(&self) -> bool {
+        let now = self.clock.now();
+        self.lists.iter().any(|list| list.holds.is_due(now))
+    }
+
+    /// What a person should know of the clock.
+    fn clock_notice(&self) -> Option<String> {
+        let ahead = self.clock.ahead_seconds();
+        (ahead.abs() > CLOCK_TOLERANCE_SECONDS).then(|| {
+            format!(
+                "the system's clock jumped and is {ahead} s from the time that lists go by; 'naikon reload --clock' takes it"
+            )
+        })
     }
 }
 
@@ -140,8 +152,8 @@ impl ListView {
             entries: self.holds.entries,
             expired: self.holds.expired,
             waiting: self.holds.waiting,
-            next_change: self.holds.next_change.map(|time| time.to_string()),
-            newest: self.content.as_ref().and_then(|content| content.newest()).map(|time| time.to_string()),
+            next_change: self.holds.next_change().map(|time| time.to_string()),
+            newest: self.holds.newest.map(|time| time.to_string()),
             last_success: self.last_success.and_then(rfc3339),
             reason: self.fault.clone(),
         }

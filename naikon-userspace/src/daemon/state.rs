@@ -117,7 +117,8 @@ impl StateDir {
         let mut lines = body.lines();
         let saved = lines.next().and_then(|line| line.strip_prefix(SAVED)?.parse().ok());
         let saved = saved.ok_or_else(|| damaged(&"it does not tell when it was saved"))?;
-        let common = lines.next().and_then(|line| line.strip_prefix(COMMON)).unwrap_or("{}");
+        let common = lines.next().and_then(|line| line.strip_prefix(COMMON));
+        let common = common.ok_or_else(|| damaged(&"it does not tell what holds for all entries"))?;
         let mut shared = Shared::default();
         let mut context = |text: &str| {
             let context: Context = serde_json::from_str(text).map_err(|error| damaged(&error))?;

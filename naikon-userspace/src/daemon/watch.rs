@@ -22,6 +22,7 @@ use tokio::{
 };
 
 use super::{
+    reload::Wish,
     snapshot::Snapshot,
     worker::{Asker, Worker},
 };
@@ -83,7 +84,7 @@ pub(crate) async fn follow(
         }
         touched.whole.lock().unwrap_or_else(PoisonError::into_inner).clear();
         loaded = look().await;
-        if worker.reload(false, Asker::Daemon).await.is_none() {
+        if worker.reload(Wish::default(), Asker::Daemon).await.is_none() {
             return;
         }
     }

@@ -15,8 +15,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     hooks::Hooks,
+    host::Facts,
     metrics::Instruments,
-    reload::{Cause, Lists, Origin},
+    reload::{Cause, Lists, Origin, Wish},
     snapshot::{ListView, Snapshot},
 };
 use crate::{
@@ -29,18 +30,15 @@ use crate::{
 /// Jobs that wait at most; more senders wait for room.
 const QUEUE: usize = 64;
 
-/// What a time server corrects in passing.
-const CLOCK_TOLERANCE_SECONDS: i64 = 600;
-
 /// For so long a change that the daemon made by itself is told to who asks for a reload.
 const UNTOLD_MAX: Duration = Duration::from_secs(2);
 
 /// What the worker can be asked for.
 pub(crate) enum Job {
     /// Read everything again. Those that wait are answered by one reload.
-    Reload { force: bool, by: Asker, reply: oneshot::Sender<Reload> },
+    Reload { wish: Wish, by: Asker, reply: oneshot::Sender<Reload> },
     /// Enforce what holds now: the time, or this host's own connectivity, is another.
-    Refresh { reply: oneshot::Sender<()> },
+    Refresh { host: Option<Arc<Facts>>, reply: oneshot::Sender<()> },
     /// Look whether every interface still carries the program.
     Reconcile,
     /// Show that the worker works.
@@ -106,16 +104,16 @@ impl Worker {
     }
 
     /// Asks for a reload and waits for it; `None` when the worker has ended.
-    pub(crate) async fn reload(&self, force: bool, by: Asker) -> Option<Reload> {
+    pub(crate) async fn reload(&self, wish: Wish, by: Asker) -> Option<Reload> {
         let (reply, answer) = oneshot::channel();
-        self.jobs.send(Job::Reload { force, by, reply }).await.ok()?;
+        self.jobs.send(Job::Reload { wish, by, reply }).await.ok()?;
         answer.await.ok()
     }
 
     /// Asks to enforce what holds now, and waits for it.
-    pub(crate) async fn refresh(&self) {
+    pub(crate) async fn refresh(&self, host: Option<Arc<Facts>>) {
         let (reply, done) = oneshot::channel();
-        if self.jobs.send(Job::Refresh { reply }).await.is_ok() {
+        if self.jobs.send(Job::Refresh { host, reply }).await.is_ok() {
             // An ended worker is told by `failed`.
             let _ended = done.await;
         }
@@ -168,14 +166,14 @@ fn work(
     let mut untold: Option<Untold> = None;
     while let Some(job) = next.take().or_else(|| queue.blocking_recv()) {
         match job {
-            Job::Reload { force, by, reply } => {
-                let (mut force, mut by) = (force, by);
+            Job::Reload { wish, by, reply } => {
+                let (mut wish, mut by) = (wish, by);
                 let mut waiting = vec![reply];
                 // Whatever else waits for a reload gets this one's answer: one runs, one waits.
                 loop {
                     match queue.try_recv() {
-                        Ok(Job::Reload { force: also, by: other, reply }) => {
-                            force |= also;
+                        Ok(Job::Reload { wish: also, by: other, reply }) => {
+                            wish = Wish { force: wish.force | also.force, clock: wish.clock | also.clock };
                             by = if other == Asker::Person { other } else { by };
                             waiting.push(reply);
                         }
@@ -183,7 +181,7 @@ fn work(
                         Err(_) => break,
                     }
                 }
-                let (mut report, kernel_refused) = enforcer.reload(force);
+                let (mut report, kernel_refused) = enforcer.reload(wish);
                 match by {
                     Asker::Daemon if report.result == ReloadResult::Applied => {
                         note(&mut untold, report.added, report.removed);
@@ -201,11 +199,8 @@ fn work(
                     let _gone = reply.send(report.clone());
                 }
             }
-            Job::Refresh { reply } => {
-                let (change, kernel_refused) = enforcer.refresh();
-                if let Some((added, removed)) = change {
-                    note(&mut untold, added, removed);
-                }
+            Job::Refresh { host, reply } => {
+                let kernel_refused = enforcer.refresh(host);
                 publish.send_replace(Arc::new(enforcer.snapshot()));
                 if kernel_refused {
                     let _due = retry.try_send(());
@@ -261,12 +256,12 @@ fn tell(untold: Option<Untold>, report: &mut Reload) {
 impl Enforcer {
     /// The first load, before anything is attached. What kept it from happening, if something did.
     pub(crate) fn load(&mut self) -> Option<Cause> {
-        self.reload_lists(false).1
+        self.reload_lists(Wish::default()).1
     }
 
     /// Reloads and looks after the interfaces. Whether the kernel refused for want of memory, which may pass.
-    pub(crate) fn reload(&mut self, force: bool) -> (Reload, bool) {
-        let (report, cause) = self.reload_lists(force);
+    pub(crate) fn reload(&mut self, wish: Wish) -> (Reload, bool) {
+        let (report, cause) = self.reload_lists(wish);
         if cause.is_none() {
             self.reconcile();
         }
@@ -274,28 +269,31 @@ impl Enforcer {
         (report, matches!(&cause, Some(Cause::Kernel(error)) if passing(error)))
     }
 
-    /// Enforces what holds now. What changed, and whether the kernel refused for want of memory, which may pass.
-    fn refresh(&mut self) -> (Option<(usize, usize)>, bool) {
-        match self.lists.refresh(&mut self.kernel) {
-            Ok(None) => (None, false),
+    /// Enforces what holds now. Whether the kernel refused for want of memory, which may pass.
+    fn refresh(&mut self, host: Option<Arc<Facts>>) -> bool {
+        let mut retries = 0;
+        let refreshed = self.lists.refresh(&mut self.kernel, host, &mut retries);
+        self.instruments.retried(retries);
+        match refreshed {
+            Ok(None) => false,
             Ok(Some((delta, generation))) => {
                 let (added, removed) = (delta.added, delta.removed);
                 tracing::info!(
                     "generation {generation}: +{added} -{removed} prefixes, by their time or this host's own connectivity"
                 );
-                (Some((added, removed)), false)
+                false
             }
             Err(error) => {
                 tracing::error!("{error}; what is enforced does not change");
-                (None, error.kind == ErrorKind::Memory)
+                error.kind == ErrorKind::Memory
             }
         }
     }
 
     /// Reloads and says what came of it.
-    fn reload_lists(&mut self, force: bool) -> (Reload, Option<Cause>) {
+    fn reload_lists(&mut self, wish: Wish) -> (Reload, Option<Cause>) {
         let started = Instant::now();
-        let outcome = self.lists.reload(&mut self.kernel, &self.origin, force);
+        let outcome = self.lists.reload(&mut self.kernel, &self.origin, wish);
         let elapsed = started.elapsed();
         self.instruments.reloaded(outcome.report.result, elapsed, outcome.retries);
         let Reload { result, generation, added, removed, reason, lists } = &outcome.report;
@@ -353,16 +351,13 @@ impl Enforcer {
         let bare = self.hooks.confirmed.iter().filter(|hook| hook.mode == "none");
         let unprotected = bare.map(|hook| format!("{} is not protected", hook.interface));
         let warninglists = self.lists.warninglist_faults().cloned();
-        let behind = self.lists.clock().behind_seconds();
-        let clock = (behind.abs() > CLOCK_TOLERANCE_SECONDS).then(|| {
-            format!("the system's clock jumped and is {behind} s from the time that lists go by; 'naikon reload --force' takes it")
-        });
         Snapshot {
             config: Arc::new(self.config.clone()),
             generation: self.kernel.generation().unwrap_or_default(),
             ruleset: self.lists.ruleset(),
             names: self.lists.names(),
-            notices: not_up.chain(unprotected).chain(warninglists).chain(clock).collect(),
+            notices: not_up.chain(unprotected).chain(warninglists).collect(),
+            host: self.lists.host(),
             warnings: self.lists.warnings(),
             clock: self.lists.clock(),
             hooks: self.hooks.confirmed.clone(),

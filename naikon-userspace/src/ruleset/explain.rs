@@ -92,10 +92,20 @@ impl Ruleset {
             let edges = inner.into_iter().flat_map(|inner| self.edges_v4(inner, carrier.inverted));
             edges.map(|edge| region.with(carrier, edge))
         });
+        // A listed prefix that fixes a part of the client: which clients it holds is told by itself, not by `prefix`.
+        let in_rules = self.inside(*prefix).filter(|inner| inner.length() > TEREDO_CLIENT.at).flat_map(|inner| {
+            let region = first_v6(&inner).and_then(|first| Region::of(&TEREDO_CLIENT, first, inner.length()));
+            let edges = region.into_iter().flat_map(|region| {
+                let clients = region.inner(&TEREDO_CLIENT);
+                let edges = clients.into_iter().flat_map(|clients| self.edges_v4(clients, true));
+                edges.map(move |edge| region.with(&TEREDO_CLIENT, edge))
+            });
+            edges.collect::<Vec<_>>()
+        });
         let bounds = regions
             .iter()
             .flat_map(|(_, region)| [region.first, (region.first | !mask(region.length)).wrapping_add(1)]);
-        for address in std::iter::once(first).chain(bounds).chain(own).chain(carried) {
+        for address in std::iter::once(first).chain(bounds).chain(own).chain(carried).chain(in_rules) {
             if address & mask(prefix.length()) != first {
                 continue;
             }

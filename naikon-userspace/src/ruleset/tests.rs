@@ -377,3 +377,10 @@ fn explanation_is_bounded_and_keeps_the_strictest() {
     assert_eq!(answers.len(), ANSWERS_MAX);
     assert_eq!(answers[0].lists, [2]);
 }
+
+#[test]
+fn explained_prefix_finds_the_one_client_that_is_not_allowed() {
+    let rules = compiled(&[(DROP, &["2001:0:c633:6409::39cc:9bf4/127"])], [&["198.51.100.11"], &[]]);
+    let answers = rules.explain(&prefix("2001:0:c633:6400::/60"));
+    assert_eq!(answers.first().map(|answer| answer.verdict), Some(Verdict::Drop));
+}
