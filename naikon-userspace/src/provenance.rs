@@ -56,12 +56,17 @@ impl Time {
         if let Ok(instant) = text.parse::<Timestamp>() {
             return Some(Time::from_seconds(instant.as_second()));
         }
-        let local = text.parse::<DateTime>().ok().or_else(|| Some(text.parse::<Date>().ok()?.at(0, 0, 0, 0)));
+        let utc = text.strip_suffix(['Z', 'z']).unwrap_or(text);
+        let local = utc.parse::<DateTime>().ok().or_else(|| Some(utc.parse::<Date>().ok()?.at(0, 0, 0, 0)));
         local.and_then(Time::of)
     }
 
     fn of(utc: DateTime) -> Option<Self> {
-        utc.to_zoned(TimeZone::UTC).ok().map(|zoned| Time::from_seconds(zoned.timestamp().as_second()))
+        match utc.to_zoned(TimeZone::UTC) {
+            Ok(zoned) => Some(Time::from_seconds(zoned.timestamp().as_second())),
+            // The last day of all, which means never, is more than every zone of the earth can tell.
+            Err(_) => (utc.year() == 9999).then(|| Time::from_seconds(*SECONDS.end())),
+        }
     }
 }
 
@@ -236,5 +241,67 @@ impl Context {
     #[must_use]
     pub fn is_over(&self, now: Now) -> bool {
         self.valid_until.is_some_and(|until| until <= now.steady)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn times_are_read_as_lists_write_them() {
+        for (text, expected) in [
+            ("2025-01-31T10:00:00Z", Some("2025-01-31T10:00:00Z")),
+            ("2025-01-31T10:00:00.999Z", Some("2025-01-31T10:00:00Z")),
+            ("2025-01-31T10:00:00+02:00", Some("2025-01-31T08:00:00Z")),
+            ("2025-01-31T10:00:00", Some("2025-01-31T10:00:00Z")),
+            ("2025-01-31 10:00:00", Some("2025-01-31T10:00:00Z")),
+            ("2025-01-31 10:00:00 UTC", Some("2025-01-31T10:00:00Z")),
+            (" 2025-01-31 ", Some("2025-01-31T00:00:00Z")),
+            ("20250131", Some("2025-01-31T00:00:00Z")),
+            ("1738317600", Some("2025-01-31T10:00:00Z")),
+            ("9999-12-31T23:59:59Z", Some("9999-12-30T22:00:00Z")),
+            ("0", None),
+            ("1", None),
+            ("17383176000000000", None),
+            ("2025-02-30", None),
+            ("31.01.2025", None),
+            ("yesterday", None),
+            ("", None),
+        ] {
+            assert_eq!(Time::parse(text).map(|time| time.to_string()).as_deref(), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn markings_are_read_in_every_spelling_and_ordered_by_strictness() {
+        for (text, expected) in [
+            ("TLP:AMBER", Some(Tlp::Amber)),
+            ("tlp:white", Some(Tlp::Clear)),
+            ("Clear", Some(Tlp::Clear)),
+            ("TLP: GREEN", Some(Tlp::Green)),
+            ("tlp:amber+strict", Some(Tlp::AmberStrict)),
+            ("red", Some(Tlp::Red)),
+            ("tlp:ex:chr", None),
+            ("", None),
+        ] {
+            assert_eq!(Tlp::parse(text), expected, "{text}");
+        }
+        assert!([Tlp::Clear, Tlp::Green, Tlp::Amber, Tlp::AmberStrict, Tlp::Red].is_sorted());
+    }
+
+    proptest! {
+        #[test]
+        fn times_keep_their_order_and_come_back_from_their_text(left: i64, right: i64) {
+            let (one, other) = (Time::from_seconds(left), Time::from_seconds(right));
+            prop_assert_eq!(one.cmp(&other), left.clamp(*SECONDS.start(), *SECONDS.end()).cmp(&right.clamp(*SECONDS.start(), *SECONDS.end())));
+            prop_assert_eq!(Time::parse(&one.to_string()), Some(one));
+        }
+
+        #[test]
+        fn no_text_panics(text in ".{0,40}", digits in "[0-9TZ:+. -]{0,30}") {
+            let _ = (Time::parse(&text), Time::parse(&digits), Tlp::parse(&text));
+        }
     }
 }
