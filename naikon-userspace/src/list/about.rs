@@ -27,6 +27,8 @@ pub(super) struct About {
     pub(super) last_seen: Option<Time>,
     /// Its source's score of it is used up.
     pub(super) is_decayed: bool,
+    /// Which time of its validity cannot be read.
+    pub(super) unread: Option<&'static str>,
 }
 
 impl About {
@@ -63,6 +65,9 @@ impl Collector {
     ) {
         if self.is_full {
             return; // what is told of it need not be kept
+        }
+        if let Some(what) = about.unread {
+            self.remark(line, column, text, Reason::BadTime(what));
         }
         match about.context(self) {
             Some(context) => self.entry_about(line, column, text, read, context),

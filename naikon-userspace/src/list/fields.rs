@@ -116,6 +116,15 @@ fn significant(name: &str) -> impl Iterator<Item = u8> {
 }
 
 impl About {
+    /// A time of validity. `never` tells nothing; digits that make no time are said.
+    fn validity(&mut self, what: &'static str, value: &str) -> Option<Time> {
+        let time = Time::parse(value);
+        if time.is_none() && value.contains(|sign: char| sign.is_ascii_digit()) {
+            self.unread = Some(what);
+        }
+        time
+    }
+
     /// Takes the value of a column or key. Values without a meaning, as `N/A` for a date, tell nothing.
     pub(super) fn set(&mut self, field: Field, value: &str) {
         let value = value.trim();
@@ -143,8 +152,8 @@ impl About {
             Field::Confidence => self.confidence = self.confidence.or_else(|| confidence(value)),
             Field::Marking => self.tlp = self.tlp.max(Tlp::parse(value)),
             Field::LastSeen => self.last_seen = self.last_seen.or_else(|| Time::parse(value)),
-            Field::ValidFrom => self.valid_from = self.valid_from.or_else(|| Time::parse(value)),
-            Field::ValidUntil => self.valid_until = self.valid_until.or_else(|| Time::parse(value)),
+            Field::ValidFrom => self.valid_from = self.valid_from.or(self.validity("valid_from", value)),
+            Field::ValidUntil => self.valid_until = self.valid_until.or(self.validity("valid_until", value)),
             Field::Decayed => self.is_decayed |= is_true(value),
             Field::ToIds => {}
         }

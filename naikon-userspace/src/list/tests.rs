@@ -424,3 +424,10 @@ fn firehol_files_that_were_cut_are_refused() {
     assert_eq!(read(format!("{ipset}192.0.2.1\n192.0.2.2\n192.0.2.3")), Ok(3));
     assert_eq!(read(format!("{ipset}192.0.2.1\n192.0.2.2\n192.0.2.")), cut(3, 2));
 }
+
+#[test]
+fn ends_that_cannot_be_read_are_said() {
+    let said = told(b"ip,valid_until\n192.0.2.1,31.12.2026\n192.0.2.2,never\n192.0.2.3,2026-12-31\n192.0.2.4,\n");
+    let notices: Vec<&String> = said.iter().filter(|line| line.contains("notice")).collect();
+    assert_eq!(notices, ["2:1 notice bad_time \"192.0.2.1\""]);
+}
