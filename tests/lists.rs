@@ -161,8 +161,8 @@ fn clock_that_woke_up_in_the_past_lets_nothing_wait() {
         return;
     }
     let lab = Lab::new();
-    // naikon ran two years from now: to it the clock is two years behind.
-    let last = now() + 2 * 365 * DAY;
+    // naikon ran half a year from now: to it the clock is half a year behind.
+    let last = now() + 180 * DAY;
     let from = json!({ "valid_from": rfc3339(last - DAY) });
     let list = lab.write("c2.json", &bundle(&[indicator(&C2.to_string(), from)]));
     fs::create_dir(lab.path("state")).unwrap();
@@ -268,10 +268,24 @@ fn warninglists_notice_or_refuse() {
     // It is watched like a list.
     lab.write("warn/resolvers/list.json", &warninglist("Example resolvers", &["203.0.113.54"]));
     daemon.await_verdict("203.0.113.53", "drop");
-    // A broken one keeps its last good content.
+    // One that is emptied, broken or gone keeps its last good content.
+    lab.write("warn/resolvers/list.json", &warninglist("Example resolvers", &[]));
+    eventually("status should tell", || {
+        daemon.status()["notices"].to_string().contains("names no address any more").then_some(())
+    });
+    assert_eq!(daemon.verdict("203.0.113.54"), "pass");
     lab.write("warn/resolvers/list.json", "{");
     eventually("status should tell", || daemon.status()["notices"].to_string().contains("list.json").then_some(()));
     assert_eq!(daemon.verdict("203.0.113.54"), "pass");
+    fs::rename(lab.path("warn"), lab.path("away")).unwrap();
+    lab.write("c2.txt", &format!("{C2}\n203.0.113.53\n203.0.113.9\n203.0.113.48/28\n203.0.113.77\n"));
+    daemon.await_verdict("203.0.113.77", "drop");
+    assert_eq!(daemon.verdict("203.0.113.54"), "pass");
+    // What refuses a whole reload is said by status, too.
+    lab.write("naikon.toml", "interfaces = 7\n");
+    eventually("status should tell", || {
+        daemon.status()["notices"].to_string().contains("the last reload was refused").then_some(())
+    });
 }
 
 #[test]

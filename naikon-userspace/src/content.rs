@@ -117,6 +117,17 @@ impl Content {
         self.those(|context| context.is_valid(now))
     }
 
+    /// What holds at `now`, each with when that ends, if it does.
+    pub fn holding(&self, now: Now) -> impl Iterator<Item = (Prefix, Option<Time>)> {
+        self.iter().filter_map(move |(prefix, own)| {
+            let common = own.is_empty().then_some(&*self.common);
+            let valid = own.iter().map(|(_, context)| context).chain(common).filter(|context| context.is_valid(now));
+            // Without an end is later than any; none at all means that it does not hold.
+            let end = valid.map(|context| context.valid_until).max_by_key(|end| (end.is_none(), *end))?;
+            Some((prefix, end))
+        })
+    }
+
     /// What holds at `now` or will.
     #[must_use]
     pub fn not_over(&self, now: Now) -> Cow<'_, [Prefix]> {

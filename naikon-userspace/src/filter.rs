@@ -171,7 +171,8 @@ impl Filter {
         if self.min_confidence.is_some_and(|least| context.confidence.is_none_or(|told| told < least)) {
             return Some(Reason::Confidence(context.confidence));
         }
-        context.is_over(now).then_some(Reason::Expired)
+        let is_never = context.valid_from.zip(context.valid_until).is_some_and(|(from, until)| until <= from);
+        (is_never || context.is_over(now)).then_some(Reason::Expired)
     }
 }
 

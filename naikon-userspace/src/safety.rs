@@ -16,7 +16,7 @@ use crate::{
     filter::Filtered,
     list::{Diagnostics, Entry, Format, Parsed, Place, Reason, Refusal},
     prefix::Prefix,
-    provenance::Now,
+    provenance::{Now, Time},
     warninglist::Warnings,
 };
 
@@ -69,6 +69,11 @@ impl fmt::Display for Role {
 pub const SHORTEST_IPV4: u8 = 8;
 /// See [`SHORTEST_IPV4`].
 pub const SHORTEST_IPV6: u8 = 19;
+
+/// The shortest length of `prefix`'s family.
+pub(crate) fn shortest(prefix: &Prefix) -> u8 {
+    if prefix.is_ipv4() { SHORTEST_IPV4 } else { SHORTEST_IPV6 }
+}
 
 /// Space in which an indicator is a mistake or an attack: this network, private (RFC 1918), shared (RFC 6598),
 /// loopback, link-local, multicast and reserved; IPv4-compatible with loopback and unspecified, unique local
@@ -229,7 +234,7 @@ pub fn screen(filtered: Filtered, guards: &Guards, warnings: &Warnings) -> Scree
         if let Some(whole) = EMBEDDING.iter().find(|whole| *whole == prefix) {
             return Some(Reason::Special(*whole));
         }
-        let shortest = if prefix.is_ipv4() { SHORTEST_IPV4 } else { SHORTEST_IPV6 };
+        let shortest = shortest(prefix);
         if prefix.length() < shortest {
             return Some(Reason::TooShort(shortest));
         }
@@ -325,35 +330,33 @@ fn note_overlaps(entries: &mut [Entry], diagnostics: &mut Diagnostics) {
 /// So many removed prefixes are an ordinary day of a short list.
 const FEW_REMOVED: usize = 16;
 
-/// Refuses a change that removes over half of a list's prefixes and more than 16: a feed that was cut, or emptied
-/// by whoever profits. Both sorted and without duplicates.
-///
-/// # Errors
-/// [`Refusal::Shrinks`].
-fn change_guard(old: &[Prefix], new: &[Prefix]) -> Result<(), Refusal> {
-    let mut left = new.iter().peekable();
-    let is_removed = |prefix: &&Prefix| {
-        while left.next_if(|other| other < prefix).is_some() {}
-        left.peek() != Some(prefix)
-    };
-    let removed = old.iter().filter(is_removed).count();
-    if removed > FEW_REMOVED && removed * 2 > old.len() {
-        return Err(Refusal::Shrinks { removed, of: old.len() });
-    }
-    Ok(())
-}
-
 /// What ends within a day is as good as removed.
 const SOON_SECONDS: i64 = 24 * 3600;
 
-/// [`change_guard`] of a list's content: by what holds now, and by what will in a day, so that a list cannot be emptied
-/// by the ends that it gives its entries. What has left with the time was removed by nobody.
+/// Refuses a change after which over half of what a list has in force, and more than 16 prefixes of it, is gone: a feed
+/// that was cut, or emptied by whoever profits. Gone is also what the new content lets end within a day and sooner than
+/// the old did, so that a list cannot be emptied by the ends that it gives its entries. What has left with its time was
+/// removed by nobody.
 ///
 /// # Errors
 /// [`Refusal::Shrinks`].
 pub fn shrink_guard(old: &Content, new: &Content, now: Now) -> Result<(), Refusal> {
-    let soon = Now::from(now.steady.after(SOON_SECONDS));
-    [now, soon].into_iter().try_for_each(|now| change_guard(&old.active(now), &new.active(now)))
+    let soon = now.steady.after(SOON_SECONDS);
+    let mut left = new.holding(now).peekable();
+    let (mut of, mut removed) = (0, 0);
+    for (prefix, old_end) in old.holding(now) {
+        of += 1;
+        while left.next_if(|(other, _)| *other < prefix).is_some() {}
+        let stays = left.peek().is_some_and(|(other, new_end)| {
+            let ends_sooner = |end: Time| end < soon && old_end.is_none_or(|old_end| end < old_end);
+            *other == prefix && !new_end.is_some_and(ends_sooner)
+        });
+        removed += usize::from(!stays);
+    }
+    if removed > FEW_REMOVED && removed * 2 > of {
+        return Err(Refusal::Shrinks { removed, of });
+    }
+    Ok(())
 }
 
 /// How much more the drop lists may cover at once, with [`GROWTH_FACTOR`]: an IPv4 /12, in addresses; an IPv6 /28,
@@ -622,12 +625,15 @@ mod tests {
 
     #[test]
     fn over_half_and_over_16_removed_is_refused() {
+        let bare =
+            |prefixes: &[Prefix]| Content::new(prefixes.iter().map(|prefix| (*prefix, None)), Context::default());
+        let guard = |old: &[Prefix], new: &[Prefix]| shrink_guard(&bare(old), &bare(new), Time::from_seconds(0).into());
         for (old, new, is_refused) in [(16, 0, false), (17, 0, true), (34, 17, false), (35, 17, true), (0, 9, false)] {
-            assert_eq!(change_guard(&hosts(old), &hosts(new)).is_err(), is_refused, "{old} to {new}");
+            assert_eq!(guard(&hosts(old), &hosts(new)).is_err(), is_refused, "{old} to {new}");
         }
         // Replaced prefixes are removed ones.
-        assert!(change_guard(&hosts(40), &hosts(80)[40..]).is_err());
-        assert_eq!(change_guard(&hosts(17), &[]), Err(Refusal::Shrinks { removed: 17, of: 17 }));
+        assert!(guard(&hosts(40), &hosts(80)[40..]).is_err());
+        assert_eq!(guard(&hosts(17), &[]), Err(Refusal::Shrinks { removed: 17, of: 17 }));
     }
 
     #[test]
@@ -643,6 +649,10 @@ mod tests {
         // A feed of short lives goes on as it was, and what is over is nobody's removal.
         assert!(shrink_guard(&content(Some(1002)), &content(Some(1002)), now).is_ok());
         assert!(shrink_guard(&content(Some(999)), &Content::default(), now).is_ok());
+        // Nor step by step.
+        let later = Now::from(Time::from_seconds(1004));
+        assert!(shrink_guard(&content(Some(1001 + day)), &content(Some(1010)), later).is_err());
+        assert!(shrink_guard(&content(Some(1010)), &content(Some(1020)), later).is_ok());
     }
 
     #[test]

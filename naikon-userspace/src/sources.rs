@@ -177,6 +177,11 @@ impl Warninglists {
             let loaded = read(&path).map_err(|error| error.to_string()).and_then(|bytes| Warninglist::parse(&bytes));
             let known = before.read.iter().find(|(known, ..)| *known == path).map(|(.., list)| list.clone());
             match (loaded, known) {
+                (Ok(list), Some(known)) if list.prefixes.is_empty() && !known.prefixes.is_empty() => {
+                    let what = "it names no address any more; its last good content stays";
+                    lists.remarks.push(format!("warninglist {}: {what}", path.display()));
+                    lists.read.push((path, action, known));
+                }
                 (Ok(list), _) => {
                     if list.unread > 0 {
                         let what = if list.unread == 1 { "entry is no prefix" } else { "entries are no prefixes" };
@@ -201,8 +206,9 @@ impl Warninglists {
         for warnlist in &config.warnlists {
             let known = before.read.iter().map(|(path, ..)| path).filter(|path| path.starts_with(&warnlist.path));
             let known: Vec<PathBuf> = known.cloned().collect();
+            let is_gone = !warnlist.path.exists() && !known.is_empty();
             let files = match warninglist_files(&warnlist.path) {
-                Ok(files) if !files.is_empty() || known.is_empty() => files,
+                Ok(files) if !is_gone && (!files.is_empty() || known.is_empty()) => files,
                 Ok(_) => known,
                 Err(error) => {
                     if known.is_empty() {

@@ -54,12 +54,15 @@ impl Warninglist {
         let mut unread = 0;
         for text in list.iter().filter(|_| matches!(kind.as_str(), "cidr" | "string")) {
             match text.trim().parse::<Prefix>() {
-                // Nobody means everything, and as a guard it would spare everything.
-                Ok(prefix) if prefix.length() > 0 => prefixes.push(prefix),
+                // As wide as no list may be: as a guard it would spare a part of the world.
+                Ok(prefix) if prefix.length() >= safety::shortest(&prefix) => prefixes.push(prefix),
                 // Strings are names, too.
                 Err(_) if kind == "string" => {}
                 _ => unread += 1,
             }
+        }
+        if prefixes.is_empty() && unread > 0 {
+            return Err(format!("none of its {unread} entries is a prefix as long as a list's must be"));
         }
         prefixes.sort_unstable();
         prefixes.dedup();

@@ -27,12 +27,17 @@ const FIRST_SECOND: i64 = 1_735_689_600;
 pub(crate) struct Clock(Mutex<Slewed>);
 
 impl Clock {
-    /// Begins with the system's clock, unless that is behind `last`, the time of lists when naikon last ran, or more
-    /// than a year ahead of it: then it begins there.
+    /// Begins with the system's clock, unless that is behind `last`, the time of lists when naikon last ran, by less
+    /// than a year or because it was not set yet, or more than a year ahead of it: then it begins there.
     pub(crate) fn start(last: Option<Time>) -> Self {
         let wall = wall();
-        let is_far = |last: Time| wall < last || wall > last.after(LONGEST_STOP_SECONDS);
-        let begin = last.filter(|last| last.seconds() >= FIRST_SECOND && is_far(*last));
+        let is_set = |time: Time| time.seconds() >= FIRST_SECOND;
+        let is_far = |last: Time| {
+            // A clock that went back by years was wrong before, unless it has just woken up.
+            let went_back = wall < last && (!is_set(wall) || last <= wall.after(LONGEST_STOP_SECONDS));
+            went_back || wall > last.after(LONGEST_STOP_SECONDS)
+        };
+        let begin = last.filter(|last| is_set(*last) && is_far(*last));
         if let Some(last) = begin {
             tracing::warn!(
                 "the system's clock says {wall}, while naikon ran at {last} before; lists go on from there and catch \

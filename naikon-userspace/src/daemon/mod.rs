@@ -157,6 +157,7 @@ fn start(origin: Origin, config: Config) -> Result<Started, RunError> {
             started: config.clone(),
             config,
             instruments: Instruments::new(),
+            refused: None,
         },
         Err(error) => return Err(abandon(kernel, error.into())),
     };
@@ -301,15 +302,19 @@ enum Told {
 /// to time. What is found is compared with what the worker spares, so nothing that it missed stays missed.
 async fn look_after_host(changes: Arc<Notify>, snapshots: channel::Receiver<Arc<Snapshot>>, worker: Worker) {
     let mut next_look = Instant::now();
+    let mut wait = RECONCILE_INTERVAL;
     loop {
         // Whether a change or the time ends the wait: either way it is time to look.
-        if timeout(RECONCILE_INTERVAL, changes.notified()).await.is_ok() {
+        if timeout(wait, changes.notified()).await.is_ok() {
             sleep(RECONCILE_PAUSE).await;
         }
         worker.reconcile().await;
-        if Instant::now() < next_look {
+        let rest = next_look.saturating_duration_since(Instant::now());
+        if !rest.is_zero() {
+            wait = rest.min(RECONCILE_INTERVAL);
             continue;
         }
+        wait = RECONCILE_INTERVAL;
         let begun = Instant::now();
         let spared = Arc::clone(&snapshots.borrow().host);
         let mut facts = HostFacts::clone(&spared);

@@ -84,6 +84,8 @@ pub(crate) struct Enforcer {
     /// The configuration of the start, which some keys stick to.
     pub(crate) started: Config,
     pub(crate) instruments: Instruments,
+    /// Why the last reload was refused as a whole.
+    pub(crate) refused: Option<String>,
 }
 
 impl Worker {
@@ -278,9 +280,12 @@ impl Enforcer {
             Ok(None) => false,
             Ok(Some((delta, generation))) => {
                 let (added, removed) = (delta.added, delta.removed);
-                tracing::info!(
-                    "generation {generation}: +{added} -{removed} prefixes, by their time or this host's own connectivity"
-                );
+                // Holes alone are no news.
+                if added + removed > 0 {
+                    tracing::info!(
+                        "generation {generation}: +{added} -{removed} prefixes, by their time or this host's own connectivity"
+                    );
+                }
                 false
             }
             Err(error) => {
@@ -297,10 +302,12 @@ impl Enforcer {
         let elapsed = started.elapsed();
         self.instruments.reloaded(outcome.report.result, elapsed, outcome.retries);
         let Reload { result, generation, added, removed, reason, lists } = &outcome.report;
+        let has_good = |name: &str| self.lists.states().any(|list| list.source.name == name && list.good.is_some());
         for list in lists {
             if let Some(reason) = &list.reason {
                 let effect = match list.result {
-                    ReloadResult::Refused => "not taken; what is enforced of it does not change",
+                    ReloadResult::Refused if has_good(&list.name) => "not taken; its last good content stays",
+                    ReloadResult::Refused => "not taken; it has no good content, and nothing of it is enforced",
                     _ => "it is enforced no longer",
                 };
                 tracing::warn!("list {}: {reason}; {effect}", list.name);
@@ -322,6 +329,7 @@ impl Enforcer {
                 reason.as_deref().unwrap_or("not every list could be taken and the others have not changed")
             ),
         }
+        self.refused = outcome.cause.as_ref().map(|cause| format!("the last reload was refused: {cause}"));
         if let Some(config) = outcome.config {
             for key in config.needs_restart(&self.started) {
                 tracing::warn!("key '{key}' has changed and takes effect when the daemon starts again");
@@ -356,7 +364,7 @@ impl Enforcer {
             generation: self.kernel.generation().unwrap_or_default(),
             ruleset: self.lists.ruleset(),
             names: self.lists.names(),
-            notices: not_up.chain(unprotected).chain(warninglists).collect(),
+            notices: not_up.chain(unprotected).chain(warninglists).chain(self.refused.clone()).collect(),
             host: self.lists.host(),
             warnings: self.lists.warnings(),
             clock: self.lists.clock(),
