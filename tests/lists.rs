@@ -436,3 +436,18 @@ fn what_filters_leave_out_is_said_aloud() {
     assert_eq!(filtered, 2.0);
     assert_eq!(daemon.verdict("203.0.113.2"), "pass");
 }
+
+#[test]
+fn list_cannot_pass_the_growth_guard_with_what_begins_later() {
+    if needs_root() {
+        return;
+    }
+    let lab = Lab::new();
+    let list = lab.write("c2.json", &bundle(&[indicator("203.0.113.9", json!({}))]));
+    let daemon = Daemon::start(&lab, &["-l", text(&list)]);
+    let wide = indicator("198.0.0.0/8", json!({ "valid_from": rfc3339(now() + 3) }));
+    lab.write("c2.json", &bundle(&[indicator("203.0.113.9", json!({})), wide]));
+    lab.naikon(&["reload"]).exits(1).says("would cover");
+    daemon.await_metrics("the list should be refused", |metrics| metrics.sum("naikon_list_up", &[]) == 0.0);
+    assert_eq!(daemon.metrics().sum("naikon_list_inactive_entries", &[]), 0.0, "nothing of it waits");
+}

@@ -205,8 +205,8 @@ struct FileList {
     allow_empty: bool,
     format: Option<Format>,
     to_ids: Option<bool>,
-    min_confidence: Option<u8>,
-    trust: Option<u8>,
+    min_confidence: Option<i64>,
+    trust: Option<i64>,
     #[serde(default)]
     types: Vec<String>,
     #[serde(default)]
@@ -244,9 +244,10 @@ impl Age {
 impl FileList {
     fn filter(&self) -> Result<Filter, ConfigError> {
         let tags = |tags: &[String]| tags.iter().map(|tag| Tag::parse(tag)).collect::<Result<Vec<_>, _>>();
-        let percent = |key: &str, value: Option<u8>| match value {
-            Some(value @ 101..) => Err(ConfigError(format!("{key} = {value} is no number from 0 to 100"))),
-            value => Ok(value),
+        let percent = |key: &str, value: Option<i64>| {
+            let unfit = |value| ConfigError(format!("{key} = {value} is no number from 0 to 100"));
+            let fit = |value: i64| u8::try_from(value).ok().filter(|value| *value <= 100).ok_or_else(|| unfit(value));
+            value.map(fit).transpose()
         };
         Ok(Filter {
             to_ids: self.to_ids.unwrap_or(true),

@@ -29,6 +29,7 @@ pub struct Warninglist {
 }
 
 #[derive(Deserialize)]
+#[serde(expecting = "an object with name, type and list")]
 struct File<'a> {
     name: String,
     #[serde(rename = "type")]

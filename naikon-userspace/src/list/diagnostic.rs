@@ -542,7 +542,7 @@ impl Diagnostics {
             // An error page of three lines is no empty list.
             (0, _) if allow_empty && self.bad == 0 => Ok(()),
             (0, 0) => Err(Refusal::Empty),
-            (0, _) => Err(Refusal::NothingUsable { read, causes: self.causes() }),
+            (0, _) => Err(Refusal::NothingUsable { read, causes: self.causes(), may_be_meant: self.bad == 0 }),
             _ => Ok(()),
         }
     }
@@ -586,7 +586,8 @@ pub enum Refusal {
     /// No entry at all.
     Empty,
     /// Entries, but none to enforce; what became of them, by label.
-    NothingUsable { read: usize, causes: Vec<(&'static str, usize)> },
+    /// `may_be_meant` says whether `allow_empty` would accept it.
+    NothingUsable { read: usize, causes: Vec<(&'static str, usize)>, may_be_meant: bool },
     /// Over 5 % and more than three entries cannot be read.
     TooManyBad { bad: usize, read: usize },
     /// Change guard: over half of the list is gone.
@@ -647,12 +648,12 @@ impl fmt::Display for Refusal {
                 "CSV without an address column; name one of value, indicator, ip, address, dst_ip, src_ip, ip_address",
             ),
             Refusal::Empty => formatter.write_str("empty, no entry in it; allow_empty accepts that"),
-            Refusal::NothingUsable { read, causes } => {
+            Refusal::NothingUsable { read, causes, may_be_meant } => {
                 write!(formatter, "nothing usable, 0 of {read}:")?;
                 for (place, (label, count)) in causes.iter().enumerate() {
                     write!(formatter, "{} {count} x {}", if place == 0 { "" } else { "," }, spoken(label))?;
                 }
-                formatter.write_str("; allow_empty accepts that")
+                if *may_be_meant { formatter.write_str("; allow_empty accepts that") } else { Ok(()) }
             }
             Refusal::TooManyBad { bad, read } => {
                 write!(formatter, "{bad} of {read} entries cannot be read, over 5 %; mend or replace it")
