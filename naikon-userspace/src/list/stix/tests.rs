@@ -343,7 +343,10 @@ fn what_was_only_observed_is_no_indicator() {
     let alone = parsed(&bundle(&[address.clone(), data.clone()]));
     assert_eq!((alone.read, told(&alone).as_str()), (2, "observed observed"));
     let causes = vec![("observed", 2)];
-    assert_eq!(alone.diagnostics.judge(2, 0, false), Err(Refusal::NothingUsable { read: 2, causes, may_be_meant: true }));
+    assert_eq!(
+        alone.diagnostics.judge(2, 0, false),
+        Err(Refusal::NothingUsable { read: 2, causes, may_be_meant: true })
+    );
     let beside = parsed(&bundle(&[address, data, indicator("1", A, "")]));
     assert_eq!((beside.read, told(&beside).as_str()), (1, "192.0.2.1/32"));
     for empty in [bundle(&[]), bundle(&[named("campaign", "1", "x")])] {
