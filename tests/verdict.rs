@@ -13,7 +13,7 @@ use aya::programs::{ProgramType, TestRun, TestRunOptions, Xdp};
 use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader};
 use naikon_ebpf::abi::{self, Action, Direction, Family};
-use naikon_ebpf::embedded::{Embedded, embedded};
+use naikon_ebpf::embedded::{Embedded, embedded, halves};
 use naikon_ebpf::packet::{self, Sight, Unparsed};
 use naikon_userspace::kernel::OBJECT;
 
@@ -619,12 +619,12 @@ fn model_v4(address: [u8; 4]) -> Action {
 
 fn model_v6(address: [u8; 16]) -> Action {
     let own = longest(u128::from_be_bytes(address), |text| text.parse::<Ipv6Addr>().ok().map(Ipv6Addr::to_bits));
-    let inner = match embedded(address) {
+    let inner = match embedded(halves(address)) {
         Embedded::None => Vec::new(),
         Embedded::One(inner) => vec![inner],
         Embedded::Two(server, client) => vec![server, client],
     };
-    inner.into_iter().fold(own, |best, inner| best.or_stronger(model_v4(inner)))
+    inner.into_iter().fold(own, |best, inner| best.or_stronger(model_v4(inner.to_be_bytes())))
 }
 
 /// The action of the longest rule whose bits begin `address`.

@@ -10,7 +10,7 @@ use std::{
 
 use naikon_ebpf::{
     abi::Action,
-    embedded::{Embedded, embedded},
+    embedded::{Embedded, embedded, halves},
 };
 use naikon_userspace::{
     delta::{self, Op},
@@ -186,12 +186,13 @@ fn holds(prefix: &Prefix, form: IpAddr) -> bool {
 fn forms(address: IpAddr) -> Vec<IpAddr> {
     let inner = match address {
         IpAddr::V4(_) => Embedded::None,
-        IpAddr::V6(v6) => embedded(v6.octets()),
+        IpAddr::V6(v6) => embedded(halves(v6.octets())),
     };
+    let v4 = |inner: u32| Ipv4Addr::from(inner).into();
     match inner {
         Embedded::None => vec![address],
-        Embedded::One(only) => vec![address, only.into()],
-        Embedded::Two(server, client) => vec![address, server.into(), client.into()],
+        Embedded::One(only) => vec![address, v4(only)],
+        Embedded::Two(server, client) => vec![address, v4(server), v4(client)],
     }
 }
 

@@ -1,15 +1,39 @@
 //! Map names, keys, values and their meaning: everything that outlives one process or crosses into the kernel.
 //!
 //! Rules: integers and byte arrays only; addresses are `[u8; 4]` or `[u8; 16]` in network order; no padding. Any
-//! change of a name, a layout or a meaning raises [`ABI_VERSION`], which is part of the path of the pinned maps.
+//! change of a name, a layout or a meaning of a pinned map raises [`ABI_VERSION`], which is part of their path. The tables in
+//! front of the tries belong to one load of the program and are not pinned: whoever adopts the pins makes tables of its own.
 
-/// Version of everything in this file. Not the product's version.
+/// Version of the pinned maps. Not the product's version.
 pub const ABI_VERSION: u32 = 1;
 
 /// LPM trie, `[u8; 4]` to [`Action`]: every IPv4 prefix. The source of truth for IPv4.
 pub const RULES_V4: &str = "RULES_V4";
 /// LPM trie, `[u8; 16]` to [`Action`]: every IPv6 prefix. The source of truth for IPv6.
 pub const RULES_V6: &str = "RULES_V6";
+/// Array of words, mapped by its writer: [`crate::subnets`] of IPv4. This and the following up to [`ACTIONS`] are not
+/// pinned and get their size at load.
+pub const SUBNETS_V4: &str = "SUBNETS_V4";
+/// As [`SUBNETS_V4`], of IPv6.
+pub const SUBNETS_V6: &str = "SUBNETS_V6";
+/// Array of words, mapped: [`crate::bloom`] in front of [`HOSTS`].
+pub const BLOOM_V4: &str = "BLOOM_V4";
+/// Array of words, mapped: [`crate::bloom`] in front of [`PREFIXES`].
+pub const BLOOM_V6: &str = "BLOOM_V6";
+/// Array of lines, mapped: [`crate::hosts`].
+pub const HOSTS: &str = "HOSTS";
+/// Hash, address as `u32` number to class (`u32`): hosts that found their line full.
+pub const HOSTS_SPILL: &str = "HOSTS_SPILL";
+/// Array of words, mapped: the directory of [`crate::networks`].
+pub const NETWORKS: &str = "NETWORKS";
+/// Array of words, mapped: the pages of [`crate::networks`].
+pub const PAGES: &str = "PAGES";
+/// Array of lines, mapped: [`crate::prefixes`].
+pub const PREFIXES: &str = "PREFIXES";
+/// Hash, [`spill_key`] to class (`u32`): IPv6 prefixes that found their line full.
+pub const PREFIXES_SPILL: &str = "PREFIXES_SPILL";
+/// Array of [`CLASSES`] words, mapped: the [`Action`] of each class.
+pub const ACTIONS: &str = "ACTIONS";
 /// Array of [`INTERFACES_LEN`] `u64`, see [`interface_entry`]: which counter slot an interface uses.
 pub const INTERFACES: &str = "INTERFACES";
 /// Per-CPU array of `u64`, by [`frames_index`]: frames that passed or could not be read, by interface slot.
@@ -31,6 +55,35 @@ pub const PROGRAM_FRAGS: &str = "naikon_frags";
 pub const PROGRAM_LINEAR: &str = "naikon";
 /// Read-only global `u8`: 1 drops the frames that the walk cannot read, 0 passes them.
 pub const UNPARSED_DROP: &str = "UNPARSED_DROP";
+
+/// Read-only globals `u32`: the seeds and shifts of the tables, drawn and measured at load. Not set, as the
+/// sizes of the tables are not, nothing is found.
+pub const SUBNETS_SEED: &str = "SUBNETS_SEED";
+/// See [`SUBNETS_SEED`].
+pub const SUBNETS_V4_SHIFT: &str = "SUBNETS_V4_SHIFT";
+/// See [`SUBNETS_SEED`].
+pub const SUBNETS_V6_SHIFT: &str = "SUBNETS_V6_SHIFT";
+/// See [`SUBNETS_SEED`]; `u64`.
+pub const HASH_SEED_A: &str = "HASH_SEED_A";
+/// See [`SUBNETS_SEED`]; `u64`.
+pub const HASH_SEED_B: &str = "HASH_SEED_B";
+/// See [`SUBNETS_SEED`]; 0 switches the filter off.
+pub const BLOOM_V4_SHIFT: &str = "BLOOM_V4_SHIFT";
+/// See [`SUBNETS_SEED`].
+pub const BLOOM_V6_SHIFT: &str = "BLOOM_V6_SHIFT";
+/// See [`SUBNETS_SEED`].
+pub const HOSTS_SEED_A: &str = "HOSTS_SEED_A";
+/// See [`SUBNETS_SEED`].
+pub const HOSTS_SEED_B: &str = "HOSTS_SEED_B";
+/// See [`SUBNETS_SEED`].
+pub const HOSTS_SHIFT: &str = "HOSTS_SHIFT";
+/// See [`SUBNETS_SEED`].
+pub const PREFIXES_SHIFT: &str = "PREFIXES_SHIFT";
+
+/// Classes that stand for an action, nothing or the trie, see [`crate::lookup`].
+pub const CLASSES: u32 = 128;
+/// Most entries of each spill map: entries are allocated when they are made.
+pub const SPILL_MAX: u32 = 1 << 22;
 
 /// Most prefixes of one family. The tries take memory per entry, not for this bound; it is as high as kernel
 /// 5.10 allows, which charges the whole bound to RLIMIT_MEMLOCK (`trie_alloc`, below 4 GiB).
@@ -213,6 +266,14 @@ pub const fn hits_key(list: u16, slot: u16, cell: u16) -> u64 {
 #[must_use]
 pub const fn hits_parts(key: u64) -> (u16, u16, u16) {
     ((key >> 32) as u16, (key >> 16) as u16, key as u16)
+}
+
+/// Key of [`PREFIXES_SPILL`]: the halves of the prefix, then its level.
+#[must_use]
+#[inline(always)]
+pub const fn spill_key(key: crate::prefixes::Key) -> [u64; 3] {
+    let [high, low] = key.halves;
+    [high, low, key.level as u64]
 }
 
 /// Index of [`FRAMES`]. `kind` is below [`FRAME_KINDS`].

@@ -1,12 +1,21 @@
 //! What the kernel side and the user side of naikon promise each other.
 //!
-//! [`abi`] names the maps and lays out their keys and values; [`packet`] is the walk from a frame to its two
-//! addresses; [`embedded`] finds the IPv4 addresses that an IPv6 address carries. All of it is pure and is the
-//! very same code in the program and in the host's tests and offline lookups.
+//! [`abi`] names the maps and lays out their keys and values; [`packet`] is the walk from a frame to its two addresses;
+//! [`embedded`] finds the IPv4 addresses that an IPv6 address carries; [`lookup`] finds the stored answer for an address in the
+//! tables [`subnets`], [`bloom`], [`hosts`], [`networks`] and [`prefixes`]. All of it is pure and is the very same code in
+//! the program and on the host.
 //!
 //! The program itself is the binary target of this package (`main.rs`, `program.rs`).
 #![no_std]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 pub mod abi;
+pub mod bloom;
 pub mod embedded;
+pub mod hosts;
+pub mod lookup;
+pub mod networks;
 pub mod packet;
+pub mod prefixes;
+pub mod subnets;
+pub mod word;

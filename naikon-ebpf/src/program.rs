@@ -1,7 +1,8 @@
 //! The program: maps, entry points, and the one place where a packet is read.
 //!
-//! A frame's two addresses are looked up, the stronger of the two answers decides, and what was decided is
-//! counted. Nothing else happens here; whatever cannot be read is not judged.
+//! A frame's two addresses are looked up, the stronger of the two answers decides, and what was decided is counted.
+//! Nothing else happens here; whatever cannot be read is not judged. Nearly every address lies in a subnet of which
+//! nothing is listed: that is found out in line, for both at once; the rest of a lookup is a function of its own.
 #![expect(unsafe_code, reason = "a packet and a map value are raw memory that only the verifier vouches for")]
 
 use aya_ebpf::{
@@ -15,17 +16,46 @@ use aya_ebpf::{
 use aya_log_ebpf::info;
 use naikon_ebpf::{
     abi::{self, Action, Direction, Family},
-    embedded::{Embedded, embedded},
+    embedded::{Embedded, embedded, halves, may_carry},
+    hosts,
+    lookup::{self, Tables},
     packet::{self, Frame, Header, Sight, Unparsed},
+    prefixes, subnets,
+    word::Word,
 };
 
 /// Entries are allocated when they are made, not for the bound.
 const NO_PREALLOC: u32 = aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+/// The daemon writes through a mapping; kernels from 5.5.
+const MAPPED: u32 = aya_ebpf::bindings::BPF_F_MMAPABLE;
 
 #[map]
 static RULES_V4: LpmTrie<[u8; 4], u32> = LpmTrie::with_max_entries(abi::RULES_MAX, 0);
 #[map]
 static RULES_V6: LpmTrie<[u8; 16], u32> = LpmTrie::with_max_entries(abi::RULES_MAX, 0);
+// The tables in front of the tries: the daemon gives them their sizes at load.
+#[map]
+static SUBNETS_V4: Array<Word> = Array::with_max_entries(1, MAPPED);
+#[map]
+static SUBNETS_V6: Array<Word> = Array::with_max_entries(1, MAPPED);
+#[map]
+static BLOOM_V4: Array<Word> = Array::with_max_entries(1, MAPPED);
+#[map]
+static BLOOM_V6: Array<Word> = Array::with_max_entries(1, MAPPED);
+#[map]
+static HOSTS: Array<hosts::Line> = Array::with_max_entries(1, MAPPED);
+#[map]
+static HOSTS_SPILL: HashMap<u32, u32> = HashMap::with_max_entries(abi::SPILL_MAX, NO_PREALLOC);
+#[map]
+static NETWORKS: Array<Word> = Array::with_max_entries(1, MAPPED);
+#[map]
+static PAGES: Array<Word> = Array::with_max_entries(1, MAPPED);
+#[map]
+static PREFIXES: Array<prefixes::Line> = Array::with_max_entries(1, MAPPED);
+#[map]
+static PREFIXES_SPILL: HashMap<[u64; 3], u32> = HashMap::with_max_entries(abi::SPILL_MAX, NO_PREALLOC);
+#[map]
+static ACTIONS: Array<Word> = Array::with_max_entries(abi::CLASSES, MAPPED);
 #[map]
 static INTERFACES: Array<u64> = Array::with_max_entries(abi::INTERFACES_LEN, 0);
 #[map]
@@ -54,16 +84,39 @@ pub(crate) fn naikon(ctx: XdpContext) -> u32 {
     judge::<false>(&ctx)
 }
 
+#[unsafe(no_mangle)]
+static SUBNETS_SEED: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static SUBNETS_V4_SHIFT: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static SUBNETS_V6_SHIFT: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static HASH_SEED_A: Global<u64> = Global::new(0);
+#[unsafe(no_mangle)]
+static HASH_SEED_B: Global<u64> = Global::new(0);
+#[unsafe(no_mangle)]
+static BLOOM_V4_SHIFT: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static BLOOM_V6_SHIFT: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static HOSTS_SEED_A: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static HOSTS_SEED_B: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static HOSTS_SHIFT: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static PREFIXES_SHIFT: Global<u32> = Global::new(0);
+
 #[inline(always)]
 fn judge<const FRAGS: bool>(ctx: &XdpContext) -> u32 {
     match packet::endpoints(XdpFrame { start: ctx.data(), end: ctx.data_end() }) {
         Sight::V4 { source, destination } => {
-            let hit = decide(action_v4(destination), action_v4(source));
+            let hit = judge_v4(u32::from_be_bytes(source), u32::from_be_bytes(destination));
             trace_v4(ctx, source, destination, hit);
             settle::<FRAGS>(ctx, Family::V4, hit)
         }
         Sight::V6 { source, destination } => {
-            let hit = decide(action_v6(destination), action_v6(source));
+            let hit = judge_v6(halves(source), halves(destination));
             trace_v6(ctx, source, destination, hit);
             settle::<FRAGS>(ctx, Family::V6, hit)
         }
@@ -72,21 +125,181 @@ fn judge<const FRAGS: bool>(ctx: &XdpContext) -> u32 {
     }
 }
 
-/// The stored answer for an IPv4 address.
 #[inline(always)]
-fn action_v4(address: [u8; 4]) -> Action {
-    RULES_V4.get(Key::new(32, address)).map_or(Action::NONE, |raw| Action::from_trie(*raw))
+fn judge_v4(source: u32, destination: u32) -> Option<Hit> {
+    let (from, to) = (lookup::subnet_v4(&Maps, source), lookup::subnet_v4(&Maps, destination));
+    if from | to == 0 {
+        return None;
+    }
+    decide(stored_v4(destination, to), stored_v4(source, from))
+}
+
+#[inline(always)]
+fn judge_v6(source: [u64; 2], destination: [u64; 2]) -> Option<Hit> {
+    let ([from, _], [to, _]) = (source, destination);
+    let listed = lookup::subnet_v6(&Maps, from) | lookup::subnet_v6(&Maps, to);
+    if listed == 0 && !may_carry(from) && !may_carry(to) {
+        return None;
+    }
+    decide(stored_v6(destination), stored_v6(source))
+}
+
+/// The stored answer for an IPv4 address in whose subnet something is listed, or not.
+#[inline(always)]
+fn stored_v4(address: u32, subnet: u64) -> Action {
+    if subnet == 0 { Action::NONE } else { Action::from_trie(listed_v4(address, subnet)) }
 }
 
 /// The stored answer for an IPv6 address in all its forms: itself first, then the IPv4 addresses inside it.
 #[inline(always)]
-fn action_v6(address: [u8; 16]) -> Action {
-    let own = RULES_V6.get(Key::new(128, address)).map_or(Action::NONE, |raw| Action::from_trie(*raw));
+fn stored_v6(address: [u64; 2]) -> Action {
+    let [high, low] = address;
+    let own = Action::from_trie(listed_v6(high, low));
+    let inner = |address: u32| stored_v4(address, lookup::subnet_v4(&Maps, address));
     match embedded(address) {
         Embedded::None => own,
-        Embedded::One(inner) => own.or_stronger(action_v4(inner)),
-        Embedded::Two(server, client) => own.or_stronger(action_v4(server)).or_stronger(action_v4(client)),
+        Embedded::One(only) => own.or_stronger(inner(only)),
+        Embedded::Two(server, client) => own.or_stronger(inner(server)).or_stronger(inner(client)),
     }
+}
+
+/// Actions cross the boundary of a function as they are stored.
+#[inline(never)]
+fn listed_v4(address: u32, subnet: u64) -> u32 {
+    lookup::action_v4(&Maps, address, subnet).to_raw()
+}
+
+#[inline(never)]
+fn listed_v6(high: u64, low: u64) -> u32 {
+    match lookup::subnet_v6(&Maps, high) {
+        0 => Action::NONE.to_raw(),
+        subnet => lookup::action_v6(&Maps, high, low, subnet).to_raw(),
+    }
+}
+
+/// The maps as tables. A word or a line that is not there has every bit set, or asks the trie.
+struct Maps;
+
+impl Tables for Maps {
+    #[inline(always)]
+    fn subnets_v4_shape(&self) -> subnets::Shape {
+        subnets::Shape { seed: SUBNETS_SEED.load(), shift: SUBNETS_V4_SHIFT.load() }
+    }
+
+    #[inline(always)]
+    fn subnets_v4(&self, word: u32) -> u64 {
+        read(&SUBNETS_V4, word)
+    }
+
+    #[inline(always)]
+    fn bloom_v4_shape(&self) -> Option<(u64, u32)> {
+        match BLOOM_V4_SHIFT.load() {
+            0 => None,
+            shift => Some((HASH_SEED_A.load(), shift)),
+        }
+    }
+
+    #[inline(always)]
+    fn bloom_v4(&self, word: u32) -> u64 {
+        read(&BLOOM_V4, word)
+    }
+
+    #[inline(always)]
+    fn hosts_shape(&self) -> hosts::Shape {
+        hosts::Shape { seeds: [HOSTS_SEED_A.load(), HOSTS_SEED_B.load()], shift: HOSTS_SHIFT.load() }
+    }
+
+    #[inline(always)]
+    fn hosts(&self, line: u32) -> Option<&hosts::Line> {
+        HOSTS.get(line)
+    }
+
+    #[inline(always)]
+    fn hosts_spill(&self, address: u32) -> u8 {
+        // SAFETY: a class is one aligned integer, which is read whole.
+        unsafe { HOSTS_SPILL.get(address) }.map_or(0, |class| *class as u8)
+    }
+
+    #[inline(always)]
+    fn networks(&self, word: u32) -> u64 {
+        read(&NETWORKS, word)
+    }
+
+    #[inline(always)]
+    fn pages(&self, word: u32) -> u64 {
+        read(&PAGES, word)
+    }
+
+    #[inline(always)]
+    fn subnets_v6_shape(&self) -> subnets::Shape {
+        subnets::Shape { seed: SUBNETS_SEED.load(), shift: SUBNETS_V6_SHIFT.load() }
+    }
+
+    #[inline(always)]
+    fn subnets_v6(&self, word: u32) -> u64 {
+        read(&SUBNETS_V6, word)
+    }
+
+    #[inline(always)]
+    fn prefixes_seeds(&self) -> [u64; 2] {
+        [HASH_SEED_A.load(), HASH_SEED_B.load()]
+    }
+
+    #[inline(always)]
+    fn bloom_v6_shift(&self) -> u32 {
+        BLOOM_V6_SHIFT.load()
+    }
+
+    #[inline(always)]
+    fn bloom_v6(&self, word: u32) -> u64 {
+        read(&BLOOM_V6, word)
+    }
+
+    #[inline(always)]
+    fn prefixes_shift(&self) -> u32 {
+        PREFIXES_SHIFT.load()
+    }
+
+    #[inline(always)]
+    fn prefixes(&self, line: u32) -> Option<&prefixes::Line> {
+        PREFIXES.get(line)
+    }
+
+    #[inline(always)]
+    fn prefixes_spill(&self, key: prefixes::Key) -> u8 {
+        // SAFETY: a class is one aligned integer, which is read whole.
+        unsafe { PREFIXES_SPILL.get(abi::spill_key(key)) }.map_or(0, |class| *class as u8)
+    }
+
+    #[inline(always)]
+    fn action(&self, class: u8) -> Action {
+        Action::from_trie(read(&ACTIONS, u32::from(class)) as u32)
+    }
+
+    #[inline(always)]
+    fn trie_v4(&self, address: u32) -> Action {
+        RULES_V4.get(Key::new(32, address.to_be_bytes())).map_or(Action::NONE, |raw| Action::from_trie(*raw))
+    }
+
+    #[inline(always)]
+    fn trie_v6(&self, high: u64, low: u64) -> Action {
+        let address = (u128::from(high) << 64 | u128::from(low)).to_be_bytes();
+        let aligned = AlignedKey { _in_front: 0, key: Key::new(128, address) };
+        RULES_V6.get(&aligned.key).map_or(Action::NONE, |raw| Action::from_trie(*raw))
+    }
+}
+
+/// A key on the stack whose address lies on a multiple of eight: the verifier wants stack accesses aligned, and the
+/// compiler, which may access packets unaligned, does not know of the difference.
+#[repr(C, align(8))]
+struct AlignedKey {
+    _in_front: u32,
+    key: Key<[u8; 16]>,
+}
+
+#[inline(always)]
+fn read(words: &Array<Word>, word: u32) -> u64 {
+    words.get(word).map_or(u64::MAX, Word::load)
 }
 
 /// A listed endpoint that decides over the frame.

@@ -23,6 +23,7 @@ pub mod provenance;
 pub mod ruleset;
 pub mod safety;
 pub mod sources;
+pub mod tables;
 pub mod telemetry;
 pub mod text;
 pub mod warninglist;

@@ -179,13 +179,12 @@ type Enforced = (Control, kernel::CounterReader, Option<Trace>, InterfaceChanges
 fn enforce(enforcer: &mut Enforcer) -> Result<Enforced, RunError> {
     Hooks::require(&enforcer.kernel, &enforcer.config)?;
     let control = Control::bind(&enforcer.config.control)?;
+    let changes = InterfaceChanges::subscribe()?;
+    let trace = if enforcer.config.trace { Some(enforcer.kernel.trace()?) } else { None };
     if let Some(cause) = enforcer.load() {
         return Err(cause.into());
     }
     let reader = enforcer.kernel.counter_reader()?;
-    let trace = if enforcer.config.trace { Some(enforcer.kernel.trace()?) } else { None };
-    let changes = InterfaceChanges::subscribe()?;
-    enforcer.hooks.start(&mut enforcer.kernel, &enforcer.config)?;
     Ok((control, reader, trace, changes))
 }
 

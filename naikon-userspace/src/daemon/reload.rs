@@ -65,6 +65,9 @@ impl Origin {
     }
 }
 
+/// What is to be done as soon as a change is enforced.
+pub(crate) type Enforced<'a> = &'a mut dyn FnMut(&mut Kernel) -> Result<(), KernelError>;
+
 /// The lists and what the kernel enforces of them.
 pub(crate) struct Lists {
     state_dir: StateDir,
@@ -233,7 +236,7 @@ impl Lists {
         let mut lists: Vec<ListState> = self.states().cloned().collect();
         lists.iter_mut().for_each(|list| list.measure(&guards, now));
         let compiled = compile(kernel, &lists, &guards, now)?;
-        let (delta, generation) = self.execute(kernel, compiled, retries)?;
+        let (delta, generation) = self.execute(kernel, compiled, retries, &mut |_| Ok(()))?;
         self.lists = lists.into_iter().map(|list| (key(&list.source), list)).collect();
         (self.host, self.guards) = (host, guards);
         Ok(delta.map(|delta| (delta, generation)))
@@ -251,16 +254,30 @@ impl Lists {
     }
 
     /// Reads everything again and makes the kernel enforce it.
-    pub(crate) fn reload(&mut self, kernel: &mut Kernel, origin: &Origin, wish: Wish) -> Outcome {
+    ///
+    /// `enforced` is called when a change is enforced, which is before all of it is complete.
+    pub(crate) fn reload(
+        &mut self,
+        kernel: &mut Kernel,
+        origin: &Origin,
+        wish: Wish,
+        enforced: Enforced<'_>,
+    ) -> Outcome {
         let before = wish.clock.then(|| self.clock.accept());
-        let outcome = self.read_and_enforce(kernel, origin, wish.force);
+        let outcome = self.read_and_enforce(kernel, origin, wish.force, enforced);
         if let Some(before) = before.filter(|_| outcome.cause.is_some()) {
             self.clock.put_back(before);
         }
         outcome
     }
 
-    fn read_and_enforce(&mut self, kernel: &mut Kernel, origin: &Origin, force: bool) -> Outcome {
+    fn read_and_enforce(
+        &mut self,
+        kernel: &mut Kernel,
+        origin: &Origin,
+        force: bool,
+        enforced: Enforced<'_>,
+    ) -> Outcome {
         let known: Vec<&Path> = self.lists.values().map(|list| list.source.path.as_path()).collect();
         let prepared = origin.read().and_then(|config| Ok((sources::expand(&config, &known)?, config)));
         let (found, config) = match prepared {
@@ -301,7 +318,7 @@ impl Lists {
             Err(error) => return refused(kernel, reports, Cause::Kernel(error)),
         };
         let mut retries = 0;
-        match self.execute(kernel, compiled, &mut retries) {
+        match self.execute(kernel, compiled, &mut retries, enforced) {
             Ok((delta, generation)) => {
                 let report = Reload {
                     result: match &delta {
@@ -400,6 +417,7 @@ impl Lists {
         kernel: &mut Kernel,
         (compiled, names): (Ruleset, BTreeMap<u16, String>),
         retries: &mut u64,
+        enforced: Enforced<'_>,
     ) -> Result<(Option<Delta>, u64), KernelError> {
         let mut pauses = RETRY_PAUSES.iter();
         loop {
@@ -410,10 +428,11 @@ impl Lists {
             let rules_now = self.observed.as_deref().unwrap_or(self.ruleset.rules());
             let delta = delta::between(rules_now, compiled.rules());
             if delta.is_empty() && !self.interrupted {
+                kernel.fill(rules_now)?;
                 self.adopt(compiled, names);
                 return Ok((None, kernel.generation()?));
             }
-            match kernel.apply(&delta, rules_now) {
+            match kernel.apply(&delta, rules_now, enforced) {
                 Ok(generation) => {
                     self.adopt(compiled, names);
                     return Ok((Some(delta), generation));

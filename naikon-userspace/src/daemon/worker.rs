@@ -17,7 +17,7 @@ use super::{
     hooks::Hooks,
     host::Facts,
     metrics::Instruments,
-    reload::{Cause, Lists, Origin, Wish},
+    reload::{Cause, Enforced, Lists, Origin, Wish},
     snapshot::{ListView, Snapshot},
 };
 use crate::{
@@ -256,14 +256,27 @@ fn tell(untold: Option<Untold>, report: &mut Reload) {
 }
 
 impl Enforcer {
-    /// The first load, before anything is attached. What kept it from happening, if something did.
+    /// The first load; the program goes onto the interfaces as soon as its tables are full. What kept it from happening, if
+    /// something did.
     pub(crate) fn load(&mut self) -> Option<Cause> {
-        self.reload_lists(Wish::default()).1
+        let (mut hooks, config) = (std::mem::take(&mut self.hooks), self.config.clone());
+        let mut is_attached = false;
+        let mut attach = |kernel: &mut Kernel| {
+            is_attached = true;
+            hooks.start(kernel, &config)
+        };
+        let mut cause = self.reload_lists(Wish::default(), &mut attach).1;
+        // Where the tries held everything already, there was no change.
+        if cause.is_none() && !is_attached {
+            cause = hooks.start(&mut self.kernel, &config).err().map(Cause::Kernel);
+        }
+        self.hooks = hooks;
+        cause
     }
 
     /// Reloads and looks after the interfaces. Whether the kernel refused for want of memory, which may pass.
     pub(crate) fn reload(&mut self, wish: Wish) -> (Reload, bool) {
-        let (report, cause) = self.reload_lists(wish);
+        let (report, cause) = self.reload_lists(wish, &mut |_| Ok(()));
         if cause.is_none() {
             self.reconcile();
         }
@@ -296,9 +309,9 @@ impl Enforcer {
     }
 
     /// Reloads and says what came of it.
-    fn reload_lists(&mut self, wish: Wish) -> (Reload, Option<Cause>) {
+    fn reload_lists(&mut self, wish: Wish, enforced: Enforced<'_>) -> (Reload, Option<Cause>) {
         let started = Instant::now();
-        let outcome = self.lists.reload(&mut self.kernel, &self.origin, wish);
+        let outcome = self.lists.reload(&mut self.kernel, &self.origin, wish, enforced);
         let elapsed = started.elapsed();
         self.instruments.reloaded(outcome.report.result, elapsed, outcome.retries);
         let Reload { result, generation, added, removed, reason, lists } = &outcome.report;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use aya::programs::{
-    ProgramError,
+    ProgramError, Xdp,
     links::FdLink,
     xdp::{XdpLink, XdpMode as AttachMode},
 };
@@ -23,7 +23,7 @@ use crate::{
 pub(super) struct Attachment {
     pub(super) interface: String,
     /// Closing it detaches, unless the link is pinned.
-    _link: FdLink,
+    pub(super) link: FdLink,
     /// It was attached before this process.
     pub(super) adopted: bool,
 }
@@ -101,8 +101,7 @@ impl Kernel {
             Some(adopted) => adopted,
             None => self.attach_anew(interface)?,
         };
-        self.attachments
-            .insert(interface.index, Attachment { interface: name, _link: link, adopted: attached.adopted });
+        self.attachments.insert(interface.index, Attachment { interface: name, link, adopted: attached.adopted });
         Ok(attached)
     }
 
@@ -117,14 +116,8 @@ impl Kernel {
             }
             return Ok(None);
         };
-        let operation = format!("replacing the program on {}", interface.name);
-        let refused = |error: &(dyn std::error::Error + 'static)| KernelError::of(operation.clone(), error);
-        let link = XdpLink::try_from(pinned.link).map_err(|error| refused(&error))?;
-        let program = self.program()?;
-        let id = program.attach_to_link(link).map_err(|error| refused(&error))?;
-        let link = program.take_link(id).map_err(|error| refused(&error))?;
-        let link = FdLink::try_from(link).map_err(|error| refused(&error))?;
-        let wanted = match self.mode {
+        let link = replace(self.program()?, pinned.link, &interface.name)?;
+        let wanted = match self.settings.mode {
             Mode::Native => Some(XdpMode::Native),
             Mode::Generic => Some(XdpMode::Generic),
             Mode::Auto => None,
@@ -140,7 +133,7 @@ impl Kernel {
     }
 
     fn attach_anew(&mut self, interface: &Interface) -> Result<(FdLink, Attached), KernelError> {
-        let (link, mode, notice) = match self.mode {
+        let (link, mode, notice) = match self.settings.mode {
             Mode::Native => (self.link(interface, XdpMode::Native)?, XdpMode::Native, None),
             Mode::Generic => (self.link(interface, XdpMode::Generic)?, XdpMode::Generic, None),
             Mode::Auto => match self.link(interface, XdpMode::Native) {
@@ -276,6 +269,17 @@ impl Kernel {
             None => Ok(None),
         }
     }
+}
+
+/// Puts a program on a live link in place of the one that is there: no frame passes unseen.
+pub(super) fn replace(program: &mut Xdp, link: FdLink, interface: &str) -> Result<FdLink, KernelError> {
+    let refused = |error: &(dyn std::error::Error + 'static)| {
+        KernelError::of(format!("replacing the program on {interface}"), error)
+    };
+    let link = XdpLink::try_from(link).map_err(|error| refused(&error))?;
+    let id = program.attach_to_link(link).map_err(|error| refused(&error))?;
+    let link = program.take_link(id).map_err(|error| refused(&error))?;
+    FdLink::try_from(link).map_err(|error| refused(&error))
 }
 
 /// FRAMES.md's table of refusals, as messages.

@@ -4,32 +4,37 @@
 //! A [`Kernel`] is the one writer of its maps. Protection outlives it wherever a pin directory is used: dropping a
 //! `Kernel` detaches nothing that is pinned.
 
+mod apply;
 mod attach;
 mod error;
+mod memory;
 mod netlink;
 mod offline;
 mod pins;
+mod sys;
 mod tables;
+mod trace;
 
 use std::{collections::BTreeMap, path::PathBuf};
 
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel, include_bytes_aligned, programs::Xdp, util::KernelVersion};
-use aya_log::EbpfLogger;
 use naikon_ebpf::abi;
 
-use self::{
-    attach::Attachment,
-    pins::PinDir,
-    tables::{ApplyError, Tables},
-};
 pub use self::{
+    apply::Refused,
     attach::{Attached, Held},
     error::{ErrorKind, KernelError},
     netlink::{InterfaceChanges, default_gateways, interfaces, own_addresses},
     offline::{Inspection, detach_pins, has_pins, inspect},
     tables::CounterReader,
+    trace::Trace,
 };
-use crate::{config::Mode, delta::Delta, ruleset::Rule};
+use self::{attach::Attachment, memory::Mapped, pins::PinDir, tables::Tables, trace::Loggers};
+use crate::{
+    config::Mode,
+    ruleset::Rule,
+    tables::{Counts, Seeds, Set, Shape, Table},
+};
 
 /// The kernel side, compiled by this package's build script.
 pub static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/naikon.bpf.o"));
@@ -64,8 +69,13 @@ pub struct Kernel {
     ebpf: Ebpf,
     entry: &'static str,
     tables: Tables,
+    /// What stands in front of the tries in this load of the program.
+    set: Set<Mapped>,
+    /// The set says what the tries say.
+    is_filled: bool,
+    settings: Settings,
+    loggers: Loggers,
     pins: Option<PinDir>,
-    mode: Mode,
     lists: BTreeMap<String, u16>,
     slots: BTreeMap<String, u16>,
     attachments: BTreeMap<u32, Attachment>,
@@ -122,11 +132,13 @@ impl Kernel {
             fresh = !pins.map(abi::META).exists();
             pins.prepare_maps()?;
         }
-        let loaded = load(settings, pins.as_ref()).and_then(|(mut ebpf, entry)| {
+        let shape = Shape::new(&Counts::default(), seeds()?, 1);
+        let loaded = load(settings, pins.as_ref(), &shape).and_then(|(mut ebpf, entry)| {
             let tables = Tables::take(&mut ebpf)?;
-            Ok((ebpf, entry, tables))
+            let set = Set::new(Mapped::take(&mut ebpf, &shape)?, shape);
+            Ok((ebpf, entry, tables, set))
         });
-        let (ebpf, entry, tables) = match loaded {
+        let (ebpf, entry, tables, set) = match loaded {
             Ok(loaded) => loaded,
             Err(error) => {
                 // Maps that were made for nothing are not left behind.
@@ -139,7 +151,9 @@ impl Kernel {
         let lists = tables.names(abi::NAME_LIST)?;
         let slots = tables.names(abi::NAME_INTERFACE)?;
         let attachments = BTreeMap::new();
-        Ok(Kernel { ebpf, entry, tables, pins, mode: settings.mode, lists, slots, attachments, fresh })
+        let (settings, loggers) = (settings.clone(), Loggers::default());
+        let is_filled = false;
+        Ok(Kernel { ebpf, entry, tables, set, is_filled, settings, loggers, pins, lists, slots, attachments, fresh })
     }
 
     /// The rules that the kernel enforces now, sorted by prefix.
@@ -149,34 +163,6 @@ impl Kernel {
     /// When the maps cannot be read or hold what naikon never writes.
     pub fn observed(&self) -> Result<Vec<Rule>, KernelError> {
         self.tables.observed()
-    }
-
-    /// Makes the kernel's rules those that `delta` leads to from `rules_now`, and counts a generation. All or nothing.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel refuses a step. The old rules are enforced again, unless undoing failed too: then
-    /// [`Refused::tables_unknown`] says to read the tables back before the next apply.
-    pub fn apply(&mut self, delta: &Delta, rules_now: &[Rule]) -> Result<u64, Refused> {
-        let refused = |error| Refused { error, tables_unknown: false };
-        let generation = self.generation().map_err(refused)?;
-        self.tables.set_meta(abi::META_APPLYING, generation + 1).map_err(refused)?;
-        let outcome = self.tables.apply(delta, rules_now);
-        match outcome {
-            Ok(()) => {
-                self.tables.set_meta(abi::META_GENERATION, generation + 1).map_err(refused)?;
-                self.tables.set_meta(abi::META_APPLYING, 0).map_err(refused)?;
-                Ok(generation + 1)
-            }
-            Err(ApplyError::Undone(error)) => {
-                self.tables.set_meta(abi::META_APPLYING, 0).map_err(refused)?;
-                Err(refused(error))
-            }
-            Err(ApplyError::Stuck { refusal, second }) => {
-                tracing::error!("undoing the change: {second}; every address has its old or its new verdict");
-                Err(Refused { error: refusal, tables_unknown: true })
-            }
-        }
     }
 
     /// Sets applied since the first start; continues over restarts.
@@ -217,6 +203,17 @@ impl Kernel {
         Ok(id)
     }
 
+    /// Gives other maps the names that these have.
+    fn carry_names(&mut self, tables: &mut Tables) -> Result<(), KernelError> {
+        let lists: Vec<u16> = self.lists.values().copied().collect();
+        let slots: Vec<u16> = self.slots.values().copied().collect();
+        tables.prepare_hits(&lists, &slots)?;
+        for (kind, names) in [(abi::NAME_LIST, &self.lists), (abi::NAME_INTERFACE, &self.slots)] {
+            names.iter().try_for_each(|(name, id)| tables.set_name(kind, name, *id))?;
+        }
+        tables.set_meta(abi::META_APPLYING, self.tables.meta(abi::META_APPLYING)?)
+    }
+
     fn slot(&mut self, interface: &str) -> Result<u16, KernelError> {
         let known = self.slots.get(interface).copied();
         let slot = match known {
@@ -241,17 +238,6 @@ impl Kernel {
         self.tables.reader()
     }
 
-    /// The log of decisions, when it was asked for.
-    ///
-    /// # Errors
-    ///
-    /// When the object has no log.
-    pub fn trace(&mut self) -> Result<Trace, KernelError> {
-        EbpfLogger::init(&mut self.ebpf)
-            .map(Trace)
-            .map_err(|error| KernelError::of("opening the program's log", &error))
-    }
-
     fn program(&mut self) -> Result<&mut Xdp, KernelError> {
         xdp(&mut self.ebpf, self.entry)
     }
@@ -264,38 +250,8 @@ impl Kernel {
     }
 }
 
-/// A refused apply.
-#[derive(Debug)]
-pub struct Refused {
-    /// What the kernel refused.
-    pub error: KernelError,
-    /// The rules lie between the old and the new set: read them back before the next apply.
-    pub tables_unknown: bool,
-}
-
-/// The program's log of decisions.
-pub struct Trace(EbpfLogger<&'static dyn log::Log>);
-
-impl Trace {
-    /// Waits until there is something to pass on.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel refuses to wait.
-    pub fn wait(&self) -> std::io::Result<()> {
-        use rustix::event::{PollFd, PollFlags, poll};
-        poll(&mut [PollFd::new(&self.0, PollFlags::IN)], None)?;
-        Ok(())
-    }
-
-    /// Passes on what has been logged since.
-    pub fn flush(&mut self) {
-        self.0.flush();
-    }
-}
-
 /// Loads the object and the entry point that this kernel can run.
-fn load(settings: &Settings, pins: Option<&PinDir>) -> Result<(Ebpf, &'static str), KernelError> {
+fn load(settings: &Settings, pins: Option<&PinDir>, shape: &Shape) -> Result<(Ebpf, &'static str), KernelError> {
     let entry = if KernelVersion::current().is_ok_and(|running| running >= FRAGS) {
         abi::PROGRAM_FRAGS
     } else {
@@ -308,6 +264,27 @@ fn load(settings: &Settings, pins: Option<&PinDir>) -> Result<(Ebpf, &'static st
         .verifier_log_level(VerifierLogLevel::STATS)
         .override_global(abi::UNPARSED_DROP, &unparsed_drop, true)
         .override_global(aya_log::LEVEL, &log_level, true);
+    for table in Table::ALL {
+        loader.map_max_entries(memory::name(table), shape.elements(table));
+    }
+    let [hosts_a, hosts_b] = shape.hosts.seeds;
+    let bloom_v4 = shape.bloom_v4.unwrap_or(0);
+    let words = [
+        (abi::SUBNETS_SEED, &shape.subnets_v4.seed),
+        (abi::SUBNETS_V4_SHIFT, &shape.subnets_v4.shift),
+        (abi::SUBNETS_V6_SHIFT, &shape.subnets_v6.shift),
+        (abi::BLOOM_V4_SHIFT, &bloom_v4),
+        (abi::BLOOM_V6_SHIFT, &shape.bloom_v6),
+        (abi::HOSTS_SEED_A, &hosts_a),
+        (abi::HOSTS_SEED_B, &hosts_b),
+        (abi::HOSTS_SHIFT, &shape.hosts.shift),
+        (abi::PREFIXES_SHIFT, &shape.prefixes),
+    ];
+    for (name, word) in words {
+        loader.override_global(name, word, true);
+    }
+    let [hash_a, hash_b] = &shape.hash;
+    loader.override_global(abi::HASH_SEED_A, hash_a, true).override_global(abi::HASH_SEED_B, hash_b, true);
     if let Some(pins) = pins {
         for name in PinDir::map_names() {
             loader.map_pin_path(name, pins.map(name));
@@ -327,6 +304,15 @@ fn load(settings: &Settings, pins: Option<&PinDir>) -> Result<(Ebpf, &'static st
         }
     })?;
     Ok((ebpf, entry))
+}
+
+/// Drawn anew for every load, so that nobody who writes a list can aim at the places of its entries.
+fn seeds() -> Result<Seeds, KernelError> {
+    let mut random = [0; 32];
+    let filled = rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty());
+    filled.map_err(|error| KernelError::of("drawing random numbers", &std::io::Error::from(error)))?;
+    let mut words = random.chunks_exact(8).map(|bytes| bytes.iter().fold(0, |word, byte| word << 8 | u64::from(*byte)));
+    Ok(Seeds::new(std::array::from_fn(|_| words.next().unwrap_or_default())))
 }
 
 fn xdp<'a>(ebpf: &'a mut Ebpf, entry: &str) -> Result<&'a mut Xdp, KernelError> {

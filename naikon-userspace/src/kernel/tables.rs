@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::fd::AsFd,
     thread,
     time::Duration,
 };
@@ -22,6 +23,7 @@ use naikon_ebpf::{
 use super::{
     PinDir,
     error::{ErrorKind, KernelError},
+    sys::{self, Batch},
 };
 use crate::{
     delta::{Delta, Op},
@@ -33,6 +35,9 @@ use crate::{
 /// Pauses before a write that met ENOMEM is tried again. The trie's allocator refills its per-CPU cache from a
 /// worker (`bpf_mem_alloc`), so a fast writer may find it empty while there is plenty of memory.
 const MEMORY_PAUSES_MS: [u64; 6] = [1, 2, 4, 8, 16, 32];
+
+/// Operations in one system call: keys and values of some 100 KB.
+const BATCH: usize = 4096;
 
 type Trie<A> = LpmTrie<MapData, A, u32>;
 type Hits = PerCpuHashMap<MapData, u64, [u64; 2]>;
@@ -91,31 +96,53 @@ impl Tables {
         Ok(rules)
     }
 
-    /// Applies every step of a delta, or undoes those done when the kernel refuses one.
-    ///
-    /// At each single write every address has its old or its new verdict (`delta`), while undoing too.
-    pub(crate) fn apply(&mut self, delta: &Delta, rules_now: &[Rule]) -> Result<(), ApplyError> {
-        require_room(delta, rules_now).map_err(ApplyError::Undone)?;
-        let Err((done, refusal)) = self.walk(delta, 0) else { return Ok(()) };
-        match self.walk(&delta.inverse(), delta.ops.len() - done) {
-            Ok(()) => Err(ApplyError::Undone(refusal)),
-            Err((_, second)) => Err(ApplyError::Stuck { refusal, second: Box::new(second) }),
-        }
-    }
-
-    /// Writes the operations from place `first` on. On a refusal: how many places are done.
-    fn walk(&mut self, delta: &Delta, first: usize) -> Result<(), (usize, KernelError)> {
-        let mut pauses = delta.pauses.iter().skip_while(|place| **place <= first).peekable();
-        for (place, op) in delta.ops.iter().enumerate().skip(first) {
-            if pauses.next_if_eq(&&place).is_some() {
-                wait_for_readers();
+    /// Applies operations that nobody watches, in any order, in batches where the kernel knows them. On a refusal: how many
+    /// of them are done, from the first.
+    pub(crate) fn write_many(&mut self, ops: &[Op]) -> Result<(), (usize, KernelError)> {
+        let mut done = 0;
+        let is_same_kind = |a: &Op, b: &Op| {
+            a.prefix().is_ipv4() == b.prefix().is_ipv4() && matches!(a, Op::Remove(_)) == matches!(b, Op::Remove(_))
+        };
+        for run in ops.chunk_by(is_same_kind) {
+            for batch in run.chunks(BATCH) {
+                let many = self.write_batch(batch);
+                done += many;
+                for op in batch.get(many..).unwrap_or_default() {
+                    self.write(op).map_err(|error| (done, error))?;
+                    done += 1;
+                }
             }
-            self.write(op).map_err(|error| (place, error))?;
         }
         Ok(())
     }
 
-    fn write(&mut self, op: &Op) -> Result<(), KernelError> {
+    /// As many operations of one kind and family as one system call does, which may be none; the rest is for
+    /// [`Tables::write`], which knows how to wait and what to say.
+    fn write_batch(&self, ops: &[Op]) -> usize {
+        let Some(first) = ops.first() else { return 0 };
+        let mut keys = Vec::with_capacity(ops.len() * 20);
+        let mut values = Vec::with_capacity(ops.len());
+        for op in ops {
+            let prefix = op.prefix();
+            keys.extend(u32::from(prefix.length()).to_ne_bytes());
+            match prefix.address() {
+                IpAddr::V4(ip) => keys.extend(ip.octets()),
+                IpAddr::V6(ip) => keys.extend(ip.octets()),
+            }
+            if let Op::Add(Rule { action, .. }) | Op::Change { new: action, .. } = op {
+                values.push(action.to_raw());
+            }
+        }
+        let map = if first.prefix().is_ipv4() { self.rules_v4.map() } else { self.rules_v6.map() };
+        let batch = if matches!(first, Op::Remove(_)) { Batch::Delete } else { Batch::Update(&values) };
+        match sys::change_many(map.fd().as_fd(), &keys, ops.len(), batch) {
+            Ok(()) => ops.len(),
+            Err((done, _)) => done,
+        }
+    }
+
+    /// Applies one operation. Waits for memory that may come.
+    pub(crate) fn write(&mut self, op: &Op) -> Result<(), KernelError> {
         for pause in MEMORY_PAUSES_MS {
             match self.write_once(op) {
                 Err(error) if error.kind == ErrorKind::Memory => thread::sleep(Duration::from_millis(pause)),
@@ -242,7 +269,7 @@ impl Tables {
 }
 
 /// Refuses before the first write what would overflow a trie on the way: additions come before removals.
-fn require_room(delta: &Delta, rules_now: &[Rule]) -> Result<(), KernelError> {
+pub(crate) fn require_room(delta: &Delta, rules_now: &[Rule]) -> Result<(), KernelError> {
     let ipv4_now = rules_now.partition_point(|rule| rule.prefix.is_ipv4());
     let added =
         |ipv4| delta.ops.iter().filter(|op| matches!(op, Op::Add(rule) if rule.prefix.is_ipv4() == ipv4)).count();
@@ -265,19 +292,10 @@ fn require_room(delta: &Delta, rules_now: &[Rule]) -> Result<(), KernelError> {
 ///
 /// `MEMBARRIER_CMD_GLOBAL` is `synchronize_rcu` (kernel/sched/membarrier.c), which it refuses on nohz_full systems:
 /// there a pause takes its place that is longer than a softirq may run (`MAX_SOFTIRQ_TIME`, 2 ms).
-fn wait_for_readers() {
+pub(crate) fn wait_for_readers() {
     if rustix::thread::membarrier(rustix::thread::MembarrierCommand::Global).is_err() {
         thread::sleep(Duration::from_millis(20));
     }
-}
-
-/// A delta that the kernel did not take.
-#[derive(Debug)]
-pub(crate) enum ApplyError {
-    /// What was done has been undone: the old set is enforced.
-    Undone(KernelError),
-    /// Undoing failed as well: each address has its old or its new verdict, and the tables must be read back.
-    Stuck { refusal: KernelError, second: Box<KernelError> },
 }
 
 /// Reads counters beside the writer.

@@ -250,7 +250,7 @@ fn last_v6(prefix: &Prefix) -> Option<u128> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use naikon_ebpf::embedded::{Embedded, embedded};
+    use naikon_ebpf::embedded::{Embedded, embedded, halves};
     use proptest::prelude::*;
 
     proptest! {
@@ -259,8 +259,7 @@ mod tests {
             for carrier in &CARRIERS {
                 let region = Region { first: carrier.net | bits & !mask(carrier.length), length: 128 };
                 let address = region.with(carrier, Ipv4Addr::from_bits(inner));
-                let found = embedded(Ipv6Addr::from_bits(address).octets());
-                let inner = inner.to_be_bytes();
+                let found = embedded(halves(address.to_be_bytes()));
                 let is_carried = match found {
                     Embedded::None => false,
                     Embedded::One(only) => only == inner,

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use naikon_ebpf::{
     abi::Action,
-    embedded::{Embedded, embedded},
+    embedded::{Embedded, embedded, halves},
 };
 
 use super::Rule;
@@ -29,14 +29,14 @@ pub(super) struct Form {
 
 /// The forms of an address in the kernel's order: itself, then the IPv4 addresses inside it.
 pub(super) fn forms(address: IpAddr) -> [Option<Form>; 3] {
-    let inner = |octets: [u8; 4]| {
-        let inner = Ipv4Addr::from(octets);
+    let inner = |address: u32| {
+        let inner = Ipv4Addr::from(address);
         Some(Form { probe: Prefix::host(IpAddr::V4(inner)), embedded: Some(inner) })
     };
     let own = Some(Form { probe: probe(address), embedded: None });
     match address {
         IpAddr::V4(_) => [own, None, None],
-        IpAddr::V6(v6) => match embedded(v6.octets()) {
+        IpAddr::V6(v6) => match embedded(halves(v6.octets())) {
             Embedded::None => [own, None, None],
             Embedded::One(only) => [own, inner(only), None],
             Embedded::Two(server, client) => [own, inner(server), inner(client)],

@@ -4,7 +4,7 @@
 use std::net::Ipv6Addr;
 
 use super::*;
-use naikon_ebpf::embedded::{Embedded, embedded};
+use naikon_ebpf::embedded::{Embedded, embedded, halves};
 use proptest::prelude::*;
 
 pub(crate) fn prefix(text: &str) -> Prefix {
@@ -74,10 +74,10 @@ fn holds_all(outer: &Prefix, inner: &Prefix) -> bool {
 pub(crate) fn spelled(address: IpAddr) -> Vec<IpAddr> {
     let mut forms = vec![address];
     if let IpAddr::V6(v6) = address {
-        match embedded(v6.octets()) {
+        match embedded(halves(v6.octets())) {
             Embedded::None => {}
-            Embedded::One(only) => forms.push(only.into()),
-            Embedded::Two(server, client) => forms.extend([IpAddr::from(server), IpAddr::from(client)]),
+            Embedded::One(only) => forms.push(Ipv4Addr::from(only).into()),
+            Embedded::Two(server, client) => forms.extend([server, client].map(|inner| Ipv4Addr::from(inner).into())),
         }
     }
     forms
