@@ -26,6 +26,7 @@ use naikon_userspace::kernel::OBJECT;
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+use crate::enforcement::CAPABILITIES;
 use crate::harness::needs_root;
 
 /// The most that one program may take, whatever the capabilities and the policy.
@@ -69,10 +70,6 @@ const BUDGETS: [Budget; 2] = [
         refused_with_log: Some("attempt to corrupt spilled pointer on stack"),
     },
 ];
-
-/// What the unit grants, for setpriv; the second is what it may be given to make the program faster.
-const CAPABILITIES: [(&str, &str); 2] =
-    [("unit", "-all,+bpf,+net_admin"), ("perfmon", "-all,+bpf,+net_admin,+perfmon")];
 
 /// In `/proc/PID/status` (include/uapi/linux/capability.h).
 const CAP_PERFMON: u64 = 1 << 38;

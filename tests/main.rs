@@ -10,6 +10,7 @@
 mod budget;
 mod cli;
 mod docs;
+mod enforcement;
 mod guards;
 mod harness;
 #[path = "../xtask/src/kernel.rs"]
