@@ -7,6 +7,8 @@
 use std::io::{self, Write as _};
 use std::process::Command;
 
+use aya::util::KernelVersion;
+
 use crate::harness::{
     C2, C2_6, C2_6_NEIGHBOUR, C2_NEIGHBOUR, CLIENT, CLIENT6, Daemon, Lab, RANGE, RANGE6, binary, complete, eventually,
     holds, needs_root,
@@ -16,6 +18,9 @@ use crate::packets::{DOT1Q, Frame, Packet, ipv4, ipv6, udp};
 /// What the unit grants, for setpriv, and what it may be given to make the program faster.
 pub(crate) const CAPABILITIES: [(&str, &str); 2] =
     [("unit", "-all,+bpf,+net_admin"), ("perfmon", "-all,+bpf,+net_admin,+perfmon")];
+
+/// The first kernel that loads programs for multi-buffer frames.
+pub(crate) const FRAGS: KernelVersion = KernelVersion::new(5, 18, 0);
 
 /// A frame with a mark in it, and whether it passes, with the first list and with the second.
 struct Row {
@@ -75,10 +80,13 @@ fn listed_addresses_are_dropped_and_no_others_under_the_capabilities_of_the_unit
                 wrong.extend(failures.into_iter().map(|failure| format!("{granted}: {failure}")));
             }
             Err(log) => {
-                // The refusal is in the log's first error.
-                let line = log.lines().find(|line| line.contains("error")).unwrap_or("the daemon ended");
+                // What is no line of the log is its last word.
+                let line = log.lines().find(|line| line.starts_with("naikon: ")).unwrap_or("the daemon ended");
                 told += &format!("refused | {granted} | {line}\n");
-                wrong.push(format!("{granted}: the daemon should start:\n{log}"));
+                // The program for kernels that know no other needs CAP_PERFMON, see `budget.rs`.
+                if granted != "unit" || KernelVersion::current().unwrap() >= FRAGS {
+                    wrong.push(format!("{granted}: the daemon should start:\n{log}"));
+                }
             }
         }
     }
