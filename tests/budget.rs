@@ -133,6 +133,10 @@ fn every_program_stays_within_its_budget_under_the_capabilities_of_the_unit() {
         let told = String::from_utf8_lossy(&child.stdout);
         assert!(child.status.success(), "the object should load with {capabilities}: {told}");
         for line in fs::read_to_string(&file).unwrap().lines() {
+            if !line.starts_with('|') {
+                breaches.push(line.to_owned());
+                continue;
+            }
             table += &format!("| {name} {line}\n");
             if !line.ends_with(WITHIN) {
                 breaches.push(format!("{name} {line}"));
@@ -147,6 +151,9 @@ fn every_program_stays_within_its_budget_under_the_capabilities_of_the_unit() {
 /// How a line ends when all is as budgeted.
 const WITHIN: &str = "| |";
 
+/// What is said of a refusal that no row tells of.
+const UNEXPECTED: &str = "unexpected";
+
 /// Loads every program in every way and writes a line for each; what is not as budgeted stands in its last column.
 fn measure_into(file: &Path) {
     let status = fs::read_to_string("/proc/self/status").unwrap();
@@ -155,7 +162,7 @@ fn measure_into(file: &Path) {
     let mut lines = String::new();
     for (unparsed_drops, log) in [(false, false), (true, false), (false, true), (true, true)] {
         let way = Way { perfmon, unparsed_drops, log };
-        let mut ebpf = object(way);
+        let mut ebpf = object(way, VerifierLogLevel::STATS);
         let mut programs: Vec<String> = ebpf.programs().map(|(name, _)| name.to_owned()).collect();
         programs.retain(|name| name != abi::PROGRAM_FRAGS || KernelVersion::current().unwrap() >= FRAGS);
         programs.sort();
@@ -165,7 +172,9 @@ fn measure_into(file: &Path) {
             let (cost, breach) = match cost(&mut ebpf, &program) {
                 Ok(cost) => (cost.to_string(), budget.breach(way, &cost)),
                 Err(refusal) => {
-                    let word = refusal.lines().next().unwrap_or_default();
+                    // The statistics follow the verifier's last word.
+                    let word = refusal.lines().take_while(|line| !line.starts_with("verification time")).last();
+                    let word = word.unwrap_or_default();
                     (format!("refused: {word} | | | |"), budget.surprise(way, &refusal))
                 }
             };
@@ -173,6 +182,9 @@ fn measure_into(file: &Path) {
             let log = if log { "on" } else { "off" };
             let breach = breach.map_or(WITHIN.to_owned(), |breach| format!("| {breach} |"));
             lines += &format!("| {program} | {unparsed} | {log} | {cost} {breach}\n");
+            if breach.contains(UNEXPECTED) {
+                lines += &last_steps(way, &program);
+            }
         }
     }
     fs::write(file, lines).unwrap();
@@ -210,13 +222,13 @@ impl Budget {
     /// What of a refusal is not as this row says.
     fn surprise(&self, way: Way, refusal: &str) -> Option<String> {
         let known = self.refused(way) && SECRETS.iter().any(|secret| refusal.contains(secret));
-        (!known).then(|| "refused".to_owned())
+        (!known).then(|| UNEXPECTED.to_owned())
     }
 }
 
-fn object(way: Way) -> Ebpf {
+fn object(way: Way, log_level: VerifierLogLevel) -> Ebpf {
     EbpfLoader::new()
-        .verifier_log_level(VerifierLogLevel::STATS)
+        .verifier_log_level(log_level)
         .override_global(abi::UNPARSED_DROP, &u8::from(way.unparsed_drops), true)
         .override_global("AYA_LOG_LEVEL", &if way.log { INFO } else { 0 }, true)
         .load(OBJECT)
@@ -256,6 +268,16 @@ fn verifier_log(ebpf: &mut Ebpf, program: &str) -> Result<String, String> {
         Err(error) => Err(error.to_string()),
         Ok(_) => panic!("{program} should not load without a descriptor"),
     }
+}
+
+/// The last instructions that the verifier walked before it refused a program.
+fn last_steps(way: Way, program: &str) -> String {
+    const STEPS: usize = 20;
+    let mut ebpf = object(way, VerifierLogLevel::DEBUG | VerifierLogLevel::STATS);
+    let Err(ProgramError::LoadError { verifier_log, .. }) = load(&mut ebpf, program) else { return String::new() };
+    let log = verifier_log.to_string();
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(STEPS)..].iter().map(|line| format!("    {line}\n")).collect()
 }
 
 fn load(ebpf: &mut Ebpf, name: &str) -> Result<ProgramInfo, ProgramError> {
