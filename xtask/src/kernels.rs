@@ -17,7 +17,7 @@ mod report;
 
 use self::{
     apt::Apt,
-    report::{END, Report, document},
+    report::{END, Report, VERSION, document},
 };
 use crate::{
     setup::{install_packages, setup},
@@ -190,7 +190,7 @@ impl Kernel {
             thread::sleep(Duration::from_millis(200));
         }
         let text = fs::read(&console).context("the machine said nothing")?;
-        let report = Report::read(self.version.clone(), &String::from_utf8_lossy(&text), start.elapsed());
+        let report = Report::read(&self.version, &String::from_utf8_lossy(&text), start.elapsed());
         if report.code.is_none() {
             let how = if in_time { "ended without a result" } else { "took too long" };
             bail!("the machine {how}; see {}", console.display());
@@ -234,7 +234,7 @@ impl Kernel {
             }
         }
         let init = root.join("init");
-        fs::write(&init, INIT.replace("TESTS", &TESTS.join(" ")).replace("END", END))?;
+        fs::write(&init, INIT.replace("TESTS", &TESTS.join(" ")).replace("VERSION", VERSION).replace("END", END))?;
         fs::set_permissions(&init, fs::Permissions::from_mode(0o755))?;
         let initramfs = folder.join("initramfs");
         let script = "find . | cpio --quiet -o -H newc --owner 0:0 > \"$1\"";
@@ -258,6 +258,7 @@ for module in /modules/*; do insmod $module; done
 ip link set lo up
 cd /tmp
 echo
+echo \"VERSION$(uname -v)\"
 # As the unit has it: before 5.11 maps count as locked memory.
 ulimit -l unlimited
 /tests/system --test-threads 1 TESTS

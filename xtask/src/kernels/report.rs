@@ -3,6 +3,8 @@
 
 use std::{fmt::Write as _, time::Duration};
 
+/// How the machine begins its console, with what the kernel says of its build.
+pub(super) const VERSION: &str = "kernel built as: ";
 /// How the machine ends its console, with the exit code of the tests.
 pub(super) const END: &str = "tests ended: ";
 
@@ -24,11 +26,16 @@ enum Outcome {
 }
 
 impl Report {
-    pub(super) fn read(version: String, console: &str, took: Duration) -> Self {
+    pub(super) fn read(release: &str, console: &str, took: Duration) -> Self {
+        let version = release.to_owned();
         let mut report = Report { version, code: None, budget: Vec::new(), outcomes: Vec::new(), took };
         for line in console.lines().map(str::trim) {
             if let Some(code) = line.strip_prefix(END) {
                 report.code = code.parse().ok();
+            } else if let Some(build) = line.strip_prefix(VERSION) {
+                // "#1 SMP Debian 5.10.1-2 (2026-01-01)": the release alone does not tell which mends it has.
+                let package = build.split_once("Debian ").and_then(|(_, rest)| rest.split(' ').next());
+                report.version = package.unwrap_or(release).to_owned();
             } else if line.starts_with("| unit |") || line.starts_with("| perfmon |") {
                 report.budget.push(cells(line.trim_start_matches('|')));
             // The test's name may stand in front.
@@ -119,7 +126,7 @@ mod tests {
 
     #[test]
     fn console_is_read_whatever_stands_around() {
-        let console = "[    0.1] boot\r\n\
+        let console = "[    0.1] boot\r\nkernel built as: #1 SMP Debian 5.10.1-2 (2026-01-01)\r\n\
             test budget::x ... | granted | program |\r\n\
             | unit | naikon | pass | off | refused: R2 | | | | | |\r\n\
             | perfmon | naikon | pass | off | 3000 | 288 | 1 | 2 | 3 | |\r\n\
@@ -127,12 +134,12 @@ mod tests {
             test enforcement::y ... refused | unit | error: no\r\n\
             verdicts | perfmon | native | 32 | 0\r\n\
             tests ended: 101\r\n";
-        let report = Report::read("5.10".to_owned(), console, Duration::from_secs(60));
+        let report = Report::read("5.10.0-46-cloud-amd64", console, Duration::from_secs(60));
         assert_eq!(report.code, Some(101));
         assert_eq!(
             report.summary(),
-            "| 5.10 | unit | **no** | naikon | | | | R2 |\n\
-             | 5.10 | perfmon | yes | naikon | 3000 | 32 | 0 | native mode |\n"
+            "| 5.10.1-2 | unit | **no** | naikon | | | | R2 |\n\
+             | 5.10.1-2 | perfmon | yes | naikon | 3000 | 32 | 0 | native mode |\n"
         );
         assert!(report.details().contains("| perfmon | naikon | drop | off | 3001 |"), "{}", report.details());
     }
