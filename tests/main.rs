@@ -7,8 +7,10 @@
     reason = "a panic is how a test says no; clippy.toml exempts only the functions that are marked as tests"
 )]
 
+mod budget;
 mod cli;
 mod docs;
+mod enforcement;
 mod guards;
 mod harness;
 #[path = "../xtask/src/kernel.rs"]

@@ -1,9 +1,10 @@
-//! What plain cargo cannot do: `cargo xtask setup | run | test | fuzz | ci | tidy`. Each of them can be typed first in a fresh
+//! What plain cargo cannot do: `cargo xtask setup | run | test | kernels | fuzz | ci | tidy`. Each of them can be typed first in a fresh
 //! clone; what it needs is set up on the way.
 
 mod ci;
 mod fuzz;
 mod kernel;
+mod kernels;
 mod lab;
 mod run;
 mod setup;
@@ -53,6 +54,14 @@ enum Task {
         #[arg(last = true)]
         runner_arguments: Vec<OsString>,
     },
+    /// Try other kernels: boots those of Debian's suites in virtual machines and runs a few system tests there.
+    ///
+    /// Takes some minutes, since nothing is accelerated, and needs a Debian machine for its packages; neither root nor
+    /// sudo once qemu is there. Writes docs/kernels.md when all suites are tried.
+    Kernels {
+        /// Suites; without any, all: bullseye (5.10), bookworm (6.1), trixie (6.12).
+        suites: Vec<String>,
+    },
     /// Look for bytes that break a parser or a law, with libFuzzer; the targets are in `fuzz/`.
     ///
     /// Goes on from what earlier runs found (`target/fuzz/corpus`). An input that breaks something is told with the
@@ -101,6 +110,7 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Run { seconds, arguments } => return run::run_naikon(&shell::workspace()?, seconds, &arguments),
         Task::Lab { workspace, seconds } => lab::lab(&workspace, seconds)?,
         Task::Test { runner_arguments } => return test::test(&shell::workspace()?, &runner_arguments),
+        Task::Kernels { suites } => return kernels::kernels(&shell::workspace()?, &suites),
         Task::Fuzz { seconds, targets } => {
             fuzz::fuzz(&shell::workspace()?, &targets, fuzz::Time::Each(Duration::from_secs(seconds)))?;
         }

@@ -1,0 +1,301 @@
+//! What each program of the object may cost the verifier and the kernel: instructions walked, stack, machine code.
+//!
+//! Decides the budget, and that growth above it is a decision. It does not look at verdicts. Every program is loaded
+//! under exactly the capabilities that the service unit grants, and again with `CAP_PERFMON`: without that one the
+//! verifier also walks what a CPU may run ahead of a branch, and adds masking, so the first set is what counts.
+//! Both policies for unparsed frames, with and without the log of decisions, are tried.
+//!
+//! The kernel tells some of it about a loaded program, the rest only in the verifier's log, which aya hands out with
+//! a failure alone. So each program is loaded twice: once where no descriptor is left for it, which the kernel finds
+//! out after all else is done and logged, and once for good. Such a limit, as capabilities, is a matter of a whole
+//! process: this test starts itself again for each set.
+
+use std::env;
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::os::fd::AsRawFd as _;
+use std::path::Path;
+use std::process::Command;
+
+use aya::programs::{Program, ProgramError, ProgramInfo};
+use aya::util::KernelVersion;
+use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
+use naikon_ebpf::abi;
+use naikon_userspace::kernel::OBJECT;
+use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use crate::enforcement::{CAPABILITIES, FRAGS};
+use crate::harness::needs_root;
+
+/// The most that one program may take, whatever the capabilities and the policy.
+struct Budget {
+    program: &'static str,
+    /// Instructions that the verifier walks. Users wait for it at each start; a million is the kernel's own bound.
+    verified: u32,
+    /// The same with the log of decisions, which is compiled in and mostly removed.
+    verified_with_log: u32,
+    /// Bytes of stack of all functions together, which no chain of calls exceeds; 512 is the kernel's own bound.
+    stack: u32,
+    /// Bytes of machine code without the log: what a frame drags through the instruction cache.
+    jitted: u32,
+    /// The verifier refuses it without `CAP_PERFMON`.
+    needs_perfmon: bool,
+    /// The same with the log.
+    log_needs_perfmon: bool,
+}
+
+/// With what words the verifier refuses a program that needs `CAP_PERFMON`, to which alone it shows addresses.
+const SECRETS: [&str; 3] = [
+    // The length of a frame, from its start and end.
+    "pointer -= pointer prohibited",
+    // Whether a header ends inside the frame; allowed to all since 6.6 and in what was mended after it.
+    "pointer comparison prohibited",
+    // Arguments of the log that the compiler copies in pieces.
+    "attempt to corrupt spilled pointer on stack",
+];
+
+/// One row a program. Growth is a decision: raise a number in the commit that needs it, and say there why.
+const BUDGETS: [Budget; 2] = [
+    // The walk of tags and PPPoE is unrolled, so each of its ends is verified with the lookups and counters behind it.
+    Budget {
+        program: abi::PROGRAM_FRAGS,
+        verified: 4_000,
+        verified_with_log: 60_000,
+        stack: 448,
+        jitted: 8_000,
+        needs_perfmon: false,
+        log_needs_perfmon: true,
+    },
+    // The same code but for the length of the frame.
+    Budget {
+        program: abi::PROGRAM_LINEAR,
+        verified: 4_000,
+        verified_with_log: 60_000,
+        stack: 448,
+        jitted: 8_000,
+        needs_perfmon: true,
+        log_needs_perfmon: true,
+    },
+];
+
+/// In `/proc/PID/status` (include/uapi/linux/capability.h).
+const CAP_PERFMON: u64 = 1 << 38;
+
+/// Names the file for the results, in the process that measures.
+const MEASURE: &str = "NAIKON_TEST_MEASURE";
+/// What this test is called, for starting it again.
+const TEST: &str = "budget::every_program_stays_within_its_budget_under_the_capabilities_of_the_unit";
+
+/// What `--trace` asks for: aya-log's level "info".
+const INFO: u8 = 3;
+
+/// One way to load the object.
+#[derive(Clone, Copy)]
+struct Way {
+    perfmon: bool,
+    unparsed_drops: bool,
+    log: bool,
+}
+
+/// What loading one program cost.
+struct Cost {
+    verified: u32,
+    stack: u32,
+    translated: u32,
+    jitted: u32,
+    microseconds: u32,
+}
+
+#[test]
+fn every_program_stays_within_its_budget_under_the_capabilities_of_the_unit() {
+    if let Some(file) = env::var_os(MEASURE) {
+        return measure_into(Path::new(&file));
+    }
+    if needs_root() {
+        return;
+    }
+    let mut table =
+        "| granted | program | unparsed | log | verified | stack | translated | jitted | us | |\n".to_owned();
+    table += "|---|---|---|---|---|---|---|---|---|---|\n";
+    let mut breaches = Vec::new();
+    for (name, capabilities) in CAPABILITIES {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("measured");
+        let child = Command::new("setpriv")
+            .args(["--bounding-set", capabilities, "--inh-caps", "-all", "--no-new-privs", "--"])
+            .arg(env::current_exe().unwrap())
+            .args(["--exact", TEST])
+            .env(MEASURE, &file)
+            .output()
+            .expect("setpriv should be installed (util-linux)");
+        let told = String::from_utf8_lossy(&child.stdout);
+        assert!(child.status.success(), "the object should load with {capabilities}: {told}");
+        for line in fs::read_to_string(&file).unwrap().lines() {
+            if !line.starts_with('|') {
+                breaches.push(line.to_owned());
+                continue;
+            }
+            table += &format!("| {name} {line}\n");
+            if !line.ends_with(WITHIN) {
+                breaches.push(format!("{name} {line}"));
+            }
+        }
+    }
+    // Not `println!`, whose text the test runner keeps to itself unless the test fails.
+    io::stdout().write_all(table.as_bytes()).unwrap();
+    assert!(breaches.is_empty(), "the budget says otherwise:\n{}", breaches.join("\n"));
+}
+
+/// How a line ends when all is as budgeted.
+const WITHIN: &str = "| |";
+
+/// What is said of a refusal that no row tells of.
+const UNEXPECTED: &str = "unexpected";
+
+/// Loads every program in every way and writes a line for each; what is not as budgeted stands in its last column.
+fn measure_into(file: &Path) {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let effective = u64::from_str_radix(after(&status, "CapEff:"), 16).unwrap();
+    let perfmon = effective & CAP_PERFMON != 0;
+    let mut lines = String::new();
+    for (unparsed_drops, log) in [(false, false), (true, false), (false, true), (true, true)] {
+        let way = Way { perfmon, unparsed_drops, log };
+        let mut ebpf = object(way, VerifierLogLevel::STATS);
+        let mut programs: Vec<String> = ebpf.programs().map(|(name, _)| name.to_owned()).collect();
+        programs.retain(|name| name != abi::PROGRAM_FRAGS || KernelVersion::current().unwrap() >= FRAGS);
+        programs.sort();
+        for program in programs {
+            let budget = BUDGETS.iter().find(|budget| budget.program == program);
+            let budget = budget.unwrap_or_else(|| panic!("{program} should have a row in BUDGETS"));
+            let (cost, breach) = match cost(&mut ebpf, &program) {
+                Ok(cost) => (cost.to_string(), budget.breach(way, &cost)),
+                Err(refusal) => {
+                    // The statistics follow the verifier's last word.
+                    let word = refusal.lines().take_while(|line| !line.starts_with("verification time")).last();
+                    let word = word.unwrap_or_default();
+                    (format!("refused: {word} | | | |"), budget.surprise(way, &refusal))
+                }
+            };
+            let unparsed = if unparsed_drops { "drop" } else { "pass" };
+            let log = if log { "on" } else { "off" };
+            let breach = breach.map_or(WITHIN.to_owned(), |breach| format!("| {breach} |"));
+            lines += &format!("| {program} | {unparsed} | {log} | {cost} {breach}\n");
+            if breach.contains(UNEXPECTED) {
+                lines += &last_steps(way, &program);
+            }
+        }
+    }
+    fs::write(file, lines).unwrap();
+}
+
+impl fmt::Display for Cost {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Cost { verified, stack, translated, jitted, microseconds } = self;
+        write!(formatter, "{verified} | {stack} | {translated} | {jitted} | {microseconds}")
+    }
+}
+
+impl Budget {
+    /// Whether it is known that the verifier refuses it so.
+    fn refused(&self, way: Way) -> bool {
+        !way.perfmon && if way.log { self.log_needs_perfmon } else { self.needs_perfmon }
+    }
+
+    /// What of a cost is not as this row says.
+    fn breach(&self, way: Way, cost: &Cost) -> Option<String> {
+        if self.refused(way) {
+            return Some("loads now without CAP_PERFMON: say so in its row".to_owned());
+        }
+        let (verified, jitted) =
+            if way.log { (self.verified_with_log, u32::MAX) } else { (self.verified, self.jitted) };
+        let found = [
+            ("verified instructions", cost.verified, verified),
+            ("bytes of stack", cost.stack, self.stack),
+            ("bytes of machine code", cost.jitted, jitted),
+        ];
+        let above = found.into_iter().find(|(_, found, most)| found > most);
+        above.map(|(what, found, most)| format!("{found} {what}, above {most}"))
+    }
+
+    /// What of a refusal is not as this row says.
+    fn surprise(&self, way: Way, refusal: &str) -> Option<String> {
+        let known = self.refused(way) && SECRETS.iter().any(|secret| refusal.contains(secret));
+        (!known).then(|| UNEXPECTED.to_owned())
+    }
+}
+
+fn object(way: Way, log_level: VerifierLogLevel) -> Ebpf {
+    EbpfLoader::new()
+        .verifier_log_level(log_level)
+        .override_global(abi::UNPARSED_DROP, &u8::from(way.unparsed_drops), true)
+        .override_global("AYA_LOG_LEVEL", &if way.log { INFO } else { 0 }, true)
+        .load(OBJECT)
+        .expect("the maps of the object should load")
+}
+
+/// Loads a program and tells what that cost, or what the verifier says against it.
+fn cost(ebpf: &mut Ebpf, program: &str) -> Result<Cost, String> {
+    let log = verifier_log(ebpf, program)?;
+    let info = load(ebpf, program).map_err(|error| error.to_string())?;
+    Ok(Cost {
+        // Kernels before 5.16 tell it in the log alone.
+        verified: info.verified_instruction_count().unwrap_or_else(|| number(&log, "processed ")),
+        // A number for each function, as in "24+0+8".
+        stack: after(&log, "stack depth ").split('+').map(|depth| depth.parse::<u32>().unwrap()).sum(),
+        translated: info.size_translated().unwrap_or(0),
+        jitted: info.size_jitted(),
+        microseconds: number(&log, "verification time "),
+    })
+}
+
+/// What the verifier says of a program that it accepts, or against one that it does not.
+fn verifier_log(ebpf: &mut Ebpf, program: &str) -> Result<String, String> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    // Descriptors are given from below.
+    let next = File::open("/dev/null").unwrap().as_raw_fd();
+    setrlimit(Resource::RLIMIT_NOFILE, next.try_into().unwrap(), hard).unwrap();
+    let loaded = load(ebpf, program);
+    setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+    match loaded {
+        Err(ProgramError::LoadError { io_error, verifier_log })
+            if io_error.raw_os_error() == Some(Errno::EMFILE as i32) =>
+        {
+            Ok(verifier_log.to_string())
+        }
+        Err(ProgramError::LoadError { verifier_log, .. }) => Err(verifier_log.to_string()),
+        Err(error) => Err(error.to_string()),
+        Ok(_) => panic!("{program} should not load without a descriptor"),
+    }
+}
+
+/// The last instructions that the verifier walked before it refused a program.
+fn last_steps(way: Way, program: &str) -> String {
+    const STEPS: usize = 20;
+    let mut ebpf = object(way, VerifierLogLevel::DEBUG | VerifierLogLevel::STATS);
+    let Err(ProgramError::LoadError { verifier_log, .. }) = load(&mut ebpf, program) else { return String::new() };
+    let log = verifier_log.to_string();
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(STEPS)..].iter().map(|line| format!("    {line}\n")).collect()
+}
+
+fn load(ebpf: &mut Ebpf, name: &str) -> Result<ProgramInfo, ProgramError> {
+    match ebpf.program_mut(name).unwrap() {
+        Program::Xdp(program) => {
+            program.load()?;
+            program.info()
+        }
+        other => panic!("{name} is of a type that this test cannot load yet: {:?}", other.prog_type()),
+    }
+}
+
+/// The word that follows `label`.
+fn after<'a>(text: &'a str, label: &str) -> &'a str {
+    let (_, rest) = text.split_once(label).unwrap_or_else(|| panic!("{label:?} should be told: {text}"));
+    rest.split_whitespace().next().unwrap_or_default()
+}
+
+fn number(text: &str, label: &str) -> u32 {
+    after(text, label).parse().unwrap_or_else(|_| panic!("a number should follow {label:?}: {text}"))
+}

@@ -1,0 +1,164 @@
+//! The least that must hold on every kernel: the released binary, with no more than the unit grants, drops what is
+//! listed and nothing else, before and after a reload.
+//!
+//! Decides the handful of frames that stand for all of `verdict.rs`, which looks at one loaded program and not at the
+//! daemon. `cargo xtask kernels` runs this in virtual machines with other kernels and reads the lines that it prints.
+
+use std::io::{self, Write as _};
+use std::process::Command;
+
+use aya::util::KernelVersion;
+
+use crate::harness::{
+    C2, C2_6, C2_6_NEIGHBOUR, C2_NEIGHBOUR, CLIENT, CLIENT6, Daemon, Lab, RANGE, RANGE6, binary, complete, eventually,
+    holds, needs_root,
+};
+use crate::packets::{DOT1Q, Frame, Packet, ipv4, ipv6, udp};
+
+/// What the unit grants, for setpriv, and what it may be given to make the program faster.
+pub(crate) const CAPABILITIES: [(&str, &str); 2] =
+    [("unit", "-all,+bpf,+net_admin"), ("perfmon", "-all,+bpf,+net_admin,+perfmon")];
+
+/// The first kernel that loads programs for multi-buffer frames.
+pub(crate) const FRAGS: KernelVersion = KernelVersion::new(5, 18, 0);
+
+/// A frame with a mark in it, and whether it passes, with the first list and with the second.
+struct Row {
+    mark: String,
+    frame: Frame,
+    passes: [bool; 2],
+}
+
+/// Every kind of entry once, hit and just missed, from both ends, plain and behind a tag and PPPoE.
+fn rows() -> Vec<Row> {
+    let mut rows = Vec::new();
+    let mut row = |make: &dyn Fn(&[u8]) -> Packet, passes| {
+        let mark = format!("row {:02}", rows.len());
+        rows.push(Row { frame: Lab::from_client(make(mark.as_bytes())), mark, passes });
+    };
+    let data = |mark: &[u8]| udp(40_000, 9, mark);
+    let neighbour_of_range = [203, 0, 112, 255].into();
+    let neighbour_of_range6 = "2001:db8:f:cafd:ffff::7".parse().unwrap();
+    let allowed = [203, 0, 113, 77].into();
+
+    // Listed at first and no longer after the reload, and the other way round.
+    row(&|mark| ipv4(CLIENT, C2).carry(data(mark)), [false, true]);
+    row(&|mark| ipv4(CLIENT, C2_NEIGHBOUR).carry(data(mark)), [true, false]);
+    row(&|mark| ipv6(CLIENT6, C2_6).carry(data(mark)), [false, true]);
+    row(&|mark| ipv6(CLIENT6, C2_6_NEIGHBOUR).carry(data(mark)), [true, false]);
+    // Networks stay, with a hole.
+    row(&|mark| ipv4(CLIENT, RANGE).carry(data(mark)), [false, false]);
+    row(&|mark| ipv4(CLIENT, neighbour_of_range).carry(data(mark)), [true, true]);
+    row(&|mark| ipv4(CLIENT, allowed).carry(data(mark)), [true, true]);
+    row(&|mark| ipv6(CLIENT6, RANGE6).carry(data(mark)), [false, false]);
+    row(&|mark| ipv6(CLIENT6, neighbour_of_range6).carry(data(mark)), [true, true]);
+    // The source counts as well.
+    row(&|mark| ipv4(RANGE, CLIENT).carry(data(mark)), [false, false]);
+    row(&|mark| ipv6(RANGE6, CLIENT6).carry(data(mark)), [false, false]);
+    // Behind what the walk steps over.
+    row(&|mark| ipv4(CLIENT, C2).carry(data(mark)).tagged(DOT1Q, 0), [false, true]);
+    row(&|mark| ipv6(CLIENT6, C2_6).carry(data(mark)).tagged(DOT1Q, 0), [false, true]);
+    row(&|mark| ipv4(CLIENT, RANGE).carry(data(mark)).pppoe(), [false, false]);
+    row(&|mark| ipv4(CLIENT, neighbour_of_range).carry(data(mark)).pppoe(), [true, true]);
+    // IPv6 that carries a listed IPv4 address.
+    let mapped = RANGE.to_ipv6_mapped();
+    row(&|mark| ipv6(CLIENT6, mapped).carry(data(mark)), [false, false]);
+    rows
+}
+
+#[test]
+fn listed_addresses_are_dropped_and_no_others_under_the_capabilities_of_the_unit() {
+    if needs_root() {
+        return;
+    }
+    let mut told = String::new();
+    let mut wrong = Vec::new();
+    for (granted, capabilities) in CAPABILITIES {
+        match enforce(capabilities) {
+            Ok(Enforced { mode, right, failures }) => {
+                told += &format!("verdicts | {granted} | {mode} | {right} | {}\n", failures.len());
+                wrong.extend(failures.into_iter().map(|failure| format!("{granted}: {failure}")));
+            }
+            Err(log) => {
+                // What is no line of the log is its last word.
+                let line = log.lines().find(|line| line.starts_with("naikon: ")).unwrap_or("the daemon ended");
+                told += &format!("refused | {granted} | {line}\n");
+                // The program for kernels that know no other needs CAP_PERFMON, see `budget.rs`.
+                if granted != "unit" || KernelVersion::current().unwrap() >= FRAGS {
+                    wrong.push(format!("{granted}: the daemon should start:\n{log}"));
+                }
+            }
+        }
+    }
+    // Not `println!`, whose text the test runner keeps to itself unless the test fails.
+    io::stdout().write_all(told.as_bytes()).unwrap();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+struct Enforced {
+    mode: String,
+    right: usize,
+    failures: Vec<String>,
+}
+
+/// Runs the daemon with no other capabilities and sends every row twice; the log of a daemon that ended by itself.
+fn enforce(capabilities: &str) -> Result<Enforced, String> {
+    let lab = Lab::new();
+    let networks = "203.0.113.0/24\n2001:db8:f:cafe::/64\n";
+    let list = lab.write("c2.txt", &format!("{C2}\n{C2_6}\n{networks}"));
+    let allow = lab.write("allow.txt", "203.0.113.77\n");
+    let mut command = Command::new("setpriv");
+    command.args(["--bounding-set", capabilities, "--inh-caps", "-all", "--no-new-privs", "--"]).arg(binary());
+    let (list, allow) = (list.to_str().unwrap(), allow.to_str().unwrap());
+    complete(&mut command, &lab, &["-i", "lan0", "-i", "wan0", "-l", list, "--allow", allow]);
+    let mut daemon = Daemon::spawn(&lab, command);
+    let ended = eventually("the daemon should attach or end", || {
+        let ready = lab.gateway.xdp_programs().len() == 2;
+        (!daemon.is_running()).then_some(true).or_else(|| ready.then_some(false))
+    });
+    if ended {
+        return Err(daemon.log());
+    }
+    daemon.await_ready();
+
+    let mode = daemon.status()["attached"][0]["mode"].as_str().unwrap_or("unknown").to_owned();
+    let mut enforced = Enforced { mode, right: 0, failures: Vec::new() };
+    enforced.try_rows(&lab, 0);
+    lab.write("c2.txt", &format!("{C2_NEIGHBOUR}\n{C2_6_NEIGHBOUR}\n{networks}"));
+    daemon.await_verdict(&C2_6_NEIGHBOUR.to_string(), "drop");
+    enforced.try_rows(&lab, 1);
+    lab.naikon(&["detach"]).exits(0);
+    Ok(enforced)
+}
+
+impl Enforced {
+    /// Sends every frame once and compares what came through with the column of this phase.
+    fn try_rows(&mut self, lab: &Lab, phase: usize) {
+        let (client, gateway) = (lab.client.wire("eth0"), lab.gateway.wire("lan0"));
+        let rows = rows();
+        for row in &rows {
+            client.send(&row.frame);
+        }
+        // Frames stay in order: with the last, all have come.
+        let last = Lab::from_client(ipv4(CLIENT, [192, 0, 2, 1].into()).carry(udp(40_000, 9, b"the last")));
+        client.send(&last);
+        let mut came = Vec::new();
+        eventually("a clean frame should pass", || {
+            gateway.take(|frame| {
+                came.push(frame.to_vec());
+                false
+            });
+            came.contains(&last.bytes).then_some(())
+        });
+        for Row { mark, passes, .. } in &rows {
+            // By the mark: a socket does not see tags.
+            let passed = came.iter().any(|frame| holds(frame, mark.as_bytes()));
+            let passes = passes[phase];
+            if passed == passes {
+                self.right += 1;
+            } else {
+                self.failures.push(format!("{mark}, phase {phase}: passed {passed}, should have: {passes}"));
+            }
+        }
+    }
+}
