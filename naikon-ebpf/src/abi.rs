@@ -53,6 +53,10 @@ pub const META: &str = "META";
 pub const PROGRAM_FRAGS: &str = "naikon_frags";
 /// The same program for kernels that know no multi-buffer frames.
 pub const PROGRAM_LINEAR: &str = "naikon";
+/// As [`PROGRAM_FRAGS`], and logs every decision.
+pub const PROGRAM_TRACE_FRAGS: &str = "trace_frags";
+/// As [`PROGRAM_LINEAR`], and logs every decision.
+pub const PROGRAM_TRACE_LINEAR: &str = "trace";
 /// Read-only global `u8`: 1 drops the frames that the walk cannot read, 0 passes them.
 pub const UNPARSED_DROP: &str = "UNPARSED_DROP";
 

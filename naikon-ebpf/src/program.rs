@@ -67,21 +67,33 @@ static NAMES: HashMap<abi::NameKey, u32> = HashMap::with_max_entries(abi::LISTS_
 #[map]
 static META: Array<u64> = Array::with_max_entries(abi::META_LEN, 0);
 
-/// Set before load, read-only after: the branch that is not wanted is removed by the verifier. So is every log
-/// statement unless `AYA_LOG_LEVEL` asks for it.
+/// Set before load, read-only after: the branch that is not wanted is removed by the verifier.
 #[unsafe(no_mangle)]
 static UNPARSED_DROP: Global<u8> = Global::new(0);
 
 /// Entry point for kernels with multi-buffer frames; the addresses always lie in the first buffer.
 #[xdp(frags)]
 pub(crate) fn naikon_frags(ctx: XdpContext) -> u32 {
-    judge::<true>(&ctx)
+    judge::<true, false>(&ctx)
 }
 
 /// Entry point for kernels without.
 #[xdp]
 pub(crate) fn naikon(ctx: XdpContext) -> u32 {
-    judge::<false>(&ctx)
+    judge::<false, false>(&ctx)
+}
+
+/// As [`naikon_frags`], and logs every decision. An entry point of its own: without CAP_PERFMON the verifier walks the code of
+/// a log that is off as well, and refuses it.
+#[xdp(frags)]
+pub(crate) fn trace_frags(ctx: XdpContext) -> u32 {
+    judge::<true, true>(&ctx)
+}
+
+/// As [`naikon`], and logs every decision.
+#[xdp]
+pub(crate) fn trace(ctx: XdpContext) -> u32 {
+    judge::<false, true>(&ctx)
 }
 
 #[unsafe(no_mangle)]
@@ -108,16 +120,20 @@ static HOSTS_SHIFT: Global<u32> = Global::new(0);
 static PREFIXES_SHIFT: Global<u32> = Global::new(0);
 
 #[inline(always)]
-fn judge<const FRAGS: bool>(ctx: &XdpContext) -> u32 {
+fn judge<const FRAGS: bool, const TRACE: bool>(ctx: &XdpContext) -> u32 {
     match packet::endpoints(XdpFrame { start: ctx.data(), end: ctx.data_end() }) {
         Sight::V4 { source, destination } => {
             let hit = judge_v4(u32::from_be_bytes(source), u32::from_be_bytes(destination));
-            trace_v4(ctx, source, destination, hit);
+            if TRACE {
+                trace_v4(ctx, source, destination, hit);
+            }
             settle::<FRAGS>(ctx, Family::V4, hit)
         }
         Sight::V6 { source, destination } => {
             let hit = judge_v6(halves(source), halves(destination));
-            trace_v6(ctx, source, destination, hit);
+            if TRACE {
+                trace_v6(ctx, source, destination, hit);
+            }
             settle::<FRAGS>(ctx, Family::V6, hit)
         }
         Sight::NotIp => pass(ctx),
@@ -178,7 +194,7 @@ fn listed_v6(high: u64, low: u64) -> u32 {
 }
 
 /// The maps as tables. A word or a line that is not there has every bit set, or asks the trie.
-struct Maps;
+pub(crate) struct Maps;
 
 impl Tables for Maps {
     #[inline(always)]
@@ -278,23 +294,24 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn trie_v4(&self, address: u32) -> Action {
-        RULES_V4.get(Key::new(32, address.to_be_bytes())).map_or(Action::NONE, |raw| Action::from_trie(*raw))
+        let aligned = AlignedKey { in_front: [], key: Key::new(32, address.to_be_bytes()) };
+        RULES_V4.get(&aligned.key).map_or(Action::NONE, |raw| Action::from_trie(*raw))
     }
 
     #[inline(always)]
     fn trie_v6(&self, high: u64, low: u64) -> Action {
         let address = (u128::from(high) << 64 | u128::from(low)).to_be_bytes();
-        let aligned = AlignedKey { _in_front: 0, key: Key::new(128, address) };
+        let aligned = AlignedKey { in_front: [0], key: Key::new(128, address) };
         RULES_V6.get(&aligned.key).map_or(Action::NONE, |raw| Action::from_trie(*raw))
     }
 }
 
-/// A key on the stack whose address lies on a multiple of eight: the verifier wants stack accesses aligned, and the
-/// compiler, which may access packets unaligned, does not know of the difference.
+/// A key on the stack that ends on a multiple of eight: the verifier wants stack accesses aligned, and the compiler, which
+/// may access packets unaligned, does not know of the difference.
 #[repr(C, align(8))]
-struct AlignedKey {
-    _in_front: u32,
-    key: Key<[u8; 16]>,
+struct AlignedKey<const WORDS: usize, A> {
+    in_front: [u32; WORDS],
+    key: Key<A>,
 }
 
 #[inline(always)]
@@ -304,14 +321,14 @@ fn read(words: &Array<Word>, word: u32) -> u64 {
 
 /// A listed endpoint that decides over the frame.
 #[derive(Clone, Copy)]
-struct Hit {
+pub(crate) struct Hit {
     action: Action,
     direction: Direction,
 }
 
 /// Drop beats monitor; of equals the destination decides. An allowed endpoint is no hit.
 #[inline(always)]
-fn decide(destination: Action, source: Action) -> Option<Hit> {
+pub(crate) fn decide(destination: Action, source: Action) -> Option<Hit> {
     if destination.is_drop() || (destination.is_monitor() && !source.is_drop()) {
         Some(Hit { action: destination, direction: Direction::To })
     } else if source.is_drop() || source.is_monitor() {
@@ -323,7 +340,7 @@ fn decide(destination: Action, source: Action) -> Option<Hit> {
 
 /// Counts the frame and gives its verdict.
 #[inline(always)]
-fn settle<const FRAGS: bool>(ctx: &XdpContext, family: Family, hit: Option<Hit>) -> u32 {
+pub(crate) fn settle<const FRAGS: bool>(ctx: &XdpContext, family: Family, hit: Option<Hit>) -> u32 {
     let Some(Hit { action, direction }) = hit else {
         return pass(ctx);
     };
@@ -385,9 +402,9 @@ fn frame_bytes<const FRAGS: bool>(ctx: &XdpContext) -> u64 {
 }
 
 /// A packet in the kernel.
-struct XdpFrame {
-    start: usize,
-    end: usize,
+pub(crate) struct XdpFrame {
+    pub(crate) start: usize,
+    pub(crate) end: usize,
 }
 
 impl Frame for XdpFrame {

@@ -17,7 +17,7 @@ use crate::{
     config::{Config, ConfigError, Overrides},
     content::Content,
     delta::{self, Delta},
-    kernel::{self, ErrorKind, Kernel, KernelError},
+    kernel::{self, Enforced, ErrorKind, Kernel, KernelError},
     prefix::Prefix,
     protocol::{ListReload, Reload, ReloadResult},
     provenance::{Now, Time},
@@ -64,9 +64,6 @@ impl Origin {
         Config::merge(Some((&text, folder)), &self.overrides).map_err(|error| named(&error))
     }
 }
-
-/// What is to be done as soon as a change is enforced.
-pub(crate) type Enforced<'a> = &'a mut dyn FnMut(&mut Kernel) -> Result<(), KernelError>;
 
 /// The lists and what the kernel enforces of them.
 pub(crate) struct Lists {

@@ -17,12 +17,12 @@ use super::{
     hooks::Hooks,
     host::Facts,
     metrics::Instruments,
-    reload::{Cause, Enforced, Lists, Origin, Wish},
+    reload::{Cause, Lists, Origin, Wish},
     snapshot::{ListView, Snapshot},
 };
 use crate::{
     config::{Config, OnExit},
-    kernel::{ErrorKind, Kernel, KernelError},
+    kernel::{Enforced, ErrorKind, Kernel, KernelError},
     list::spoken,
     protocol::{Reload, ReloadResult},
 };

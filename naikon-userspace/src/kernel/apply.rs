@@ -1,12 +1,10 @@
-//! From one set of rules to another, in tables and tries, without a moment of a third answer; and tables made anew.
-//!
-//! The tables answer nearly every lookup, so a change is enforced when they are written. Operations that lookups may ask
-//! the trie about are written to it in their turn; all others follow in batches, when enforcement has begun.
+//! Applies a delta to the kernel's tables and tries, or undoes it; makes tables anew where they do not serve. In what order
+//! stands in [`crate::tables`].
 
 use crate::{
     delta::{Delta, Op},
     ruleset::Rule,
-    tables::{Counts, Set, Shape},
+    tables::{Change, Counts, Set, Shape, Tries},
 };
 use naikon_ebpf::abi;
 
@@ -22,6 +20,9 @@ use super::{
 /// How much more than now tables hold that can never be made anew.
 const HEADROOM: u64 = 4;
 
+/// What is to be done as soon as a change is enforced, before the tries are complete.
+pub type Enforced<'a> = &'a mut dyn FnMut(&mut Kernel) -> Result<(), KernelError>;
+
 /// A refused apply.
 #[derive(Debug)]
 pub struct Refused {
@@ -31,15 +32,28 @@ pub struct Refused {
     pub tables_unknown: bool,
 }
 
-/// How far an apply has come.
-#[derive(Default)]
-struct Progress {
-    /// Operations that were begun in the tables.
-    begun: usize,
-    /// Operations that are in the tables, and in the trie where lookups ask it.
-    done: usize,
-    /// Operations that are in the trie, of those that follow behind.
-    behind: usize,
+/// The tries, written to while programs may read them, or not.
+struct Watched<'a> {
+    tables: &'a mut Tables,
+    has_readers: bool,
+}
+
+impl Tries for Watched<'_> {
+    type Error = KernelError;
+
+    fn write(&mut self, op: &Op) -> Result<(), KernelError> {
+        self.tables.write(op)
+    }
+
+    fn write_many(&mut self, ops: &[Op]) -> Result<(), (usize, KernelError)> {
+        self.tables.write_many(ops)
+    }
+
+    fn wait_for_readers(&mut self) {
+        if self.has_readers {
+            wait_for_readers();
+        }
+    }
 }
 
 impl Kernel {
@@ -50,12 +64,7 @@ impl Kernel {
     ///
     /// When the kernel, or `enforced`, refuses. The old rules are enforced again, unless undoing failed too: then
     /// [`Refused::tables_unknown`] says to read the tables back before the next apply.
-    pub fn apply(
-        &mut self,
-        delta: &Delta,
-        rules_now: &[Rule],
-        enforced: &mut dyn FnMut(&mut Kernel) -> Result<(), KernelError>,
-    ) -> Result<u64, Refused> {
+    pub fn apply(&mut self, delta: &Delta, rules_now: &[Rule], enforced: Enforced<'_>) -> Result<u64, Refused> {
         let refused = |error| Refused { error, tables_unknown: false };
         require_room(delta, rules_now).map_err(refused)?;
         let generation = self.generation().map_err(refused)?;
@@ -64,20 +73,15 @@ impl Kernel {
             self.tables.set_meta(abi::META_APPLYING, 0).map_err(refused)?;
             return Err(refused(error));
         }
-        delta.ops.iter().for_each(|op| self.set.prepare(op));
-        let visible: Vec<bool> = delta.ops.iter().map(|op| self.set.is_visible(op)).collect();
-        let mut behind: Vec<Op> =
-            delta.ops.iter().zip(&visible).filter(|(_, visible)| !**visible).map(|(op, _)| *op).collect();
-        behind.sort_unstable_by_key(|op| (matches!(op, Op::Remove(_)), op.prefix()));
-        let mut progress = Progress::default();
-        let outcome = self.walk(delta, &visible, &behind, &mut progress, enforced);
+        let mut change = Change::announce(delta, &mut self.set);
+        let outcome = self.follow(&mut change, enforced);
         match outcome {
             Ok(()) => {
                 self.tables.set_meta(abi::META_GENERATION, generation + 1).map_err(refused)?;
                 self.tables.set_meta(abi::META_APPLYING, 0).map_err(refused)?;
                 Ok(generation + 1)
             }
-            Err(error) => match self.undo(delta, &visible, &behind, &progress) {
+            Err(error) => match self.both(|set, tries| change.undo(set, tries)) {
                 Ok(()) => {
                     self.tables.set_meta(abi::META_APPLYING, 0).map_err(refused)?;
                     Err(refused(error))
@@ -91,48 +95,16 @@ impl Kernel {
         }
     }
 
-    fn walk(
-        &mut self,
-        delta: &Delta,
-        visible: &[bool],
-        behind: &[Op],
-        progress: &mut Progress,
-        enforced: &mut dyn FnMut(&mut Kernel) -> Result<(), KernelError>,
-    ) -> Result<(), KernelError> {
-        let mut pauses = delta.pauses.iter().peekable();
-        for (place, (op, visible)) in delta.ops.iter().zip(visible).enumerate() {
-            if pauses.next_if_eq(&&place).is_some() && !self.attachments.is_empty() {
-                wait_for_readers();
-            }
-            progress.begun = place + 1;
-            self.set.mirror(op)?;
-            if *visible {
-                self.tables.write(op)?;
-            }
-            progress.done = place + 1;
-        }
+    fn follow(&mut self, change: &mut Change<'_>, enforced: Enforced<'_>) -> Result<(), KernelError> {
+        self.both(|set, tries| change.enforce(set, tries))?;
         enforced(self)?;
-        self.tables.write_many(behind).map_err(|(done, error)| {
-            progress.behind = done;
-            error
-        })
+        self.both(|_, tries| change.complete(tries))
     }
 
-    /// The same way back.
-    fn undo(&mut self, delta: &Delta, visible: &[bool], behind: &[Op], progress: &Progress) -> Result<(), KernelError> {
-        for op in behind.iter().take(progress.behind).rev() {
-            self.tables.write(&op.inverse())?;
-        }
-        for (place, (op, visible)) in delta.ops.iter().zip(visible).enumerate().take(progress.begun).rev() {
-            if *visible && place < progress.done {
-                self.tables.write(&op.inverse())?;
-            }
-            self.set.mirror(&op.inverse())?;
-            if delta.pauses.contains(&place) && !self.attachments.is_empty() {
-                wait_for_readers();
-            }
-        }
-        Ok(())
+    /// Tables and tries, borrowed together.
+    fn both<R>(&mut self, work: impl FnOnce(&mut Set<Mapped>, &mut Watched<'_>) -> R) -> R {
+        let has_readers = !self.attachments.is_empty();
+        work(&mut self.set, &mut Watched { tables: &mut self.tables, has_readers })
     }
 
     /// Makes the tables say what the tries say, where this process has not done so yet.

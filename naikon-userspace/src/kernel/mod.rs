@@ -21,7 +21,7 @@ use aya::{Ebpf, EbpfLoader, VerifierLogLevel, include_bytes_aligned, programs::X
 use naikon_ebpf::abi;
 
 pub use self::{
-    apply::Refused,
+    apply::{Enforced, Refused},
     attach::{Attached, Held},
     error::{ErrorKind, KernelError},
     netlink::{InterfaceChanges, default_gateways, interfaces, own_addresses},
@@ -252,18 +252,19 @@ impl Kernel {
 
 /// Loads the object and the entry point that this kernel can run.
 fn load(settings: &Settings, pins: Option<&PinDir>, shape: &Shape) -> Result<(Ebpf, &'static str), KernelError> {
-    let entry = if KernelVersion::current().is_ok_and(|running| running >= FRAGS) {
-        abi::PROGRAM_FRAGS
-    } else {
-        abi::PROGRAM_LINEAR
+    let entry = match (KernelVersion::current().is_ok_and(|running| running >= FRAGS), settings.trace) {
+        (true, false) => abi::PROGRAM_FRAGS,
+        (false, false) => abi::PROGRAM_LINEAR,
+        (true, true) => abi::PROGRAM_TRACE_FRAGS,
+        (false, true) => abi::PROGRAM_TRACE_LINEAR,
     };
     let unparsed_drop = u8::from(settings.unparsed_drop);
-    let log_level = if settings.trace { u8::MAX } else { 0 };
     let mut loader = EbpfLoader::new();
     loader
         .verifier_log_level(VerifierLogLevel::STATS)
         .override_global(abi::UNPARSED_DROP, &unparsed_drop, true)
-        .override_global(aya_log::LEVEL, &log_level, true);
+        // Only the entry points that log look at it.
+        .override_global(aya_log::LEVEL, &u8::MAX, true);
     for table in Table::ALL {
         loader.map_max_entries(memory::name(table), shape.elements(table));
     }

@@ -77,7 +77,9 @@ pub(crate) fn spelled(address: IpAddr) -> Vec<IpAddr> {
         match embedded(halves(v6.octets())) {
             Embedded::None => {}
             Embedded::One(only) => forms.push(Ipv4Addr::from(only).into()),
-            Embedded::Two(server, client) => forms.extend([server, client].map(|inner| Ipv4Addr::from(inner).into())),
+            Embedded::Two(server, client) => {
+                forms.extend([server, client].map(|inner| IpAddr::from(Ipv4Addr::from(inner))))
+            }
         }
     }
     forms

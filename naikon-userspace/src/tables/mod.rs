@@ -15,6 +15,7 @@
 //! Pure: memory is behind [`Memory`], random numbers are given.
 
 mod bloom;
+mod change;
 mod hosts;
 mod networks;
 mod prefixes;
@@ -32,7 +33,10 @@ use naikon_ebpf::{
     word::Word,
 };
 
-pub use self::shape::{Counts, Seeds, Shape};
+pub use self::{
+    change::{Change, Tries},
+    shape::{Counts, Seeds, Shape},
+};
 use self::{networks::Pages, shape::Layer};
 use crate::{delta::Op, prefix::Prefix, ruleset::Rule};
 
@@ -176,16 +180,20 @@ impl<M: Memory> Set<M> {
         match prefix.address() {
             IpAddr::V4(v4) => {
                 let count = 1 << 24_u8.saturating_sub(length);
-                let first = key_v4(v4.to_bits());
-                subnets::announce(&mut self.memory, Table::SubnetsV4, self.shape.subnets_v4, first, count, bits);
+                let keys = (key_v4(v4.to_bits()), 1 << 8, count);
+                subnets::announce(&mut self.memory, Table::SubnetsV4, self.shape.subnets_v4, keys, bits);
+                if layer == Some(Layer::Networks) && length > 16 {
+                    networks::reserve(&mut self.memory, &mut self.pages, v4.to_bits());
+                    self.asks_v4 |= networks::get(&self.memory, v4.to_bits()) & !PAINTED == ASK;
+                }
                 if layer.is_none() {
                     self.ask(v4.to_bits());
                 }
             }
             IpAddr::V6(v6) => {
                 let count = 1 << 32_u8.saturating_sub(length);
-                let first = (v6.to_bits() >> 96) as u32;
-                subnets::announce(&mut self.memory, Table::SubnetsV6, self.shape.subnets_v6, first, count, bits);
+                let keys = ((v6.to_bits() >> 96) as u32, 1, count);
+                subnets::announce(&mut self.memory, Table::SubnetsV6, self.shape.subnets_v6, keys, bits);
             }
         }
         match (layer, self.shape.bloom_v4) {
@@ -536,3 +544,6 @@ impl<M: Memory, F: Fn(IpAddr) -> Action> lookup::Tables for View<'_, M, F> {
         (self.trie)(IpAddr::V6((u128::from(high) << 64 | u128::from(low)).into()))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -32,6 +32,19 @@ pub(super) fn set_all<M: Memory>(memory: &mut M, address: u32, class: u8) {
     set_entry(memory, address, Entry::Class(class));
 }
 
+/// Gives the /16 of an address a page of its own, for classes that are to come; without a page left it asks the trie.
+/// Changes no answer while tables and trie agree.
+pub(super) fn reserve<M: Memory>(memory: &mut M, pages: &mut Pages, address: u32) {
+    if let Entry::Class(class) = entry(memory, address)
+        && class & !PAINTED != ASK
+    {
+        match open(memory, pages, class) {
+            Some(page) => set_entry(memory, address, Entry::Page(page)),
+            None => set_all(memory, address, ASK | PAINTED),
+        }
+    }
+}
+
 /// Stores a class byte for the /24 of an address. Without a page left all of its /16 asks the trie.
 pub(super) fn set<M: Memory>(memory: &mut M, pages: &mut Pages, address: u32, class: u8) {
     let page = match entry(memory, address) {

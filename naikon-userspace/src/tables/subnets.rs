@@ -4,18 +4,33 @@ use naikon_ebpf::subnets::{self, Shape};
 
 use super::{Memory, Table};
 
-/// The top 32 bits of an address, and how many of them a prefix fixes: every subnet inside it gets the bits.
-pub(super) fn announce<M: Memory>(memory: &mut M, table: Table, shape: Shape, first: u32, count: u64, bits: u64) {
-    let step = if table == Table::SubnetsV4 { 1 << 8 } else { 1 };
-    for key in (u64::from(first)..).step_by(step).take(usize::try_from(count).unwrap_or(usize::MAX)) {
-        // Below 2^32: the count ends at the end of the prefix.
-        let slot = shape.slot(key as u32);
-        let word = subnets::word_of(slot) as usize;
-        let before = memory.load(table, word);
-        let after = before | bits << ((slot & 31) * 2);
-        if after != before {
-            memory.store(table, word, after);
+/// Sets `bits` for `count` subnets, `step` apart from the key `first` on.
+pub(super) fn announce<M: Memory>(
+    memory: &mut M,
+    table: Table,
+    shape: Shape,
+    (first, step, count): (u32, u32, u64),
+    bits: u64,
+) {
+    // So many meet most slots anyway.
+    if count >= 1 << (32 - shape.shift) {
+        let all = (0..32).fold(0, |word, slot| word | bits << (slot * 2));
+        for word in 0..memory.words(table).len() {
+            set(memory, table, word, all);
         }
+        return;
+    }
+    // Fewer than 2^24.
+    for number in 0..count as u32 {
+        let slot = shape.slot(first.wrapping_add(number.wrapping_mul(step)));
+        set(memory, table, subnets::word_of(slot) as usize, bits << ((slot & 31) * 2));
+    }
+}
+
+fn set<M: Memory>(memory: &mut M, table: Table, word: usize, bits: u64) {
+    let before = memory.load(table, word);
+    if before | bits != before {
+        memory.store(table, word, before | bits);
     }
 }
 

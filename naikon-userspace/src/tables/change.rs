@@ -1,0 +1,115 @@
+//! From one set of rules to another, in tables and tries together, without a moment of a third answer.
+//!
+//! The tables answer nearly every lookup, so a change is enforced when they are written. Operations that lookups may ask
+//! the tries about are written there in their turn; all others follow behind, in whatever order is fast.
+
+use super::{Memory, Set};
+use crate::delta::{Delta, Op};
+
+/// The tries behind the tables, as their one writer sees them.
+pub trait Tries {
+    /// Why they refuse.
+    type Error;
+
+    /// Applies one operation.
+    ///
+    /// # Errors
+    ///
+    /// When it is refused; it is not done then.
+    fn write(&mut self, op: &Op) -> Result<(), Self::Error>;
+
+    /// Applies operations in this order, at which nobody looks.
+    ///
+    /// # Errors
+    ///
+    /// When one is refused, with how many before it are done.
+    fn write_many(&mut self, ops: &[Op]) -> Result<(), (usize, Self::Error)>;
+
+    /// Returns when every lookup that began before has ended.
+    fn wait_for_readers(&mut self);
+}
+
+/// A delta on its way, and how far it is.
+pub struct Change<'a> {
+    delta: &'a Delta,
+    /// By operation: lookups may ask the trie about it.
+    visible: Vec<bool>,
+    /// The operations that are not visible, removals last, by prefix.
+    behind: Vec<Op>,
+    /// Operations that were begun in the tables.
+    begun: usize,
+    /// Operations that are in the tables, and in the trie where lookups ask it.
+    done: usize,
+    /// Operations of `behind` that are in the tries.
+    followed: usize,
+}
+
+impl<'a> Change<'a> {
+    /// Announces the delta in the tables, which changes no answer.
+    pub fn announce<M: Memory>(delta: &'a Delta, set: &mut Set<M>) -> Self {
+        delta.ops.iter().for_each(|op| set.prepare(op));
+        let visible: Vec<bool> = delta.ops.iter().map(|op| set.is_visible(op)).collect();
+        let hidden = delta.ops.iter().zip(&visible).filter(|(_, visible)| !**visible);
+        let mut behind: Vec<Op> = hidden.map(|(op, _)| *op).collect();
+        behind.sort_unstable_by_key(|op| (matches!(op, Op::Remove(_)), op.prefix()));
+        Change { delta, visible, behind, begun: 0, done: 0, followed: 0 }
+    }
+
+    /// Gives every address its new answer, one after the other.
+    ///
+    /// # Errors
+    ///
+    /// When a write is refused: each address has its old or its new answer, and [`Change::undo`] leads back.
+    pub fn enforce<M: Memory, T: Tries<Error = M::Error>>(
+        &mut self,
+        set: &mut Set<M>,
+        tries: &mut T,
+    ) -> Result<(), M::Error> {
+        let mut pauses = self.delta.pauses.iter().peekable();
+        for (place, (op, visible)) in self.delta.ops.iter().zip(&self.visible).enumerate() {
+            if pauses.next_if_eq(&&place).is_some() {
+                tries.wait_for_readers();
+            }
+            self.begun = place + 1;
+            set.mirror(op)?;
+            if *visible {
+                tries.write(op)?;
+            }
+            self.done = place + 1;
+        }
+        Ok(())
+    }
+
+    /// Makes the tries say what the tables say.
+    ///
+    /// # Errors
+    ///
+    /// When a write is refused; [`Change::undo`] leads back.
+    pub fn complete<T: Tries>(&mut self, tries: &mut T) -> Result<(), T::Error> {
+        tries.write_many(&self.behind).map_err(|(followed, error)| {
+            self.followed = followed;
+            error
+        })
+    }
+
+    /// The same way back, after a refusal.
+    ///
+    /// # Errors
+    ///
+    /// When that is refused, too: each address has its old or its new answer, but which is not known.
+    pub fn undo<M: Memory, T: Tries<Error = M::Error>>(&self, set: &mut Set<M>, tries: &mut T) -> Result<(), M::Error> {
+        self.behind.iter().take(self.followed).rev().try_for_each(|op| tries.write(&op.inverse()))?;
+        for (place, (op, visible)) in self.delta.ops.iter().zip(&self.visible).enumerate().take(self.begun).rev() {
+            let inverse = op.inverse();
+            set.prepare(&inverse);
+            if *visible && place < self.done {
+                tries.write(&inverse)?;
+            }
+            set.mirror(&inverse)?;
+            if self.delta.pauses.contains(&place) {
+                tries.wait_for_readers();
+            }
+        }
+        Ok(())
+    }
+}
