@@ -131,7 +131,7 @@ impl Filter {
     }
 
     /// Why an entry of which this is told is not wanted at `now`, if it is not: for entries that cannot be read.
-    pub fn objections(&self, now: Now) -> impl Fn(&Context) -> Option<Reason> + use<> {
+    pub fn objections(&self, now: Now) -> impl Fn(&Context) -> Option<Reason> + Send + use<> {
         let filter = self.clone();
         move |context| {
             let mut context = context.clone();

@@ -446,23 +446,61 @@ impl Diagnostics {
 
     /// Adds a remark about `text`, which may be anything.
     pub fn push(&mut self, place: Place, text: &[u8], reason: Reason) {
+        self.push_with(place, || text, reason);
+    }
+
+    /// As [`Diagnostics::push`], where the text is made of what is known: it is asked for only if it is kept.
+    pub(crate) fn push_with<T: AsRef<[u8]>>(&mut self, place: Place, text: impl FnOnce() -> T, reason: Reason) {
         let severity = reason.severity();
-        match reason.class() {
-            Class::Bad => self.bad += 1,
-            Class::Refused => self.refused += 1,
-            Class::Filtered => self.filtered += 1,
-            Class::Noticed => self.noticed += 1,
-        }
-        self.labels.entry(reason.label()).or_insert((reason.class(), 0)).1 += 1;
-        let kept = match severity {
-            Severity::Error => &mut self.errors,
-            Severity::Notice => &mut self.notices,
-        };
+        let class = reason.class();
+        *self.count_of(class) += 1;
+        self.labels.entry(reason.label()).or_insert((class, 0)).1 += 1;
+        let kept = self.kept_of(severity);
         if kept.len() < KEPT_DIAGNOSTICS {
+            let text = text();
+            let text = text.as_ref();
             // Four bytes a character at most: never convert a 10 MB line to keep 80 characters of it.
             let start = text.get(..TEXT_CHARACTERS * 4).unwrap_or(text);
             let text = String::from_utf8_lossy(start).chars().take(TEXT_CHARACTERS).collect();
             kept.push(Diagnostic { severity, place, text, reason });
+        }
+    }
+
+    /// Adds what was remarked on a part of the list, behind what was remarked so far; `moved` gives its places in the
+    /// whole.
+    pub(super) fn append(&mut self, part: Diagnostics, moved: impl Fn(Place) -> Place) {
+        for (class, count) in [
+            (Class::Bad, part.bad),
+            (Class::Refused, part.refused),
+            (Class::Filtered, part.filtered),
+            (Class::Noticed, part.noticed),
+        ] {
+            *self.count_of(class) += count;
+        }
+        for (label, (class, count)) in part.labels {
+            self.labels.entry(label).or_insert((class, 0)).1 += count;
+        }
+        for diagnostic in part.errors.into_iter().chain(part.notices) {
+            let kept = self.kept_of(diagnostic.severity);
+            if kept.len() < KEPT_DIAGNOSTICS {
+                kept.push(Diagnostic { place: moved(diagnostic.place), ..diagnostic });
+            }
+        }
+    }
+
+    fn count_of(&mut self, class: Class) -> &mut usize {
+        match class {
+            Class::Bad => &mut self.bad,
+            Class::Refused => &mut self.refused,
+            Class::Filtered => &mut self.filtered,
+            Class::Noticed => &mut self.noticed,
+        }
+    }
+
+    fn kept_of(&mut self, severity: Severity) -> &mut Vec<Diagnostic> {
+        match severity {
+            Severity::Error => &mut self.errors,
+            Severity::Notice => &mut self.notices,
         }
     }
 

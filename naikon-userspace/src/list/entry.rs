@@ -108,6 +108,41 @@ pub(super) fn read(text: &str) -> Result<Indicator, Reason> {
     single(token).map(|indicator| with_fields(indicator, rest))
 }
 
+/// The commonest of all lines without a detour: the IPv4 address or prefix at the start of `text` and what follows it,
+/// where [`read`] would have nothing to remark if the line ended there.
+pub(super) fn bare_ipv4(text: &[u8]) -> Option<(Prefix, &[u8])> {
+    let (mut bits, mut rest) = (0, text);
+    for octet in 0..4 {
+        if octet > 0 {
+            rest = rest.strip_prefix(b".")?;
+        }
+        let (value, after) = small_number(rest)?;
+        (bits, rest) = (bits << 8 | u32::from(value), after);
+    }
+    let Some(after) = rest.strip_prefix(b"/") else { return Some((Prefix::canonical_v4(bits, 32)?, rest)) };
+    let (length, after) = small_number(after)?;
+    Some((Prefix::canonical_v4(bits, length)?, after))
+}
+
+/// A number below 256 without needless zeros, and what follows its digits.
+fn small_number(text: &[u8]) -> Option<(u8, &[u8])> {
+    let digit = |byte: &u8| Some(byte.wrapping_sub(b'0')).filter(|digit| *digit < 10).map(u16::from);
+    let (first, mut rest) = text.split_first()?;
+    let mut value = digit(first)?;
+    while let Some((next, after)) = rest.split_first()
+        && let Some(next) = digit(next)
+    {
+        if value == 0 {
+            return None;
+        }
+        (value, rest) = (value * 10 + next, after);
+        if value > 255 {
+            return None;
+        }
+    }
+    Some((u8::try_from(value).ok()?, rest))
+}
+
 /// Reads `address|port` as MISP writes it; without `|` any entry.
 pub(super) fn read_with_port(text: &str) -> Result<Indicator, Reason> {
     match text.split_once('|') {

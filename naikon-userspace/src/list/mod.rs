@@ -152,7 +152,7 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed, Refusal> {
 ///
 /// # Errors
 /// As [`parse`].
-pub fn parse_for(bytes: &[u8], objection: impl Fn(&Context) -> Option<Reason> + 'static) -> Result<Parsed, Refusal> {
+pub fn parse_for(bytes: &[u8], objection: impl Fn(&Context) -> Option<Reason> + Send + 'static) -> Result<Parsed, Refusal> {
     let mut collector = Collector::new(Box::new(objection));
     let format = read(bytes, &mut collector)?;
     finish(format, collector)
@@ -167,7 +167,7 @@ pub fn parse_feed(
     manifest: &[u8],
     files: &[String],
     event: impl FnMut(&str) -> Result<Vec<u8>, String>,
-    objection: impl Fn(&Context) -> Option<Reason> + 'static,
+    objection: impl Fn(&Context) -> Option<Reason> + Send + 'static,
 ) -> Result<Parsed, Refusal> {
     misp::parse_feed(manifest, files, event, Box::new(objection))
 }

@@ -365,6 +365,29 @@ proptest! {
     }
 
     #[test]
+    fn short_way_agrees_with_the_long_one(
+        octets in prop::collection::vec(prop_oneof![8 => "[0-9]{1,3}", 1 => "[0-9a]{0,4}"], 3..6),
+        length in prop_oneof![2 => Just(String::new()), 3 => "/[0-9]{1,2}", 1 => "/[0-9/]{0,4}"],
+        masked: bool,
+    ) {
+        let text = octets.join(".") + &length;
+        // Most lengths would leave bits behind them.
+        let canonical = text.parse::<Prefix>().ok().filter(|_| masked).map(|prefix| prefix.to_string());
+        let text = canonical.unwrap_or(text);
+        let plain = |prefix| Indicator {
+            net: Net::One(prefix), host_bits: false, mapped: false, port: false, fields: None,
+        };
+        let short = bare_ipv4(text.as_bytes());
+        if let Some((prefix, rest)) = short {
+            let taken = &text[..text.len() - rest.len()];
+            prop_assert_eq!(read(taken), Ok(plain(prefix)), "{}", taken);
+        }
+        let long = read(&text).ok().filter(|long| matches!(long.net, Net::One(prefix) if *long == plain(prefix)));
+        let whole = short.filter(|(_, rest)| rest.is_empty()).map(|(prefix, _)| plain(prefix));
+        prop_assert_eq!(whole, long, "{}", text);
+    }
+
+    #[test]
     fn ranges_become_exactly_their_addresses(first: u32, length in 0_u32..5000) {
         let last = first.saturating_add(length);
         let (from, to) = (Ipv4Addr::from(first), Ipv4Addr::from(last));
