@@ -25,6 +25,8 @@
 //! a later one. [`Delta::pauses`] says where every reader that may still see the tables before must have finished:
 //! between phases, for within one all answers are as strong.
 
+use std::collections::BTreeMap;
+
 use naikon_ebpf::abi::Action;
 
 use crate::{prefix::Prefix, ruleset::Rule};
@@ -111,10 +113,11 @@ impl Delta {
 
 /// The operations that turn `old` into `new`. Both are sorted by prefix, each prefix once; `new` is compiled.
 ///
-/// Costs a sweep over both and a sort of what differs.
+/// Costs a sweep over both; what differs is put in order as it is found.
 #[must_use]
 pub fn between(old: &[Rule], new: &[Rule]) -> Delta {
-    let mut keyed: Vec<(Key, Op)> = Vec::new();
+    // Operations that may come in any order go by address, as the sweep does. Of keys there are few.
+    let mut keyed: BTreeMap<Key, Vec<Op>> = BTreeMap::new();
     // The prefixes around the current one, shortest first. At most one for each length.
     let mut around: Vec<Around> = Vec::new();
     for (prefix, before, after) in pairs(old, new) {
@@ -149,22 +152,21 @@ pub fn between(old: &[Rule], new: &[Rule]) -> Delta {
         };
         let phase = key_and_op.map(|(key, _)| key.phase);
         around.push(Around { prefix, old: old_action, new: new_action, phase });
-        keyed.extend(key_and_op);
+        if let Some((key, op)) = key_and_op {
+            keyed.entry(key).or_default().push(op);
+        }
     }
-    // Stable: operations that may come in any order go by address.
-    keyed.sort_by_key(|(key, _)| *key);
-    let mut delta = Delta { ops: Vec::with_capacity(keyed.len()), ..Delta::default() };
+    let mut delta = Delta { ops: Vec::with_capacity(keyed.values().map(Vec::len).sum()), ..Delta::default() };
     let mut last_phase = None;
-    for (Key { phase, .. }, op) in keyed {
+    for (Key { phase, .. }, ops) in keyed {
         if last_phase.replace(phase).is_some_and(|last| last != phase) {
             delta.pauses.push(delta.ops.len());
         }
-        let (old, new) = op.actions();
-        if old.rank() != new.rank() {
+        for (old, new) in ops.iter().map(Op::actions).filter(|(old, new)| old.rank() != new.rank()) {
             delta.removed += usize::from(is_listed(old));
             delta.added += usize::from(is_listed(new));
         }
-        delta.ops.push(op);
+        delta.ops.extend(ops);
     }
     delta
 }
