@@ -116,8 +116,7 @@ impl Delta {
 /// Costs a sweep over both; what differs is put in order as it is found.
 #[must_use]
 pub fn between(old: &[Rule], new: &[Rule]) -> Delta {
-    // Operations that may come in any order go by address, as the sweep does. Of keys there are few.
-    let mut keyed: BTreeMap<Key, Vec<Op>> = BTreeMap::new();
+    let mut keyed = Keyed::default();
     // The prefixes around the current one, shortest first. At most one for each length.
     let mut around: Vec<Around> = Vec::new();
     for (prefix, before, after) in pairs(old, new) {
@@ -151,14 +150,16 @@ pub fn between(old: &[Rule], new: &[Rule]) -> Delta {
             _ => None,
         };
         let phase = key_and_op.map(|(key, _)| key.phase);
-        around.push(Around { prefix, old: old_action, new: new_action, phase });
+        if !prefix.is_host() {
+            around.push(Around { prefix, old: old_action, new: new_action, phase });
+        }
         if let Some((key, op)) = key_and_op {
-            keyed.entry(key).or_default().push(op);
+            keyed.push(key, op);
         }
     }
-    let mut delta = Delta { ops: Vec::with_capacity(keyed.values().map(Vec::len).sum()), ..Delta::default() };
+    let mut delta = Delta::default();
     let mut last_phase = None;
-    for (Key { phase, .. }, ops) in keyed {
+    for (Key { phase, .. }, ops) in keyed.in_order() {
         if last_phase.replace(phase).is_some_and(|last| last != phase) {
             delta.pauses.push(delta.ops.len());
         }
@@ -166,9 +167,42 @@ pub fn between(old: &[Rule], new: &[Rule]) -> Delta {
             delta.removed += usize::from(is_listed(old));
             delta.added += usize::from(is_listed(new));
         }
-        delta.ops.extend(ops);
+        if delta.ops.is_empty() {
+            // At a first load nearly all of them.
+            delta.ops = ops;
+        } else {
+            delta.ops.extend(ops);
+        }
     }
     delta
+}
+
+/// Operations by when they happen; those that may come in any order go by address, as they were found.
+#[derive(Default)]
+struct Keyed {
+    ops: Vec<(Key, Vec<Op>)>,
+    places: BTreeMap<Key, usize>,
+    /// Where the last one went: mostly the next one goes there, too.
+    last: usize,
+}
+
+impl Keyed {
+    fn push(&mut self, key: Key, op: Op) {
+        if self.ops.get(self.last).is_none_or(|(last, _)| *last != key) {
+            self.last = *self.places.entry(key).or_insert(self.ops.len());
+            if self.last == self.ops.len() {
+                self.ops.push((key, Vec::new()));
+            }
+        }
+        if let Some((_, ops)) = self.ops.get_mut(self.last) {
+            ops.push(op);
+        }
+    }
+
+    fn in_order(mut self) -> Vec<(Key, Vec<Op>)> {
+        self.ops.sort_by_key(|(key, _)| *key);
+        self.ops
+    }
 }
 
 /// When an operation happens: by phase, then by step.

@@ -96,6 +96,15 @@ impl Prefix {
         self.0.prefix_len()
     }
 
+    /// Whether it is a single address: nothing else lies inside.
+    #[must_use]
+    pub fn is_host(&self) -> bool {
+        match &self.0 {
+            IpNet::V4(net) => net.prefix_len() == 32,
+            IpNet::V6(net) => net.prefix_len() == 128,
+        }
+    }
+
     /// Whether this is an IPv4 prefix.
     #[must_use]
     pub fn is_ipv4(&self) -> bool {

@@ -318,7 +318,7 @@ impl Sweep {
             }
             Tag::Guard | Tag::Listed(_) => None,
         };
-        self.around.extend(cover.map(|cover| (prefix, cover)));
+        self.around.extend(cover.filter(|_| !prefix.is_host()).map(|cover| (prefix, cover)));
         self.tags.clear();
     }
 
@@ -407,7 +407,8 @@ impl Ruleset {
     /// `tags` are all that is said of `prefix`, those of the winning action first.
     fn push_listed(&mut self, prefix: Prefix, action: Action, tags: &[Tag]) {
         let start = self.lists.len();
-        for tag in tags {
+        // Most prefixes have one list, which the action names.
+        for tag in tags.iter().filter(|_| tags.len() > 1) {
             if let Tag::Listed(other) = tag
                 && other.rank() == action.rank()
                 // A list that repeats a prefix stands next to itself.
@@ -416,8 +417,7 @@ impl Ruleset {
                 self.lists.push(other.list());
             }
         }
-        // Most prefixes have one list, which the action names.
-        if self.lists.len() == start + 1 {
+        if self.lists.len() < start + 2 {
             self.lists.truncate(start);
         } else {
             self.shared.push(Shared { rule: narrow(self.rules.len()), start: narrow(start) });

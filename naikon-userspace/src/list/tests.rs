@@ -46,8 +46,8 @@ pub(super) fn plain_like() -> impl Strategy<Value = String> {
     ];
     let start = prop_oneof![8 => Just(""), 1 => Just(" "), 1 => Just("# "), 1 => Just("\u{e9}")];
     let end = prop_oneof![8 => Just("\n"), 2 => Just("\r\n"), 1 => Just("\n\n"), 1 => Just("\r")];
-    let line = (start, address, after, end)
-        .prop_map(|(start, address, after, end)| format!("{start}{address}{after}{end}"));
+    let line =
+        (start, address, after, end).prop_map(|(start, address, after, end)| format!("{start}{address}{after}{end}"));
     let head = prop_oneof![
         3 => Just(String::new()),
         1 => (0_u8..12).prop_map(|count| format!("# ipv4 hash:net ipset\n# Entries : {count} subnets, 9 unique IPs\n")),

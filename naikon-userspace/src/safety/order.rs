@@ -55,12 +55,11 @@ impl Order {
         self.v4.len() + self.v6.len()
     }
 
-    /// Sorts. `entries` are those of the list.
-    pub(super) fn sort(&mut self, entries: &[Entry]) {
+    /// Sorts. `entries` are those of the list; whether they are in the order of their places is known.
+    pub(super) fn sort(&mut self, entries: &[Entry], is_in_places: bool) {
         parallel::sort(&mut self.v4);
         parallel::sort(&mut self.v6);
-        // Formats that look ahead need not give entries as they stand.
-        if !entries.is_sorted_by_key(|entry| entry.place) {
+        if !is_in_places {
             let place = |entry: u32| entries.get(entry as usize).map(|entry| entry.place);
             self.v4.sort_by_key(|key| (key >> ENTRY_BITS, place(entry_v4(*key))));
             self.v6.sort_by_key(|(high, low, rest)| (*high, *low, rest >> ENTRY_BITS, place(rest % ENTRIES)));
@@ -68,11 +67,11 @@ impl Order {
     }
 
     /// Adds others, when both are sorted.
-    pub(super) fn merge(&mut self, others: Order, entries: &[Entry]) {
+    pub(super) fn merge(&mut self, others: Order, entries: &[Entry], is_in_places: bool) {
         if others.len() > 0 {
             self.v4.extend(others.v4);
             self.v6.extend(others.v6);
-            self.sort(entries);
+            self.sort(entries, is_in_places);
         }
     }
 
@@ -129,9 +128,10 @@ mod tests {
             for (place, entry) in entries.iter().enumerate() {
                 if place % 5 == 0 { others.push(place, &entry.prefix) } else { order.push(place, &entry.prefix) }
             }
-            order.sort(&entries);
-            others.sort(&entries);
-            order.merge(others, &entries);
+            let is_in_places = entries.is_sorted_by_key(|entry| entry.place);
+            order.sort(&entries, is_in_places);
+            others.sort(&entries, is_in_places);
+            order.merge(others, &entries, is_in_places);
             let mut expected: Vec<(Prefix, Place)> = entries.iter().map(|entry| (entry.prefix, entry.place)).collect();
             expected.sort();
             prop_assert_eq!(order.len(), expected.len());
