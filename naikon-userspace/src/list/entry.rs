@@ -108,9 +108,28 @@ pub(super) fn read(text: &str) -> Result<Indicator, Reason> {
     single(token).map(|indicator| with_fields(indicator, rest))
 }
 
-/// The commonest of all lines without a detour: the IPv4 address or prefix at the start of `text` and what follows it,
-/// where [`read`] would have nothing to remark if the line ended there.
-pub(super) fn bare_ipv4(text: &[u8]) -> Option<(Prefix, &[u8])> {
+/// The commonest of all lines without a detour: the address or prefix at the start of `text` and what follows it, where
+/// [`read`] would have nothing to remark if the line ended there.
+pub(super) fn bare(text: &[u8]) -> Option<(Prefix, &[u8])> {
+    bare_ipv4(text).or_else(|| bare_ipv6(text))
+}
+
+fn bare_ipv6(text: &[u8]) -> Option<(Prefix, &[u8])> {
+    /// Eight groups of four digits, and what separates them.
+    const LONGEST: usize = 39;
+    let is_part = |byte: &&u8| byte.is_ascii_hexdigit() || **byte == b':';
+    let (token, rest) = text.split_at_checked(text.iter().take(LONGEST).take_while(is_part).count())?;
+    let address: Ipv6Addr = str::from_utf8(token).ok()?.parse().ok()?;
+    if address.to_ipv4_mapped().is_some() {
+        return None;
+    }
+    let Some(after) = rest.strip_prefix(b"/") else { return Some((Prefix::host(address.into()), rest)) };
+    let (length, after) = small_number(after)?;
+    let prefix = Prefix::new(address.into(), length)?;
+    (prefix.address() == IpAddr::V6(address)).then_some((prefix, after))
+}
+
+fn bare_ipv4(text: &[u8]) -> Option<(Prefix, &[u8])> {
     let (mut bits, mut rest) = (0, text);
     for octet in 0..4 {
         if octet > 0 {

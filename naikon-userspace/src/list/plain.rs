@@ -59,9 +59,9 @@ fn read_lines(text: &[u8], collector: &mut Collector) -> (u32, Option<bool>) {
     (number, ends_badly)
 }
 
-/// A line that is an IPv4 address or prefix and nothing else, and what follows the line.
+/// A line that is an address or prefix and nothing else, and what follows the line.
 fn bare(text: &[u8]) -> Option<(Prefix, &[u8])> {
-    let (prefix, after) = entry::bare_ipv4(text)?;
+    let (prefix, after) = entry::bare(text)?;
     match after {
         [] => Some((prefix, after)),
         [b'\n', rest @ ..] | [b'\r', b'\n', rest @ ..] => Some((prefix, rest)),
