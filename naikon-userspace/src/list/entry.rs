@@ -115,11 +115,7 @@ pub(super) fn bare(text: &[u8]) -> Option<(Prefix, &[u8])> {
 }
 
 fn bare_ipv6(text: &[u8]) -> Option<(Prefix, &[u8])> {
-    /// Eight groups of four digits, and what separates them.
-    const LONGEST: usize = 39;
-    let is_part = |byte: &&u8| byte.is_ascii_hexdigit() || **byte == b':';
-    let (token, rest) = text.split_at_checked(text.iter().take(LONGEST).take_while(is_part).count())?;
-    let address: Ipv6Addr = str::from_utf8(token).ok()?.parse().ok()?;
+    let (address, rest) = ipv6_groups(text)?;
     if address.to_ipv4_mapped().is_some() {
         return None;
     }
@@ -127,6 +123,52 @@ fn bare_ipv6(text: &[u8]) -> Option<(Prefix, &[u8])> {
     let (length, after) = small_number(after)?;
     let prefix = Prefix::new(address.into(), length)?;
     (prefix.address() == IpAddr::V6(address)).then_some((prefix, after))
+}
+
+/// An IPv6 address of hexadecimal groups alone (RFC 4291, 2.2, 1 and 2), and what follows it. std tries each group as an
+/// IPv4 address first, which takes most of its time.
+fn ipv6_groups(text: &[u8]) -> Option<(Ipv6Addr, &[u8])> {
+    // All groups so far, how many they are, and how many of them stand before `::`.
+    let (mut bits, mut count, mut gap) = (0_u128, 0_u32, None);
+    let mut rest = text;
+    if let Some(after) = rest.strip_prefix(b"::") {
+        (gap, rest) = (Some(0), after);
+    }
+    while let Some((group, after)) = hex_group(rest) {
+        (bits, count, rest) = (bits << 16 | u128::from(group), count + 1, after);
+        if count > 8 {
+            return None;
+        }
+        if let Some(after) = rest.strip_prefix(b"::") {
+            if gap.replace(count).is_some() {
+                return None;
+            }
+            rest = after;
+        } else if let Some(after) = rest.strip_prefix(b":") {
+            // A group must follow.
+            hex_group(after)?;
+            rest = after;
+        } else {
+            break;
+        }
+    }
+    let bits = match gap {
+        None if count == 8 => bits,
+        Some(before) if count < 8 => {
+            let after = 16 * (count - before);
+            let high = bits.checked_shr(after).unwrap_or(0).checked_shl(128 - 16 * before).unwrap_or(0);
+            high | bits & !u128::MAX.checked_shl(after).unwrap_or(0)
+        }
+        _ => return None,
+    };
+    Some((Ipv6Addr::from_bits(bits), rest))
+}
+
+/// One to four hexadecimal digits, and what follows them.
+fn hex_group(text: &[u8]) -> Option<(u16, &[u8])> {
+    let digits = text.iter().take(4).map_while(|byte| char::from(*byte).to_digit(16));
+    let (value, count) = digits.fold((0, 0), |(value, count), digit| (value << 4 | digit, count + 1));
+    (count > 0).then_some((u16::try_from(value).ok()?, text.get(count..)?))
 }
 
 fn bare_ipv4(text: &[u8]) -> Option<(Prefix, &[u8])> {
