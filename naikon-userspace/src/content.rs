@@ -62,6 +62,13 @@ impl Content {
         content
     }
 
+    /// Of sorted prefixes, each once, of which nothing but `common` is told.
+    #[must_use]
+    pub(crate) fn bare(mut prefixes: Vec<Prefix>, common: Context) -> Self {
+        prefixes.shrink_to_fit();
+        Content { prefixes, contexts: Vec::new(), common: Arc::new(common) }
+    }
+
     /// Everything accepted, whether it holds now or not: sorted, each once.
     #[must_use]
     pub fn prefixes(&self) -> &[Prefix] {
@@ -162,7 +169,9 @@ impl Content {
         all.filter_map(|context| context.last_seen.or(context.valid_from)).max()
     }
 
-    fn depends_on_time(&self) -> bool {
+    /// Whether a part of it holds only for a time.
+    #[must_use]
+    pub fn depends_on_time(&self) -> bool {
         let mut all = self.own_contexts().chain(std::iter::once(&*self.common));
         all.any(|context| context.valid_from.is_some() || context.valid_until.is_some())
     }

@@ -25,6 +25,8 @@
 //! a later one. [`Delta::pauses`] says where every reader that may still see the tables before must have finished:
 //! between phases, for within one all answers are as strong.
 
+use std::collections::BTreeMap;
+
 use naikon_ebpf::abi::Action;
 
 use crate::{prefix::Prefix, ruleset::Rule};
@@ -111,10 +113,10 @@ impl Delta {
 
 /// The operations that turn `old` into `new`. Both are sorted by prefix, each prefix once; `new` is compiled.
 ///
-/// Costs a sweep over both and a sort of what differs.
+/// Costs a sweep over both; what differs is put in order as it is found.
 #[must_use]
 pub fn between(old: &[Rule], new: &[Rule]) -> Delta {
-    let mut keyed: Vec<(Key, Op)> = Vec::new();
+    let mut keyed = Keyed::default();
     // The prefixes around the current one, shortest first. At most one for each length.
     let mut around: Vec<Around> = Vec::new();
     for (prefix, before, after) in pairs(old, new) {
@@ -148,25 +150,59 @@ pub fn between(old: &[Rule], new: &[Rule]) -> Delta {
             _ => None,
         };
         let phase = key_and_op.map(|(key, _)| key.phase);
-        around.push(Around { prefix, old: old_action, new: new_action, phase });
-        keyed.extend(key_and_op);
+        if !prefix.is_host() {
+            around.push(Around { prefix, old: old_action, new: new_action, phase });
+        }
+        if let Some((key, op)) = key_and_op {
+            keyed.push(key, op);
+        }
     }
-    // Stable: operations that may come in any order go by address.
-    keyed.sort_by_key(|(key, _)| *key);
-    let mut delta = Delta { ops: Vec::with_capacity(keyed.len()), ..Delta::default() };
+    let mut delta = Delta::default();
     let mut last_phase = None;
-    for (Key { phase, .. }, op) in keyed {
+    for (Key { phase, .. }, ops) in keyed.in_order() {
         if last_phase.replace(phase).is_some_and(|last| last != phase) {
             delta.pauses.push(delta.ops.len());
         }
-        let (old, new) = op.actions();
-        if old.rank() != new.rank() {
+        for (old, new) in ops.iter().map(Op::actions).filter(|(old, new)| old.rank() != new.rank()) {
             delta.removed += usize::from(is_listed(old));
             delta.added += usize::from(is_listed(new));
         }
-        delta.ops.push(op);
+        if delta.ops.is_empty() {
+            // At a first load nearly all of them.
+            delta.ops = ops;
+        } else {
+            delta.ops.extend(ops);
+        }
     }
     delta
+}
+
+/// Operations by when they happen; those that may come in any order go by address, as they were found.
+#[derive(Default)]
+struct Keyed {
+    ops: Vec<(Key, Vec<Op>)>,
+    places: BTreeMap<Key, usize>,
+    /// Where the last one went: mostly the next one goes there, too.
+    last: usize,
+}
+
+impl Keyed {
+    fn push(&mut self, key: Key, op: Op) {
+        if self.ops.get(self.last).is_none_or(|(last, _)| *last != key) {
+            self.last = *self.places.entry(key).or_insert(self.ops.len());
+            if self.last == self.ops.len() {
+                self.ops.push((key, Vec::new()));
+            }
+        }
+        if let Some((_, ops)) = self.ops.get_mut(self.last) {
+            ops.push(op);
+        }
+    }
+
+    fn in_order(mut self) -> Vec<(Key, Vec<Op>)> {
+        self.ops.sort_by_key(|(key, _)| *key);
+        self.ops
+    }
 }
 
 /// When an operation happens: by phase, then by step.

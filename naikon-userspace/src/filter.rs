@@ -103,6 +103,14 @@ impl Filter {
         }
         let mut common = Context { last_seen: parsed.published, ..Context::default() };
         self.complete(&mut common);
+        if parsed.contexts.is_empty() && self.objection(&common, now).is_none() {
+            // What is told of all is told of each: there is nothing to choose.
+            let is_undated = self.max_age_seconds.is_some() && age_counts_from(&common).is_none();
+            if let Some(first) = parsed.entries.first().filter(|_| is_undated) {
+                parsed.diagnostics.push(first.place, b"", Reason::Undated);
+            }
+            return Filtered { parsed, common };
+        }
         let entries = std::mem::take(&mut parsed.entries);
         let mut kept = Vec::with_capacity(entries.len());
         let mut undated = None;
@@ -131,7 +139,7 @@ impl Filter {
     }
 
     /// Why an entry of which this is told is not wanted at `now`, if it is not: for entries that cannot be read.
-    pub fn objections(&self, now: Now) -> impl Fn(&Context) -> Option<Reason> + use<> {
+    pub fn objections(&self, now: Now) -> impl Fn(&Context) -> Option<Reason> + Send + use<> {
         let filter = self.clone();
         move |context| {
             let mut context = context.clone();

@@ -17,6 +17,7 @@ pub mod filter;
 pub mod interface;
 pub mod kernel;
 pub mod list;
+mod parallel;
 pub mod prefix;
 pub mod protocol;
 pub mod provenance;

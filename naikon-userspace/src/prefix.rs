@@ -5,6 +5,7 @@
 //! by address, then shorter first: a prefix comes right before everything inside it.
 
 use std::{
+    cmp::Ordering,
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     str::FromStr,
@@ -13,8 +14,32 @@ use std::{
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 /// A canonical IPv4 or IPv6 prefix. 18 bytes, no alignment: a million of them is 18 MB.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct Prefix(IpNet);
+
+/// As `IpNet`'s own order, but on whole words: sweeps over millions of prefixes do little else.
+impl Ord for Prefix {
+    fn cmp(&self, other: &Self) -> Ordering {
+        match (&self.0, &other.0) {
+            (IpNet::V4(one), IpNet::V4(other)) => {
+                let key = |net: &Ipv4Net| u64::from(net.addr().to_bits()) << 8 | u64::from(net.prefix_len());
+                key(one).cmp(&key(other))
+            }
+            (IpNet::V6(one), IpNet::V6(other)) => {
+                let key = |net: &Ipv6Net| (net.addr().to_bits(), net.prefix_len());
+                key(one).cmp(&key(other))
+            }
+            (IpNet::V4(_), IpNet::V6(_)) => Ordering::Less,
+            (IpNet::V6(_), IpNet::V4(_)) => Ordering::Greater,
+        }
+    }
+}
+
+impl PartialOrd for Prefix {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
 
 impl Prefix {
     /// The canonical prefix of `address` with `length` bits; `None` when the family has no such length.
@@ -53,6 +78,12 @@ impl Prefix {
         Prefix(IpNet::V6(Ipv6Net::new_assert(network, length)))
     }
 
+    /// The prefix of an IPv4 network; `None` when bits are set behind the length.
+    pub(crate) fn canonical_v4(network: u32, length: u8) -> Option<Self> {
+        let net = Ipv4Net::new(Ipv4Addr::from_bits(network), length).ok()?;
+        (network.checked_shl(u32::from(length)).unwrap_or(0) == 0).then_some(Prefix(IpNet::V4(net)))
+    }
+
     /// The network address.
     #[must_use]
     pub fn address(&self) -> IpAddr {
@@ -65,6 +96,15 @@ impl Prefix {
         self.0.prefix_len()
     }
 
+    /// Whether it is a single address: nothing else lies inside.
+    #[must_use]
+    pub fn is_host(&self) -> bool {
+        match &self.0 {
+            IpNet::V4(net) => net.prefix_len() == 32,
+            IpNet::V6(net) => net.prefix_len() == 128,
+        }
+    }
+
     /// Whether this is an IPv4 prefix.
     #[must_use]
     pub fn is_ipv4(&self) -> bool {
@@ -74,7 +114,19 @@ impl Prefix {
     /// Whether `other` lies inside this prefix or is it.
     #[must_use]
     pub fn contains(&self, other: &Prefix) -> bool {
-        self.0.contains(&other.0)
+        match (&self.0, &other.0) {
+            (IpNet::V4(one), IpNet::V4(other)) => {
+                let differing = one.addr().to_bits() ^ other.addr().to_bits();
+                let behind = 32 - u32::from(one.prefix_len());
+                one.prefix_len() <= other.prefix_len() && differing.checked_shr(behind).unwrap_or(0) == 0
+            }
+            (IpNet::V6(one), IpNet::V6(other)) => {
+                let differing = one.addr().to_bits() ^ other.addr().to_bits();
+                let behind = 128 - u32::from(one.prefix_len());
+                one.prefix_len() <= other.prefix_len() && differing.checked_shr(behind).unwrap_or(0) == 0
+            }
+            _ => false,
+        }
     }
 
     /// Whether `address` lies inside this prefix; an IPv4-mapped address counts as IPv4.
@@ -179,6 +231,22 @@ mod tests {
                 prop_assert_eq!(prefix.to_string().parse::<Prefix>(), Ok(prefix));
                 prop_assert!(prefix.contains_address(prefix.address()) && prefix.contains_address(prefix.last()));
             }
+        }
+
+        #[test]
+        fn order_and_containment_are_those_of_ipnet(
+            bits: u128, flipped in 0_u32..140, lengths in (0_u8..=128, 0_u8..=128), v4: (bool, bool),
+        ) {
+            let prefix = |bits: u128, length: u8, v4: bool| {
+                let high = u32::try_from(bits >> 96).unwrap();
+                let address = if v4 { IpAddr::from(high.to_be_bytes()) } else { IpAddr::from(bits.to_be_bytes()) };
+                Prefix::new(address, if v4 { length % 33 } else { length }).unwrap()
+            };
+            // Neighbours: one bit apart, or none.
+            let other = bits ^ 1_u128.checked_shl(flipped).unwrap_or(0);
+            let (one, other) = (prefix(bits, lengths.0, v4.0), prefix(other, lengths.1, v4.1));
+            prop_assert_eq!(one.cmp(&other), one.0.cmp(&other.0));
+            prop_assert_eq!(one.contains(&other), one.0.contains(&other.0));
         }
 
         #[test]

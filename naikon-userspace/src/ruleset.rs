@@ -16,6 +16,9 @@
 //! A rule is 24 bytes. Which lists hold it is known from its action; only prefixes of several lists cost more.
 
 use std::{
+    borrow::Cow,
+    cmp::Reverse,
+    collections::BinaryHeap,
     fmt,
     net::{IpAddr, Ipv4Addr},
 };
@@ -182,13 +185,6 @@ struct Shared {
     start: u32,
 }
 
-/// One prefix as given, before the sweep.
-#[derive(Clone, Copy)]
-struct Entry {
-    prefix: Prefix,
-    tag: Tag,
-}
-
 #[derive(Clone, Copy)]
 enum Tag {
     Allow,
@@ -208,70 +204,128 @@ enum Cover {
 
 /// Compiles lists and what they must spare into rules.
 ///
-/// Costs a merge of the sorted inputs and one sweep over the result: about a tenth of a second for a million prefixes.
+/// Costs one sweep over the inputs side by side: some 20 ms for a million prefixes.
 #[must_use]
 pub fn compile(sources: &[Source<'_>], spared: Spared<'_>) -> Ruleset {
-    let entries = merged(sources, spared);
-    let mut ruleset = Ruleset { rules: Vec::with_capacity(entries.len()), ..Ruleset::default() };
-    // The prefixes around the current one, shortest first. At most one for each length.
-    let mut around: Vec<(Prefix, Cover)> = Vec::new();
-    for same in entries.chunk_by(|a, b| a.prefix == b.prefix) {
-        let Some(Entry { prefix, tag }) = same.first().copied() else { continue };
-        while around.last().is_some_and(|(outer, _)| !outer.contains(&prefix)) {
-            around.pop();
-        }
-        let outer = around.last().map_or(Cover::Nothing, |(_, cover)| *cover);
-        let cover = match tag {
-            Tag::Allow => {
-                ruleset.push(prefix, Action::PASS);
-                Cover::Allowed
-            }
-            Tag::Guard if outer < Cover::Guarded => {
-                if outer != Cover::Nothing {
-                    ruleset.push(prefix, Action::HOLE);
-                }
-                ruleset.guards.push(prefix);
-                Cover::Guarded
-            }
-            Tag::Listed(action) if outer < Cover::Drop && action.is_monitor() => {
-                ruleset.push_listed(prefix, action, same);
-                Cover::Monitor
-            }
-            Tag::Listed(action) if outer < Cover::Guarded && action.is_drop() => {
-                ruleset.push_listed(prefix, action, same);
-                Cover::Drop
-            }
-            Tag::Guard | Tag::Listed(_) => continue,
-        };
-        around.push((prefix, cover));
-    }
-    drop(entries);
+    let inputs = inputs(sources, spared);
+    let total = inputs.iter().map(|(prefixes, _)| prefixes.len()).sum();
+    let mut sweep = Sweep {
+        ruleset: Ruleset { rules: Vec::with_capacity(total), ..Ruleset::default() },
+        around: Vec::new(),
+        current: None,
+        tags: Vec::new(),
+    };
+    side_by_side(&inputs, |prefix, tag| sweep.take(prefix, tag));
+    let mut ruleset = sweep.end();
     ruleset.rules.shrink_to_fit();
     ruleset.shared.shrink_to_fit();
     ruleset.lists.shrink_to_fit();
     ruleset
 }
 
-/// All entries by prefix; of equal prefixes the strongest comes first, then the list that was named first.
-fn merged(sources: &[Source<'_>], spared: Spared<'_>) -> Vec<Entry> {
-    let prefixes = |sources: &[Source<'_>]| sources.iter().map(|source| source.prefixes.len()).sum::<usize>();
-    let total = prefixes(sources) + spared.allow.len() + spared.guards.len();
-    let mut entries = Vec::with_capacity(total);
-    for (prefixes, tag) in [(spared.allow, Tag::Allow), (spared.guards, Tag::Guard)] {
-        entries.extend(prefixes.iter().map(|prefix| Entry { prefix: *prefix, tag }));
-    }
+/// All prefixes, sorted within each input; of equal prefixes those of the first input win. Allow before guards before
+/// drop before monitor, then the list that was named first.
+fn inputs<'a>(sources: &[Source<'a>], spared: Spared<'a>) -> Vec<(Cow<'a, [Prefix]>, Tag)> {
+    let mut inputs = vec![(sorted(spared.allow), Tag::Allow), (sorted(spared.guards), Tag::Guard)];
     for wanted in [ListAction::Drop, ListAction::Monitor] {
         for source in sources.iter().filter(|source| source.action == wanted) {
             let tag = Tag::Listed(match wanted {
                 ListAction::Drop => Action::drop(source.id),
                 ListAction::Monitor => Action::monitor(source.id),
             });
-            entries.extend(source.prefixes.iter().map(|prefix| Entry { prefix: *prefix, tag }));
+            inputs.push((sorted(source.prefixes), tag));
         }
     }
-    // Stable, so equal prefixes keep the order above; it finds the sorted runs and merges them.
-    entries.sort_by_key(|entry| entry.prefix);
-    entries
+    inputs
+}
+
+fn sorted(prefixes: &[Prefix]) -> Cow<'_, [Prefix]> {
+    if prefixes.is_sorted() {
+        return Cow::Borrowed(prefixes);
+    }
+    let mut prefixes = prefixes.to_vec();
+    prefixes.sort_unstable();
+    Cow::Owned(prefixes)
+}
+
+/// Gives all prefixes by prefix, equal ones in the order of their inputs.
+///
+/// One long list and a few short ones are the rule: an input is followed until the next prefix of any other.
+fn side_by_side(inputs: &[(Cow<'_, [Prefix]>, Tag)], mut take: impl FnMut(Prefix, Tag)) {
+    let mut rests: Vec<std::slice::Iter<'_, Prefix>> = inputs.iter().map(|(prefixes, _)| prefixes.iter()).collect();
+    // The next prefix of each input that has one, with the input's place.
+    let next = |(place, rest): (usize, &mut std::slice::Iter<'_, Prefix>)| Some(Reverse((*rest.next()?, place)));
+    let mut heads: BinaryHeap<Reverse<(Prefix, usize)>> = rests.iter_mut().enumerate().filter_map(next).collect();
+    while let Some(Reverse((prefix, place))) = heads.pop() {
+        let Some((rest, (_, tag))) = rests.get_mut(place).zip(inputs.get(place)) else { continue };
+        take(prefix, *tag);
+        let bound = heads.peek().map(|Reverse(head)| *head);
+        for prefix in rest.by_ref() {
+            if bound.is_some_and(|bound| bound < (*prefix, place)) {
+                heads.push(Reverse((*prefix, place)));
+                break;
+            }
+            take(*prefix, *tag);
+        }
+    }
+}
+
+/// Makes rules of prefixes as they come by order.
+struct Sweep {
+    ruleset: Ruleset,
+    /// The prefixes around the current one, shortest first. At most one for each length.
+    around: Vec<(Prefix, Cover)>,
+    current: Option<Prefix>,
+    /// What all inputs say of the current prefix, the strongest first.
+    tags: Vec<Tag>,
+}
+
+impl Sweep {
+    fn take(&mut self, prefix: Prefix, tag: Tag) {
+        if self.current != Some(prefix) {
+            self.settle();
+            self.current = Some(prefix);
+        }
+        self.tags.push(tag);
+    }
+
+    /// Makes a rule of what is known of the current prefix, if it takes one.
+    fn settle(&mut self) {
+        let Some((prefix, tag)) = self.current.zip(self.tags.first().copied()) else { return };
+        while self.around.last().is_some_and(|(outer, _)| !outer.contains(&prefix)) {
+            self.around.pop();
+        }
+        let outer = self.around.last().map_or(Cover::Nothing, |(_, cover)| *cover);
+        let cover = match tag {
+            Tag::Allow => {
+                self.ruleset.push(prefix, Action::PASS);
+                Some(Cover::Allowed)
+            }
+            Tag::Guard if outer < Cover::Guarded => {
+                if outer != Cover::Nothing {
+                    self.ruleset.push(prefix, Action::HOLE);
+                }
+                self.ruleset.guards.push(prefix);
+                Some(Cover::Guarded)
+            }
+            Tag::Listed(action) if outer < Cover::Drop && action.is_monitor() => {
+                self.ruleset.push_listed(prefix, action, &self.tags);
+                Some(Cover::Monitor)
+            }
+            Tag::Listed(action) if outer < Cover::Guarded && action.is_drop() => {
+                self.ruleset.push_listed(prefix, action, &self.tags);
+                Some(Cover::Drop)
+            }
+            Tag::Guard | Tag::Listed(_) => None,
+        };
+        self.around.extend(cover.filter(|_| !prefix.is_host()).map(|cover| (prefix, cover)));
+        self.tags.clear();
+    }
+
+    fn end(mut self) -> Ruleset {
+        self.settle();
+        self.ruleset
+    }
 }
 
 impl Ruleset {
@@ -350,11 +404,12 @@ impl Ruleset {
         self.rules.push(Rule { prefix, action });
     }
 
-    /// `same` are all entries of `prefix`, those of the winning action first.
-    fn push_listed(&mut self, prefix: Prefix, action: Action, same: &[Entry]) {
+    /// `tags` are all that is said of `prefix`, those of the winning action first.
+    fn push_listed(&mut self, prefix: Prefix, action: Action, tags: &[Tag]) {
         let start = self.lists.len();
-        for entry in same {
-            if let Tag::Listed(other) = entry.tag
+        // Most prefixes have one list, which the action names.
+        for tag in tags.iter().filter(|_| tags.len() > 1) {
+            if let Tag::Listed(other) = tag
                 && other.rank() == action.rank()
                 // A list that repeats a prefix stands next to itself.
                 && (self.lists.len() == start || self.lists.last() != Some(&other.list()))
@@ -362,8 +417,7 @@ impl Ruleset {
                 self.lists.push(other.list());
             }
         }
-        // Most prefixes have one list, which the action names.
-        if self.lists.len() == start + 1 {
+        if self.lists.len() < start + 2 {
             self.lists.truncate(start);
         } else {
             self.shared.push(Shared { rule: narrow(self.rules.len()), start: narrow(start) });

@@ -217,7 +217,7 @@ pub fn load(source: &Source, guards: &Guards, warnings: &Warnings, now: Now) -> 
 }
 
 /// Reads and parses a file, or the directory of a MISP feed.
-fn parse(path: &Path, objection: impl Fn(&Context) -> Option<Reason> + 'static) -> Result<Parsed, Fault> {
+fn parse(path: &Path, objection: impl Fn(&Context) -> Option<Reason> + Send + 'static) -> Result<Parsed, Fault> {
     if !is_feed(path) {
         return Ok(list::parse_for(&read(path).map_err(Fault::Unreadable)?, objection)?);
     }

@@ -110,7 +110,14 @@ impl Warnings {
     /// remark each, with the narrowest list. Gives how many each list was named for.
     ///
     /// Costs one pass over both.
-    pub(crate) fn note(&self, listed: &[Entry], diagnostics: &mut Diagnostics) -> BTreeMap<Arc<str>, usize> {
+    pub(crate) fn note(
+        &self,
+        listed: impl Iterator<Item = Entry>,
+        diagnostics: &mut Diagnostics,
+    ) -> BTreeMap<Arc<str>, usize> {
+        if self.entries.is_empty() {
+            return BTreeMap::new();
+        }
         let mut counts = BTreeMap::new();
         let mut rest = self.entries.iter().peekable();
         // The entries around the current prefix, widest first.
@@ -124,8 +131,8 @@ impl Warnings {
             // Sorted: if any is inside, the next one is.
             let inside = rest.peek().copied().filter(|(warned, _)| entry.prefix.contains(warned));
             if let Some((_, name)) = around.last().copied().or(inside) {
-                let text = safety::text_of(std::slice::from_ref(entry));
-                diagnostics.push(entry.place, text.as_bytes(), Reason::Warned(Arc::clone(name)));
+                let text = || safety::text_of(&[entry]);
+                diagnostics.push_with(entry.place, text, Reason::Warned(Arc::clone(name)));
                 *counts.entry(Arc::clone(name)).or_default() += 1;
             }
         }
@@ -172,7 +179,7 @@ mod tests {
         assert_eq!(names("198.0.0.0/8"), ["wide", "narrow"]);
         assert_eq!(names("203.0.113.8/32"), ["narrow"]);
         assert!(names("192.0.2.1").is_empty());
-        let counts = warnings.note(&parsed.entries, &mut diagnostics);
+        let counts = warnings.note(parsed.entries.iter().copied(), &mut diagnostics);
         let said: Vec<String> = diagnostics
             .iter()
             .map(|said| match &said.reason {

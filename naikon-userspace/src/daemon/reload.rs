@@ -4,6 +4,7 @@
 //! refuses keeps the last good set. What a reload did is said list by list.
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     io,
     path::{Path, PathBuf},
@@ -486,27 +487,53 @@ impl Lists {
 /// Where the drop lists together would cover far more than before, those that changed keep what they had.
 fn guard_growth(known: &BTreeMap<Key, ListState>, lists: &mut [ListState], before: Vec<Option<Good>>, now: Now) {
     let is_drop = |list: &ListState| list.source.role == Role::Listed(ListAction::Drop);
-    let union = |goods: &mut dyn Iterator<Item = &Good>| {
-        let mut all: Vec<Prefix> = goods.flat_map(|good| good.content.not_over(now).into_owned()).collect();
-        all.sort_unstable();
-        all.dedup();
-        all
-    };
     // What was dropped: what these lists held, and what lists held that are configured no longer.
     let held = lists.iter().zip(&before).filter(|(list, _)| is_drop(list)).filter_map(|(_, good)| good.as_ref());
     let gone = known.values().filter(|list| is_drop(list)).filter_map(|list| list.good.as_ref());
-    let mut new = lists.iter().filter(|list| is_drop(list)).filter_map(|list| list.good.as_ref());
-    let Err(refusal) = safety::growth_guard(&union(&mut held.chain(gone)), &union(&mut new)) else { return };
+    let held = parts(held.chain(gone), now);
+    if held.iter().all(|part| part.is_empty()) {
+        return;
+    }
+    let drops = lists.iter().zip(&before).filter(|(list, _)| is_drop(list));
+    let changed = drops.filter(|(list, before)| !is_same_good(before.as_ref(), list.good.as_ref()));
+    let changed = parts(changed.filter_map(|(list, _)| list.good.as_ref()), now);
+    if !safety::may_grow(held.iter().map(|part| &**part), changed.iter().map(|part| &**part)) {
+        return;
+    }
+    let new = parts(lists.iter().filter(|list| is_drop(list)).filter_map(|list| list.good.as_ref()), now);
+    let Err(refusal) = safety::growth_guard(&union(&held), &union(&new)) else { return };
     for (list, before) in lists.iter_mut().zip(before).filter(|(list, _)| is_drop(list)) {
-        let same = match (&before, &list.good) {
-            (Some(before), Some(now)) => before.content.prefixes() == now.content.prefixes(),
-            (None, None) => true,
-            _ => false,
-        };
-        if !same {
+        if !is_same_good(before.as_ref(), list.good.as_ref()) {
             list.good = before;
             list.fault = Some(refusal.to_string());
         }
+    }
+}
+
+/// What of each holds now or will.
+fn parts<'a>(goods: impl Iterator<Item = &'a Good>, now: Now) -> Vec<Cow<'a, [Prefix]>> {
+    let mut contents: Vec<&Arc<Content>> = goods.map(|good| &good.content).collect();
+    // A list that stays is the same before and after.
+    contents.sort_by_key(|content| Arc::as_ptr(content));
+    contents.dedup_by(|one, other| Arc::ptr_eq(one, other));
+    contents.into_iter().map(|content| content.not_over(now)).collect()
+}
+
+fn union(parts: &[Cow<'_, [Prefix]>]) -> Vec<Prefix> {
+    let mut all = parts.concat();
+    // Finds the parts, which are sorted, and merges them.
+    all.sort();
+    all.dedup();
+    all
+}
+
+fn is_same_good(one: Option<&Good>, other: Option<&Good>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => {
+            Arc::ptr_eq(&one.content, &other.content) || one.content.prefixes() == other.content.prefixes()
+        }
+        (None, None) => true,
+        _ => false,
     }
 }
 
@@ -551,7 +578,7 @@ fn warn_unsaved(name: &str, error: &io::Error) {
 }
 
 /// Whether both mean the same now; what has left or not yet come, and what is told of entries, may differ.
-fn is_same(one: &Content, other: &Content, now: Now) -> bool {
+fn is_same(one: &Arc<Content>, other: &Arc<Content>, now: Now) -> bool {
     one == other || one.active(now) == other.active(now)
 }
 

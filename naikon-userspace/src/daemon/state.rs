@@ -5,6 +5,7 @@
 //! safety net, never the start.
 
 use std::{
+    fmt::Write as _,
     fs::{self, DirBuilder, File},
     io::{self, Write},
     os::unix::fs::DirBuilderExt,
@@ -55,11 +56,12 @@ impl StateDir {
         let seconds = saved.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
         let mut body = format!("{SAVED}{seconds}\n{COMMON}{}\n", serde_json::to_string(content.common())?);
         for (prefix, own) in content.iter() {
+            // Writing to a text cannot fail, and allocates nothing for each of millions.
             if own.is_empty() {
-                body.push_str(&format!("{prefix}\n"));
+                let _written = writeln!(body, "{prefix}");
             }
             for (_, context) in own {
-                body.push_str(&format!("{prefix} {}\n", serde_json::to_string(context)?));
+                let _written = writeln!(body, "{prefix} {}", serde_json::to_string(context)?);
             }
         }
         let hash = hash(body.as_bytes());
@@ -125,17 +127,23 @@ impl StateDir {
             Ok::<_, io::Error>(shared.of(context))
         };
         let common = context(common)?;
-        let mut entries = Vec::new();
-        for line in lines {
+        let mut entry = |line: &str| {
             let (prefix, about) = line.split_once(' ').map_or((line, None), |(prefix, about)| (prefix, Some(about)));
             let prefix: Prefix = prefix.parse().map_err(|error| damaged(&error))?;
-            entries.push((prefix, about.map(&mut context).transpose()?));
-            if entries.len() > list::MAX_ENTRIES {
-                return Err(damaged(&"more prefixes than a list may have"));
-            }
+            Ok::<_, io::Error>((prefix, about.map(&mut context).transpose()?))
+        };
+        if lines.clone().nth(list::MAX_ENTRIES).is_some() {
+            return Err(damaged(&"more prefixes than a list may have"));
+        }
+        // One after the other: with room for a context each, millions would not fit.
+        let mut fault = None;
+        let entries = lines.map_while(|line| entry(line).map_err(|error| fault = Some(error)).ok());
+        let content = Content::new(entries, common);
+        if let Some(fault) = fault {
+            return Err(fault);
         }
         let saved = SystemTime::UNIX_EPOCH + Duration::from_secs(saved);
-        Ok(Some(Kept { content: Content::new(entries, common), saved }))
+        Ok(Some(Kept { content, saved }))
     }
 }
 

@@ -18,7 +18,7 @@ use notify::{
 };
 use tokio::{
     sync::{Notify, watch},
-    time::{Instant, sleep, timeout},
+    time::{Instant, timeout, timeout_at},
 };
 
 use super::{
@@ -46,6 +46,8 @@ const WHOLE_MAX: usize = 4096;
 #[derive(Default)]
 struct Touched {
     news: Notify,
+    /// One more file is whole.
+    closed: Notify,
     /// Files that were closed after writing or renamed since the last reload: they are whole.
     whole: Mutex<BTreeSet<PathBuf>>,
 }
@@ -75,7 +77,9 @@ pub(crate) async fn follow(
         }
         let deadline = Instant::now() + SETTLE_MAX;
         while !is_whole(&touched, &loaded, &now) && Instant::now() < deadline {
-            sleep(SETTLE_INTERVAL).await;
+            // A file that is closed meanwhile need not settle.
+            let settled = Instant::now() + SETTLE_INTERVAL;
+            while timeout_at(settled, touched.closed.notified()).await.is_ok() && !is_whole(&touched, &loaded, &now) {}
             let next = look().await;
             if next == now {
                 break;
@@ -103,6 +107,7 @@ fn is_whole(touched: &Touched, loaded: &Fingerprint, now: &Fingerprint) -> bool 
 fn watcher(touched: &Arc<Touched>) -> Option<RecommendedWatcher> {
     let touched = Arc::clone(touched);
     let told = move |event: notify::Result<notify::Event>| {
+        let mut is_closed = false;
         if let Ok(event) = event {
             let whole = matches!(
                 event.kind,
@@ -111,6 +116,7 @@ fn watcher(touched: &Arc<Touched>) -> Option<RecommendedWatcher> {
             if matches!(event.kind, EventKind::Access(_)) && !whole {
                 return;
             }
+            is_closed = whole;
             let mut known = touched.whole.lock().unwrap_or_else(PoisonError::into_inner);
             for path in event.paths {
                 if whole {
@@ -123,6 +129,9 @@ fn watcher(touched: &Arc<Touched>) -> Option<RecommendedWatcher> {
             if known.len() > WHOLE_MAX {
                 known.clear();
             }
+        }
+        if is_closed {
+            touched.closed.notify_one();
         }
         // An error may be a lost event: looking costs little.
         touched.news.notify_one();

@@ -23,6 +23,8 @@ pub(super) struct Collector {
     pub(super) diagnostics: Diagnostics,
     pub(super) read: usize,
     pub(super) is_full: bool,
+    /// How many entries there may be.
+    most: Most,
     /// When the list was published, as it says itself.
     pub(super) published: Option<Time>,
     /// Which file of a feed is read; 0 where a list is one file.
@@ -35,13 +37,54 @@ pub(super) struct Collector {
     objection: Option<Box<Objection>>,
 }
 
+/// How many entries a collector takes.
+struct Most(usize);
+
+impl Default for Most {
+    fn default() -> Self {
+        Most(MAX_ENTRIES)
+    }
+}
+
 /// What an operator has against an entry, by what is told of it.
-pub(super) type Objection = dyn Fn(&Context) -> Option<Reason>;
+pub(super) type Objection = dyn Fn(&Context) -> Option<Reason> + Send;
 
 impl Collector {
     /// For an operator with these objections.
     pub(super) fn new(objection: Box<Objection>) -> Self {
         Collector { objection: Some(objection), ..Collector::default() }
+    }
+
+    /// For a part of a list: it takes no more than so many entries.
+    pub(super) fn at_most(most: usize) -> Self {
+        Collector { most: Most(most), ..Collector::default() }
+    }
+
+    /// Takes what stands in column 1 of a line, alone and without a remark.
+    pub(super) fn bare(&mut self, line: u32, prefix: Prefix) {
+        if self.entries.len() < self.most.0 && !self.is_full {
+            self.read += 1;
+            self.entries.push(Entry { prefix, place: Place { file: self.file, line, column: 1 }, context: 0 });
+        } else {
+            self.is_full = true;
+        }
+    }
+
+    /// Takes what was found in the part of a list that begins below so many lines. Nothing more is told of entries there.
+    pub(super) fn append(&mut self, part: Collector, lines_before: u32) {
+        let file = self.file;
+        let moved = |place: Place| Place { line: place.line.saturating_add(lines_before), file, ..place };
+        let room = self.most.0.saturating_sub(self.entries.len());
+        self.is_full |= part.is_full || part.entries.len() > room;
+        if self.entries.is_empty() && lines_before == 0 && file == 0 {
+            self.entries = part.entries;
+            self.entries.truncate(room);
+        } else {
+            let taken = part.entries.get(..room).unwrap_or(&part.entries);
+            self.entries.extend(taken.iter().map(|entry| Entry { place: moved(entry.place), ..*entry }));
+        }
+        self.diagnostics.append(part.diagnostics, moved);
+        self.read += part.read;
     }
 
     /// Reads `text` with `read` and takes the result.
@@ -149,7 +192,7 @@ impl Collector {
         });
         let place = Place { file: self.file, line, column };
         for prefix in net.prefixes() {
-            if self.entries.len() == MAX_ENTRIES {
+            if self.entries.len() >= self.most.0 {
                 self.is_full = true;
                 return;
             }

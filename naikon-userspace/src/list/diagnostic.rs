@@ -1,4 +1,4 @@
-//! What is said about a list: per entry ([`Diagnostic`]) and about the whole ([`Refusal`]).
+//! What is said about a list: per entry ([`Diagnostic`]), and when that is too much ([`Refusal`]).
 //!
 //! Every reason has one class, which decides what it counts as: *bad* entries cannot be read as what their format
 //! promises and speak against the list as a whole; *refused* ones are readable but must not be enforced; *filtered*
@@ -7,7 +7,7 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use super::{Format, Place};
+use super::{Place, Refusal};
 use crate::{
     prefix::Prefix,
     provenance::{Time, Tlp},
@@ -446,23 +446,66 @@ impl Diagnostics {
 
     /// Adds a remark about `text`, which may be anything.
     pub fn push(&mut self, place: Place, text: &[u8], reason: Reason) {
+        self.push_with(place, || text, reason);
+    }
+
+    /// As [`Diagnostics::push`], where the text is made of what is known: it is asked for only if it is kept.
+    pub(crate) fn push_with<T: AsRef<[u8]>>(&mut self, place: Place, text: impl FnOnce() -> T, reason: Reason) {
         let severity = reason.severity();
-        match reason.class() {
-            Class::Bad => self.bad += 1,
-            Class::Refused => self.refused += 1,
-            Class::Filtered => self.filtered += 1,
-            Class::Noticed => self.noticed += 1,
-        }
-        self.labels.entry(reason.label()).or_insert((reason.class(), 0)).1 += 1;
-        let kept = match severity {
-            Severity::Error => &mut self.errors,
-            Severity::Notice => &mut self.notices,
-        };
+        let class = reason.class();
+        *self.count_of(class) += 1;
+        self.labels.entry(reason.label()).or_insert((class, 0)).1 += 1;
+        let kept = self.kept_of(severity);
         if kept.len() < KEPT_DIAGNOSTICS {
+            let text = text();
+            let text = text.as_ref();
             // Four bytes a character at most: never convert a 10 MB line to keep 80 characters of it.
             let start = text.get(..TEXT_CHARACTERS * 4).unwrap_or(text);
             let text = String::from_utf8_lossy(start).chars().take(TEXT_CHARACTERS).collect();
             kept.push(Diagnostic { severity, place, text, reason });
+        }
+    }
+
+    /// Whether the place and the text of one more notice would be kept.
+    pub(crate) fn keeps_notices(&self) -> bool {
+        self.notices.len() < KEPT_DIAGNOSTICS
+    }
+
+    /// Adds what was remarked on a part of the list, behind what was remarked so far; `moved` gives its places in the
+    /// whole.
+    pub(super) fn append(&mut self, part: Diagnostics, moved: impl Fn(Place) -> Place) {
+        for (class, count) in [
+            (Class::Bad, part.bad),
+            (Class::Refused, part.refused),
+            (Class::Filtered, part.filtered),
+            (Class::Noticed, part.noticed),
+        ] {
+            *self.count_of(class) += count;
+        }
+        for (label, (class, count)) in part.labels {
+            self.labels.entry(label).or_insert((class, 0)).1 += count;
+        }
+        for diagnostic in part.errors.into_iter().chain(part.notices) {
+            let kept = self.kept_of(diagnostic.severity);
+            if kept.len() < KEPT_DIAGNOSTICS {
+                kept.push(Diagnostic { place: moved(diagnostic.place), ..diagnostic });
+            }
+        }
+    }
+
+    fn count_of(&mut self, class: Class) -> &mut usize {
+        match class {
+            Class::Bad => &mut self.bad,
+            Class::Refused => &mut self.refused,
+            Class::Filtered => &mut self.filtered,
+            Class::Noticed => &mut self.noticed,
+        }
+    }
+
+    fn kept_of(&mut self, severity: Severity) -> &mut Vec<Diagnostic> {
+        match severity {
+            Severity::Error => &mut self.errors,
+            Severity::Notice => &mut self.notices,
         }
     }
 
@@ -547,128 +590,3 @@ impl Diagnostics {
         }
     }
 }
-
-/// Why a list is not taken at all; the last good one stays.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Refusal {
-    /// Over [`super::MAX_BYTES`], as given or unpacked.
-    TooLarge,
-    /// Over [`super::MAX_ENTRIES`].
-    TooManyEntries,
-    /// gzip that cannot be unpacked to its end.
-    Gzip,
-    /// A NUL byte in this line.
-    Binary(u32),
-    /// UTF-16 text.
-    Utf16,
-    /// A web page.
-    Html,
-    /// JSON that ends early or is broken, and where (line, column).
-    JsonSyntax(u32, u32),
-    /// JSON without a list of addresses that we know.
-    JsonUnknown,
-    /// JSON that is known and no list by itself: what it is, and what to do.
-    JsonOther(&'static str),
-    /// It tells how many entries it has, and has another number.
-    Count { told: u64, found: u64 },
-    /// A file of a feed that is missing or broken, and why. The cause is what its reader says.
-    InFile { name: String, cause: String },
-    /// The manifest of a feed names an event as no file is named.
-    EventName,
-    /// More events than a feed may have.
-    TooManyEvents,
-    /// What it tells of its entries takes over [`super::MAX_BYTES`].
-    TooMuchTold,
-    /// Not the format that the configuration promises.
-    Format { wanted: Format, found: Format },
-    /// CSV, but no column has a name we know.
-    NoAddressColumn,
-    /// No entry at all.
-    Empty,
-    /// Entries, but none to enforce; what became of them, by label.
-    /// `may_be_meant` says whether `allow_empty` would accept it.
-    NothingUsable { read: usize, causes: Vec<(&'static str, usize)>, may_be_meant: bool },
-    /// Over 5 % and more than three entries cannot be read.
-    TooManyBad { bad: usize, read: usize },
-    /// Change guard: over half of the list is gone.
-    Shrinks { removed: usize, of: usize },
-    /// Change guard: the drop lists cover far more than before, in addresses (IPv4) or /48 sites (IPv6).
-    Grows { ipv6: bool, from: u64, to: u64 },
-}
-
-impl Refusal {
-    /// Whether `naikon reload --force` passes it.
-    #[must_use]
-    pub fn is_change_guard(&self) -> bool {
-        matches!(self, Refusal::Shrinks { .. } | Refusal::Grows { .. })
-    }
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Refusal::TooLarge => formatter.write_str("larger than 256 MiB; split it"),
-            Refusal::TooManyEntries => {
-                write!(formatter, "more than {} prefixes or objects; split it", super::MAX_ENTRIES)
-            }
-            Refusal::Gzip => formatter.write_str("gzip that is cut short or broken; fetch it again"),
-            Refusal::Binary(line) => {
-                write!(formatter, "binary, there is a NUL byte in line {line}; a list is text")
-            }
-            Refusal::Utf16 => formatter.write_str("UTF-16 text; save it as UTF-8"),
-            Refusal::Html => {
-                formatter.write_str("an HTML page instead of a list; look for an error or login page at its source")
-            }
-            Refusal::JsonSyntax(line, column) => {
-                write!(formatter, "JSON that is cut short or broken in line {line}, column {column}; fetch it again")
-            }
-            Refusal::JsonUnknown => formatter.write_str(
-                "JSON without addresses that we know how to find; MISP events, STIX bundles, and arrays or lines of \
-                 addresses or of objects with an address are read",
-            ),
-            Refusal::JsonOther(what) => formatter.write_str(what),
-            Refusal::Count { told, found } => {
-                write!(
-                    formatter,
-                    "cut short or changed: it says that it has {told} entries and has {found}; fetch it again"
-                )
-            }
-            Refusal::InFile { name, cause } => {
-                write!(formatter, "{name}: {cause} (a feed is taken whole; its mirror may still be at work)")
-            }
-            Refusal::EventName => formatter.write_str("the manifest names an event by what is no UUID"),
-            Refusal::TooManyEvents => formatter.write_str("more than 65534 events; split it"),
-            Refusal::TooMuchTold => {
-                formatter.write_str("what it tells of its entries is larger than 256 MiB; split it or leave out tags")
-            }
-            Refusal::Format { wanted, found } => {
-                write!(formatter, "{found}, while the configuration says that it is {wanted}")
-            }
-            Refusal::NoAddressColumn => formatter.write_str(
-                "CSV without an address column; name one of value, indicator, ip, address, dst_ip, src_ip, ip_address",
-            ),
-            Refusal::Empty => formatter.write_str("empty, no entry in it; allow_empty accepts that"),
-            Refusal::NothingUsable { read, causes, may_be_meant } => {
-                write!(formatter, "nothing usable, 0 of {read}:")?;
-                for (place, (label, count)) in causes.iter().enumerate() {
-                    write!(formatter, "{} {count} x {}", if place == 0 { "" } else { "," }, spoken(label))?;
-                }
-                if *may_be_meant { formatter.write_str("; allow_empty accepts that") } else { Ok(()) }
-            }
-            Refusal::TooManyBad { bad, read } => {
-                write!(formatter, "{bad} of {read} entries cannot be read, over 5 %; mend or replace it")
-            }
-            Refusal::Shrinks { removed, of } => write!(
-                formatter,
-                "{removed} of {of} prefixes would be removed, over half; reload with --force if that is right"
-            ),
-            Refusal::Grows { ipv6, from, to } => write!(
-                formatter,
-                "the drop lists would cover {to} instead of {from} {}; reload with --force if that is right",
-                if *ipv6 { "IPv6 sites (/48)" } else { "IPv4 addresses" }
-            ),
-        }
-    }
-}
-
-impl std::error::Error for Refusal {}

@@ -108,6 +108,102 @@ pub(super) fn read(text: &str) -> Result<Indicator, Reason> {
     single(token).map(|indicator| with_fields(indicator, rest))
 }
 
+/// The commonest of all lines without a detour: the address or prefix at the start of `text` and what follows it, where
+/// [`read`] would have nothing to remark if the line ended there.
+pub(super) fn bare(text: &[u8]) -> Option<(Prefix, &[u8])> {
+    bare_ipv4(text).or_else(|| bare_ipv6(text))
+}
+
+fn bare_ipv6(text: &[u8]) -> Option<(Prefix, &[u8])> {
+    let (address, rest) = ipv6_groups(text)?;
+    if address.to_ipv4_mapped().is_some() {
+        return None;
+    }
+    let Some(after) = rest.strip_prefix(b"/") else { return Some((Prefix::host(address.into()), rest)) };
+    let (length, after) = small_number(after)?;
+    let prefix = Prefix::new(address.into(), length)?;
+    (prefix.address() == IpAddr::V6(address)).then_some((prefix, after))
+}
+
+/// An IPv6 address of hexadecimal groups alone (RFC 4291, 2.2, 1 and 2), and what follows it. std tries each group as an
+/// IPv4 address first, which takes most of its time.
+fn ipv6_groups(text: &[u8]) -> Option<(Ipv6Addr, &[u8])> {
+    // All groups so far, how many they are, and how many of them stand before `::`.
+    let (mut bits, mut count, mut gap) = (0_u128, 0_u32, None);
+    let mut rest = text;
+    if let Some(after) = rest.strip_prefix(b"::") {
+        (gap, rest) = (Some(0), after);
+    }
+    while let Some((group, after)) = hex_group(rest) {
+        (bits, count, rest) = (bits << 16 | u128::from(group), count + 1, after);
+        if count > 8 {
+            return None;
+        }
+        if let Some(after) = rest.strip_prefix(b"::") {
+            if gap.replace(count).is_some() {
+                return None;
+            }
+            rest = after;
+        } else if let Some(after) = rest.strip_prefix(b":") {
+            // A group must follow.
+            hex_group(after)?;
+            rest = after;
+        } else {
+            break;
+        }
+    }
+    let bits = match gap {
+        None if count == 8 => bits,
+        Some(before) if count < 8 => {
+            let after = 16 * (count - before);
+            let high = bits.checked_shr(after).unwrap_or(0).checked_shl(128 - 16 * before).unwrap_or(0);
+            high | bits & !u128::MAX.checked_shl(after).unwrap_or(0)
+        }
+        _ => return None,
+    };
+    Some((Ipv6Addr::from_bits(bits), rest))
+}
+
+/// One to four hexadecimal digits, and what follows them.
+fn hex_group(text: &[u8]) -> Option<(u16, &[u8])> {
+    let digits = text.iter().take(4).map_while(|byte| char::from(*byte).to_digit(16));
+    let (value, count) = digits.fold((0, 0), |(value, count), digit| (value << 4 | digit, count + 1));
+    (count > 0).then_some((u16::try_from(value).ok()?, text.get(count..)?))
+}
+
+fn bare_ipv4(text: &[u8]) -> Option<(Prefix, &[u8])> {
+    let (mut bits, mut rest) = (0, text);
+    for octet in 0..4 {
+        if octet > 0 {
+            rest = rest.strip_prefix(b".")?;
+        }
+        let (value, after) = small_number(rest)?;
+        (bits, rest) = (bits << 8 | u32::from(value), after);
+    }
+    let Some(after) = rest.strip_prefix(b"/") else { return Some((Prefix::canonical_v4(bits, 32)?, rest)) };
+    let (length, after) = small_number(after)?;
+    Some((Prefix::canonical_v4(bits, length)?, after))
+}
+
+/// A number below 256 without needless zeros, and what follows its digits.
+fn small_number(text: &[u8]) -> Option<(u8, &[u8])> {
+    let digit = |byte: &u8| Some(byte.wrapping_sub(b'0')).filter(|digit| *digit < 10).map(u16::from);
+    let (first, mut rest) = text.split_first()?;
+    let mut value = digit(first)?;
+    while let Some((next, after)) = rest.split_first()
+        && let Some(next) = digit(next)
+    {
+        if value == 0 {
+            return None;
+        }
+        (value, rest) = (value * 10 + next, after);
+        if value > 255 {
+            return None;
+        }
+    }
+    Some((u8::try_from(value).ok()?, rest))
+}
+
 /// Reads `address|port` as MISP writes it; without `|` any entry.
 pub(super) fn read_with_port(text: &str) -> Result<Indicator, Reason> {
     match text.split_once('|') {

@@ -19,6 +19,7 @@ mod labels;
 mod misp;
 mod plain;
 mod records;
+mod refusal;
 mod stix;
 mod walk;
 
@@ -28,9 +29,8 @@ use serde::Deserialize;
 
 use collector::{Collector, Objection};
 use detect::{Detected, detect};
-pub use diagnostic::{
-    Class, Diagnostic, Diagnostics, Elsewhere, KEPT_DIAGNOSTICS, Reason, Refusal, Severity, TEXT_CHARACTERS,
-};
+pub use diagnostic::{Class, Diagnostic, Diagnostics, Elsewhere, KEPT_DIAGNOSTICS, Reason, Severity, TEXT_CHARACTERS};
+pub use refusal::Refusal;
 
 pub(crate) use collector::Shared;
 pub(crate) use diagnostic::spoken;
@@ -152,7 +152,10 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed, Refusal> {
 ///
 /// # Errors
 /// As [`parse`].
-pub fn parse_for(bytes: &[u8], objection: impl Fn(&Context) -> Option<Reason> + 'static) -> Result<Parsed, Refusal> {
+pub fn parse_for(
+    bytes: &[u8],
+    objection: impl Fn(&Context) -> Option<Reason> + Send + 'static,
+) -> Result<Parsed, Refusal> {
     let mut collector = Collector::new(Box::new(objection));
     let format = read(bytes, &mut collector)?;
     finish(format, collector)
@@ -167,7 +170,7 @@ pub fn parse_feed(
     manifest: &[u8],
     files: &[String],
     event: impl FnMut(&str) -> Result<Vec<u8>, String>,
-    objection: impl Fn(&Context) -> Option<Reason> + 'static,
+    objection: impl Fn(&Context) -> Option<Reason> + Send + 'static,
 ) -> Result<Parsed, Refusal> {
     misp::parse_feed(manifest, files, event, Box::new(objection))
 }

@@ -30,6 +30,33 @@ pub(super) fn contexts(text: &[u8]) -> Vec<String> {
     parsed.entries.iter().map(context).collect()
 }
 
+/// Text such as plain lists have, with all that may go wrong in it.
+pub(super) fn plain_like() -> impl Strategy<Value = String> {
+    let number = || prop_oneof![4 => 0_u16..256, 1 => 256_u16..1000].prop_map(|number| number.to_string());
+    let number = prop_oneof![9 => number(), 1 => "0[0-9]{0,2}"];
+    let octets = prop::collection::vec(number, 3..6).prop_map(|octets| octets.join("."));
+    let octets = prop_oneof![4 => Just("192.0.2.7".to_owned()), 2 => Just("198.51.100.0".to_owned()), 4 => octets];
+    let address = prop_oneof![6 => octets, 1 => Just("2001:db8::7".into()), 1 => "[0-9a-f.:x]{0,12}"];
+    let after = prop_oneof![
+        6 => Just(String::new()),
+        3 => (0_u8..40).prop_map(|length| format!("/{length}")),
+        1 => Just("/024".into()),
+        1 => "-192[.]0[.]2[.][0-9]{1,2}",
+        2 => "[ \t,;#:/a-z0-9\r]{0,8}",
+    ];
+    let start = prop_oneof![8 => Just(""), 1 => Just(" "), 1 => Just("# "), 1 => Just("\u{e9}")];
+    let end = prop_oneof![8 => Just("\n"), 2 => Just("\r\n"), 1 => Just("\n\n"), 1 => Just("\r")];
+    let line =
+        (start, address, after, end).prop_map(|(start, address, after, end)| format!("{start}{address}{after}{end}"));
+    let head = prop_oneof![
+        3 => Just(String::new()),
+        1 => (0_u8..12).prop_map(|count| format!("# ipv4 hash:net ipset\n# Entries : {count} subnets, 9 unique IPs\n")),
+    ];
+    let last = prop_oneof![2 => Just(""), 1 => Just("192.0.2.9"), 1 => Just("192.0.2"), 1 => Just("# 192.0")];
+    (head, prop::collection::vec(line, 0..12), last)
+        .prop_map(|(head, lines, last)| format!("{head}{}{last}", lines.concat()))
+}
+
 pub(super) fn check(rows: &[(&str, &[u8], &[&str])]) {
     for (name, text, expected) in rows {
         assert_eq!(told(text), *expected, "{name}");

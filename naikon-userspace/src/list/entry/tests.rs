@@ -354,6 +354,23 @@ fn a_port_behind_a_bar() {
     assert_eq!(read_with_port("x|443"), Err(Reason::Name));
 }
 
+/// [`bare`] finds what [`read`] has nothing to remark on, and nothing else.
+fn agrees(text: &str) -> Result<(), TestCaseError> {
+    let plain =
+        |prefix| Indicator { net: Net::One(prefix), host_bits: false, mapped: false, port: false, fields: None };
+    let short = bare(text.as_bytes());
+    if let Some((prefix, rest)) = short {
+        let taken = &text[..text.len() - rest.len()];
+        prop_assert_eq!(read(taken), Ok(plain(prefix)), "{}", taken);
+    }
+    let is_common = text.bytes().all(|byte| byte.is_ascii_hexdigit() || b".:/".contains(&byte))
+        && !(text.contains(':') && text.contains('.'));
+    let long = read(text).ok().filter(|long| matches!(long.net, Net::One(prefix) if *long == plain(prefix)));
+    let whole = short.filter(|(_, rest)| rest.is_empty()).map(|(prefix, _)| plain(prefix));
+    prop_assert!(!is_common || whole == long, "{text}: {whole:?} {long:?}");
+    Ok(())
+}
+
 proptest! {
     #[test]
     fn arbitrary_text_never_panics(text in ".{0,60}", tail in "[0-9a-fx.:/\\[\\]() ,@;#%|-]{0,40}") {
@@ -362,6 +379,30 @@ proptest! {
         let _ = read(&format!("http://{tail}"));
         let _ = read_with_port(&tail);
         let _ = without_comment(tail.as_bytes());
+    }
+
+    #[test]
+    fn short_way_agrees_with_the_long_one_for_ipv6(
+        parts in prop::collection::vec(prop_oneof![5 => "[0-9a-fA-F]{1,4}", 1 => "", 1 => Just("ffff".to_owned())], 2..10),
+        start in prop_oneof![3 => Just(""), 1 => Just("::"), 1 => Just("::ffff:")],
+        length in prop_oneof![2 => Just(String::new()), 3 => "/[0-9]{1,3}", 1 => "/[0-9/]{0,4}", 1 => "[ .%-]1"],
+        masked: bool,
+    ) {
+        let text = format!("{start}{}{length}", parts.join(":"));
+        let canonical = text.parse::<Prefix>().ok().filter(|_| masked).map(|prefix| prefix.to_string());
+        agrees(&canonical.unwrap_or(text))?;
+    }
+
+    #[test]
+    fn short_way_agrees_with_the_long_one(
+        octets in prop::collection::vec(prop_oneof![8 => "[0-9]{1,3}", 1 => "[0-9a]{0,4}"], 3..6),
+        length in prop_oneof![2 => Just(String::new()), 3 => "/[0-9]{1,2}", 1 => "/[0-9/]{0,4}"],
+        masked: bool,
+    ) {
+        let text = octets.join(".") + &length;
+        // Most lengths would leave bits behind them.
+        let canonical = text.parse::<Prefix>().ok().filter(|_| masked).map(|prefix| prefix.to_string());
+        agrees(&canonical.unwrap_or(text))?;
     }
 
     #[test]
