@@ -58,12 +58,12 @@ pub(crate) fn naikon(ctx: XdpContext) -> u32 {
 fn judge<const FRAGS: bool>(ctx: &XdpContext) -> u32 {
     match packet::endpoints(XdpFrame { start: ctx.data(), end: ctx.data_end() }) {
         Sight::V4 { source, destination } => {
-            let hit = decide(action_v4(destination), action_v4(source));
+            let hit = decide(trie_v4(destination), trie_v4(source));
             trace_v4(ctx, source, destination, hit);
             settle::<FRAGS>(ctx, Family::V4, hit)
         }
         Sight::V6 { source, destination } => {
-            let hit = decide(action_v6(destination), action_v6(source));
+            let hit = decide(trie_v6(destination), trie_v6(source));
             trace_v6(ctx, source, destination, hit);
             settle::<FRAGS>(ctx, Family::V6, hit)
         }
@@ -74,31 +74,31 @@ fn judge<const FRAGS: bool>(ctx: &XdpContext) -> u32 {
 
 /// The stored answer for an IPv4 address.
 #[inline(always)]
-fn action_v4(address: [u8; 4]) -> Action {
+pub(crate) fn trie_v4(address: [u8; 4]) -> Action {
     RULES_V4.get(Key::new(32, address)).map_or(Action::NONE, |raw| Action::from_trie(*raw))
 }
 
 /// The stored answer for an IPv6 address in all its forms: itself first, then the IPv4 addresses inside it.
 #[inline(always)]
-fn action_v6(address: [u8; 16]) -> Action {
+pub(crate) fn trie_v6(address: [u8; 16]) -> Action {
     let own = RULES_V6.get(Key::new(128, address)).map_or(Action::NONE, |raw| Action::from_trie(*raw));
     match embedded(address) {
         Embedded::None => own,
-        Embedded::One(inner) => own.or_stronger(action_v4(inner)),
-        Embedded::Two(server, client) => own.or_stronger(action_v4(server)).or_stronger(action_v4(client)),
+        Embedded::One(inner) => own.or_stronger(trie_v4(inner)),
+        Embedded::Two(server, client) => own.or_stronger(trie_v4(server)).or_stronger(trie_v4(client)),
     }
 }
 
 /// A listed endpoint that decides over the frame.
 #[derive(Clone, Copy)]
-struct Hit {
+pub(crate) struct Hit {
     action: Action,
     direction: Direction,
 }
 
 /// Drop beats monitor; of equals the destination decides. An allowed endpoint is no hit.
 #[inline(always)]
-fn decide(destination: Action, source: Action) -> Option<Hit> {
+pub(crate) fn decide(destination: Action, source: Action) -> Option<Hit> {
     if destination.is_drop() || (destination.is_monitor() && !source.is_drop()) {
         Some(Hit { action: destination, direction: Direction::To })
     } else if source.is_drop() || source.is_monitor() {
@@ -110,7 +110,7 @@ fn decide(destination: Action, source: Action) -> Option<Hit> {
 
 /// Counts the frame and gives its verdict.
 #[inline(always)]
-fn settle<const FRAGS: bool>(ctx: &XdpContext, family: Family, hit: Option<Hit>) -> u32 {
+pub(crate) fn settle<const FRAGS: bool>(ctx: &XdpContext, family: Family, hit: Option<Hit>) -> u32 {
     let Some(Hit { action, direction }) = hit else {
         return pass(ctx);
     };
@@ -172,9 +172,9 @@ fn frame_bytes<const FRAGS: bool>(ctx: &XdpContext) -> u64 {
 }
 
 /// A packet in the kernel.
-struct XdpFrame {
-    start: usize,
-    end: usize,
+pub(crate) struct XdpFrame {
+    pub(crate) start: usize,
+    pub(crate) end: usize,
 }
 
 impl Frame for XdpFrame {
