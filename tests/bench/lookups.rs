@@ -1,16 +1,20 @@
 //! Nanoseconds in the kernel: the program that a daemon has attached, two trie lookups, the walk alone and nothing,
 //! in turn over the same packets; and whether every one of them gives the verdict that the truth asks for.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result};
 use aya::programs::ProgramFd;
 use serde_json::{Value, json};
 
 use crate::lists::{Family, List, Oracle};
-use crate::object::{Caps, Driver, NULL, Object, PARSE, PLAIN, XDP_DROP, XDP_PASS};
+use crate::object::{Caps, Driver, NULL, Object, PARSE, PLAIN, XDP_DROP, XDP_PASS, thread_time};
 use crate::traffic::{Case, PAIRS, Pair, frame, pairs};
 
 /// Packets of one variant before the next has its turn: long enough to warm up, short enough to share the noise.
 const TURN: usize = PAIRS / 4;
+/// So long that once is enough.
+const LONG: Duration = Duration::from_millis(5);
 /// Of a frame that never changes: it is fast, so that a turn needs more.
 const FIXED_TURN: u32 = 1 << 18;
 
@@ -118,7 +122,14 @@ impl Subject<'_> {
             for (program, samples) in programs.iter().zip(&mut samples) {
                 self.object.measure(program)?;
                 self.object.rewind(round * TURN)?;
-                samples.push(self.object.run(driver, &frame, self.ifindex, TURN as u32)?.1);
+                let start = thread_time();
+                for _ in 0..PAIRS / TURN {
+                    samples.push(self.object.run(driver, &frame, self.ifindex, TURN as u32)?.1);
+                    // The others wait. What is fast needs more samples, and the next pairs are others.
+                    if thread_time() - start > LONG {
+                        break;
+                    }
+                }
             }
         }
         Ok(self.row(list, case.name(), samples, wrong, pairs.len() * 2))
