@@ -265,10 +265,11 @@ impl<M: Memory> Set<M> {
     pub fn action_of(&self, address: IpAddr, trie: impl Fn(IpAddr) -> Action) -> Action {
         let view = View { set: self, trie };
         match address {
-            IpAddr::V4(v4) => match lookup::subnet_v4(&view, v4.to_bits()) {
-                0 => Action::NONE,
-                subnet => lookup::action_v4(&view, v4.to_bits(), subnet),
-            },
+            IpAddr::V4(v4) => {
+                let address = v4.to_bits();
+                let subnet = lookup::sifted_v4(&view, address, lookup::subnet_v4(&view, address));
+                if subnet == 0 { Action::NONE } else { lookup::action_v4(&view, address, subnet) }
+            }
             IpAddr::V6(v6) => {
                 let [high, low] = naikon_ebpf::embedded::halves(v6.octets());
                 match lookup::subnet_v6(&view, high) {
@@ -467,8 +468,8 @@ impl<M: Memory, F: Fn(IpAddr) -> Action> lookup::Tables for View<'_, M, F> {
         self.set.shape.subnets_v4
     }
 
-    fn subnets_v4(&self, word: u32) -> u64 {
-        self.set.memory.load(Table::SubnetsV4, word as usize)
+    fn subnets_v4(&self, word: u32) -> Option<u64> {
+        self.set.memory.words(Table::SubnetsV4).get(word as usize).map(Word::load)
     }
 
     fn bloom_v4_shape(&self) -> Option<(u64, u32)> {
@@ -504,8 +505,8 @@ impl<M: Memory, F: Fn(IpAddr) -> Action> lookup::Tables for View<'_, M, F> {
         self.set.shape.subnets_v6
     }
 
-    fn subnets_v6(&self, word: u32) -> u64 {
-        self.set.memory.load(Table::SubnetsV6, word as usize)
+    fn subnets_v6(&self, word: u32) -> Option<u64> {
+        self.set.memory.words(Table::SubnetsV6).get(word as usize).map(Word::load)
     }
 
     fn prefixes_seeds(&self) -> [u64; 2] {
