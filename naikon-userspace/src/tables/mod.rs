@@ -428,10 +428,10 @@ impl<M: Memory> Set<M> {
 /// IPv4 addresses in a prefix.
 fn addresses(prefix: &Prefix) -> impl Iterator<Item = u32> + use<> {
     let range = match (prefix.address(), prefix.last()) {
-        (IpAddr::V4(first), IpAddr::V4(last)) => first.to_bits()..=last.to_bits(),
-        _ => 1..=0,
+        (IpAddr::V4(first), IpAddr::V4(last)) => Some(first.to_bits()..=last.to_bits()),
+        _ => None,
     };
-    range.into_iter()
+    range.into_iter().flatten()
 }
 
 /// Keys of the IPv6 layer in a prefix.
@@ -444,7 +444,7 @@ fn keys(layer: Layer, prefix: &Prefix) -> impl Iterator<Item = Key> + use<> {
     let step = 1u128 << (128 - u32::from(layer.unit()).min(127));
     found.into_iter().flat_map(move |(level, first)| {
         (0..count).map(move |number| {
-            let address = if count == 1 { first } else { first | number * step };
+            let address = if count == 1 { first } else { first | (number * step) };
             Key::of((address >> 64) as u64, address as u64, level)
         })
     })
