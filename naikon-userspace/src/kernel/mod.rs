@@ -47,9 +47,10 @@ const FRAGS: KernelVersion = KernelVersion::new(5, 18, 0);
 /// The first kernel that charges maps to the memory cgroup instead of RLIMIT_MEMLOCK.
 const NO_MEMLOCK: KernelVersion = KernelVersion::new(5, 11, 0);
 
-/// `CAP_NET_ADMIN`, `CAP_SYS_ADMIN` and `CAP_BPF` (include/uapi/linux/capability.h).
+/// `CAP_NET_ADMIN`, `CAP_SYS_ADMIN`, `CAP_PERFMON` and `CAP_BPF` (include/uapi/linux/capability.h).
 const CAP_NET_ADMIN: u64 = 1 << 12;
 const CAP_SYS_ADMIN: u64 = 1 << 21;
+const CAP_PERFMON: u64 = 1 << 38;
 const CAP_BPF: u64 = 1 << 39;
 
 /// How to load and attach; fixed while the daemon runs.
@@ -100,10 +101,7 @@ pub fn require_support() -> Result<(), KernelError> {
         ));
     }
     let operation = "checking this process's capabilities";
-    let capabilities = procfs::process::Process::myself()
-        .and_then(|process| process.status())
-        .map_err(|error| KernelError::of(operation, &error))?
-        .capeff;
+    let capabilities = capabilities().map_err(|error| KernelError::of(operation, &error))?;
     for (wanted, name) in [(CAP_NET_ADMIN, "CAP_NET_ADMIN"), (CAP_BPF | CAP_SYS_ADMIN, "CAP_BPF")] {
         if capabilities & wanted == 0 {
             return Err(KernelError::new(operation, ErrorKind::Privilege, format!("{name} is missing"))
@@ -117,6 +115,11 @@ pub fn require_support() -> Result<(), KernelError> {
         }
     }
     Ok(())
+}
+
+/// The effective capabilities of this process.
+fn capabilities() -> procfs::ProcResult<u64> {
+    Ok(procfs::process::Process::myself()?.status()?.capeff)
 }
 
 impl Kernel {
@@ -299,6 +302,11 @@ fn load(settings: &Settings, pins: Option<&PinDir>, shape: &Shape) -> Result<(Eb
             // The verifier's word is EACCES or EINVAL; a missing capability is EPERM.
             Some(rustix::io::Errno::ACCESS | rustix::io::Errno::INVAL) => {
                 let cause = refused.cause;
+                // Older verifiers let nobody else compare packet pointers, or store beside what was spilled.
+                if capabilities().is_ok_and(|held| held & (CAP_PERFMON | CAP_SYS_ADMIN) == 0) {
+                    return KernelError::new(refused.operation, ErrorKind::Privilege, cause)
+                        .cure("this kernel's verifier takes the program with CAP_PERFMON only: grant that, too");
+                }
                 KernelError::new(refused.operation, ErrorKind::Unsupported, cause)
                     .cure("this kernel's verifier refuses the program; please report it with all of this message")
             }
