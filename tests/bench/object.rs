@@ -20,33 +20,33 @@ pub(crate) const XDP_PASS: u32 = 2;
 /// With which capabilities programs are loaded.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Caps {
-    /// CAP_BPF and CAP_NET_ADMIN, as the service has them: the verifier adds its masking against Spectre.
+    /// CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, as the service has them.
     Unit,
-    /// CAP_PERFMON as well: no masking.
-    Perfmon,
+    /// Without CAP_PERFMON: the verifier adds its masking and barriers against Spectre.
+    Least,
 }
 
 impl Caps {
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Caps::Unit => "CAP_BPF, CAP_NET_ADMIN",
-            Caps::Perfmon => "CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON",
+            Caps::Unit => "CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON",
+            Caps::Least => "CAP_BPF, CAP_NET_ADMIN",
         }
     }
 
     /// As setpriv wants them.
     pub(crate) fn bounding(self) -> &'static str {
         match self {
-            Caps::Unit => "-all,+bpf,+net_admin",
-            Caps::Perfmon => "-all,+bpf,+net_admin,+perfmon",
+            Caps::Unit => "-all,+bpf,+net_admin,+perfmon",
+            Caps::Least => "-all,+bpf,+net_admin",
         }
     }
 
     fn set(self) -> CapabilitySet {
-        let unit = CapabilitySet::BPF | CapabilitySet::NET_ADMIN;
+        let least = CapabilitySet::BPF | CapabilitySet::NET_ADMIN;
         match self {
-            Caps::Unit => unit,
-            Caps::Perfmon => unit | CapabilitySet::PERFMON,
+            Caps::Unit => least | CapabilitySet::PERFMON,
+            Caps::Least => least,
         }
     }
 
