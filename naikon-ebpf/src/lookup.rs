@@ -88,8 +88,9 @@ pub fn action_v4<T: Tables>(tables: &T, address: u32, subnet: u64) -> Action {
     }
 }
 
+/// The class of an IPv4 host in the exact table, 0 where it is not there.
 #[inline(always)]
-fn host_class<T: Tables>(tables: &T, address: u32) -> u8 {
+pub fn host_class<T: Tables>(tables: &T, address: u32) -> u8 {
     if let Some((seed, shift)) = tables.bloom_v4_shape() {
         let hash = hosts::hash(address, seed);
         if !bloom::may_hold(tables.bloom_v4(bloom::word_of(hash, shift)), hash) {
@@ -145,8 +146,9 @@ pub fn action_v6<T: Tables>(tables: &T, high: u64, low: u64, subnet: u64) -> Act
     }
 }
 
+/// The class of an IPv6 prefix in the exact table, 0 where it is not there.
 #[inline(always)]
-fn prefix_class<T: Tables>(tables: &T, key: Key) -> u8 {
+pub fn prefix_class<T: Tables>(tables: &T, key: Key) -> u8 {
     let hash = key.hash(tables.prefixes_seeds());
     if !bloom::may_hold(tables.bloom_v6(bloom::word_of(hash, tables.bloom_v6_shift())), hash) {
         return 0;
