@@ -388,7 +388,10 @@ fn read_trie<A: Pod>(
             .cure("somebody else wrote to the map; 'naikon detach' starts afresh")
         };
         let length = u8::try_from(key.prefix_len()).map_err(|_| foreign())?;
-        let prefix = Prefix::new(address(key.data()), length).ok_or_else(foreign)?;
+        let found = address(key.data());
+        // An IPv4 address in IPv6 spelling would pass for a rule of the other trie.
+        let prefix =
+            Prefix::new(found, length).filter(|prefix| prefix.is_ipv4() == found.is_ipv4()).ok_or_else(foreign)?;
         rules.push(Rule { prefix, action: Action::from_raw(raw).ok_or_else(foreign)? });
     }
     Ok(())
