@@ -66,6 +66,7 @@ impl Kernel {
     /// [`Refused::tables_unknown`] says to read the tables back before the next apply.
     pub fn apply(&mut self, delta: &Delta, rules_now: &[Rule], enforced: Enforced<'_>) -> Result<u64, Refused> {
         let refused = |error| Refused { error, tables_unknown: false };
+        self.audit = None;
         require_room(delta, rules_now).map_err(refused)?;
         let generation = self.generation().map_err(refused)?;
         self.tables.set_meta(abi::META_APPLYING, generation + 1).map_err(refused)?;
@@ -146,7 +147,7 @@ impl Kernel {
 
     /// Makes tables anew, filled with `rules`, and puts the program that reads them on every interface of this process in
     /// place of the one before: it gives the same answers.
-    fn renew(&mut self, rules: &[Rule], wanted: &Counts) -> Result<(), KernelError> {
+    pub(super) fn renew(&mut self, rules: &[Rule], wanted: &Counts) -> Result<(), KernelError> {
         let headroom = if self.pins.is_some() { 1 } else { HEADROOM };
         let shape = Shape::new(wanted, seeds()?, headroom);
         let (mut ebpf, entry) = load(&self.settings, self.pins.as_ref(), &shape)?;
@@ -159,7 +160,7 @@ impl Kernel {
             self.carry_names(&mut tables)?;
         }
         (self.ebpf, self.entry, self.set, self.tables) = (ebpf, entry, set, tables);
-        self.is_filled = true;
+        (self.is_filled, self.audit) = (true, None);
         for (ifindex, mut attachment) in std::mem::take(&mut self.attachments) {
             match attach::replace(self.program()?, attachment.link, &attachment.interface) {
                 Ok(link) => {
