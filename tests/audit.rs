@@ -11,7 +11,8 @@ use aya::maps::{Array, HashMap, Map, MapData, MapInfo};
 use naikon_ebpf::abi::{self, Action};
 
 use crate::harness::{
-    C2, C2_6, C2_NEIGHBOUR, CLIENT, Daemon, Lab, Metrics, RANGE, SERVER, eventually, holds, needs_root,
+    C2, C2_6, C2_NEIGHBOUR, CLIENT, Daemon, Lab, METRICS, Metrics, RANGE, SERVER, eventually, get, holds, needs_root,
+    run_command,
 };
 use crate::packets::{ipv4, udp};
 use crate::reload::Flooder;
@@ -199,6 +200,23 @@ fn tables_without_pins_are_told_and_stay() {
         "repairing them: making the tables anew: there are no pins to share the tries by; start the daemon again",
     );
     assert!(!passes(&lab, RANGE), "the rest is enforced");
+}
+
+#[test]
+fn list_that_grows_before_there_is_an_interface_keeps_its_rules_without_pins() {
+    if needs_root() {
+        return;
+    }
+    let lab = Lab::new();
+    let before = format!("{C2}\n2001:db8:f::/40\n");
+    lab.write("c2.txt", &before);
+    let daemon = Daemon::spawn(&lab, run_command(&lab, &["-i", "later*", "--pin-dir", "none", "-l", "c2.txt"]));
+    eventually("the daemon should answer", || get(&lab, METRICS, "/healthz").ok());
+    let many: String = (0..20_000).map(|number| format!("{}\n", Ipv4Addr::from_bits(0xc612_0000 + number))).collect();
+    lab.write("c2.txt", &format!("{before}{many}"));
+    daemon.await_verdict("198.18.0.7", "drop");
+    let metrics = audit(&daemon, &lab, "agreed");
+    assert_eq!(repaired(&metrics, "tries") + repaired(&metrics, "tables"), 0.0);
 }
 
 #[test]

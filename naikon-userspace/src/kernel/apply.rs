@@ -124,9 +124,8 @@ impl Kernel {
         if !self.is_filled {
             return self.begin(rules_now, &wanted);
         }
-        // Without pins the maps of counters and rules cannot be shared with another load.
-        let can_renew = self.pins.is_some() || self.attachments.is_empty();
-        if can_renew && self.set.is_outgrown(&wanted) {
+        // Without pins the maps of counters and rules cannot be shared with another load, and who reads them has them open.
+        if self.pins.is_some() && self.set.is_outgrown(&wanted) {
             // The old ones serve as well, only slower.
             if let Err(error) = self.renew(rules_now, &wanted) {
                 tracing::warn!("making larger tables: {error}; lookups get slower");
@@ -156,8 +155,10 @@ impl Kernel {
         set.fill(rules)?;
         self.loggers.follow(&mut ebpf)?;
         if self.pins.is_none() {
-            // Nothing is attached and no rule is there yet: only the names go over.
+            // These maps are new as well: the names go over, and the rules, which the tables do not all answer for.
             self.carry_names(&mut tables)?;
+            let rules: Vec<Op> = rules.iter().map(|rule| Op::Add(*rule)).collect();
+            tables.write_many(&rules).map_err(|(_, error)| error)?;
         }
         (self.ebpf, self.entry, self.set, self.tables) = (ebpf, entry, set, tables);
         (self.is_filled, self.audit) = (true, None);
