@@ -102,8 +102,9 @@ pub fn action_v4<T: Tables>(tables: &T, address: u32, subnet: u64) -> Action {
     }
 }
 
+/// The class of an IPv4 host in the exact table, 0 where it is not there. The bloom filter in front is not asked.
 #[inline(always)]
-fn host_class<T: Tables>(tables: &T, address: u32) -> u8 {
+pub fn host_class<T: Tables>(tables: &T, address: u32) -> u8 {
     let shape = tables.hosts_shape();
     let mixed = shape.mixed(address);
     let Some(line) = tables.hosts(shape.line(mixed)) else { return ASK };
@@ -153,8 +154,9 @@ pub fn action_v6<T: Tables>(tables: &T, high: u64, low: u64, subnet: u64) -> Act
     }
 }
 
+/// The class of an IPv6 prefix in the exact table, 0 where it is not there.
 #[inline(always)]
-fn prefix_class<T: Tables>(tables: &T, key: Key) -> u8 {
+pub fn prefix_class<T: Tables>(tables: &T, key: Key) -> u8 {
     let hash = key.hash(tables.prefixes_seeds());
     if !bloom::may_hold(tables.bloom_v6(bloom::word_of(hash, tables.bloom_v6_shift())), hash) {
         return 0;

@@ -27,7 +27,7 @@ use prometheus_client::{
 };
 use tokio::sync::watch;
 
-use super::snapshot::Snapshot;
+use super::{audit::AuditResult, snapshot::Snapshot};
 use crate::{
     kernel::{CounterReader, KernelError},
     protocol::{Families, ReloadResult},
@@ -47,6 +47,8 @@ pub(crate) struct Instruments {
     durations: Histogram,
     retries: Counter,
     reattached: Series<Labels, Counter>,
+    audits: Series<Labels, Counter>,
+    repaired: Series<Labels, Counter>,
 }
 
 impl Instruments {
@@ -56,11 +58,20 @@ impl Instruments {
             // A series that begins at zero shows the first increase.
             drop(reloads.get_or_create(&vec![("result", result.as_str().into())]));
         }
+        let (audits, repaired) = (Series::<Labels, Counter>::default(), Series::<Labels, Counter>::default());
+        for result in AuditResult::ALL {
+            drop(audits.get_or_create(&vec![("result", result.as_str().into())]));
+        }
+        for part in ["tries", "tables"] {
+            drop(repaired.get_or_create(&vec![("part", part.into())]));
+        }
         Instruments {
             reloads,
             durations: Histogram::new(DURATION_BUCKETS),
             retries: Counter::default(),
             reattached: Series::default(),
+            audits,
+            repaired,
         }
     }
 
@@ -68,6 +79,14 @@ impl Instruments {
         self.reloads.get_or_create(&vec![("result", result.as_str().into())]).inc();
         self.durations.observe(duration.as_secs_f64());
         self.retried(retries);
+    }
+
+    pub(crate) fn audited(&self, result: AuditResult) {
+        self.audits.get_or_create(&vec![("result", result.as_str().into())]).inc();
+    }
+
+    pub(crate) fn repaired(&self, part: &str, prefixes: u64) {
+        self.repaired.get_or_create(&vec![("part", part.into())]).inc_by(prefixes);
     }
 
     pub(crate) fn retried(&self, retries: u64) {
@@ -109,6 +128,16 @@ impl Metrics {
             "reattached",
             "Times the program was put back on an interface that had lost it",
             instruments.reattached.clone(),
+        );
+        registry.register(
+            "audits",
+            "Comparisons of what the kernel holds with what it was given, by result",
+            instruments.audits.clone(),
+        );
+        registry.register(
+            "repaired_prefixes",
+            "Prefixes that an audit found other than they were written, and repaired",
+            instruments.repaired.clone(),
         );
         let kernel = Arc::new(Kernel { reader: Mutex::new(reader), snapshots, lines_lost: Box::new(lines_lost) });
         registry.register_collector(Box::new(Arc::clone(&kernel)));

@@ -7,6 +7,7 @@
 //! Start: settings, privileges, maps, lists, and only then programs on interfaces, so that a program never runs with
 //! tables that are not filled. A start that fails leaves what was enforced before. The end is what `--on-exit` says.
 
+mod audit;
 mod clock;
 mod control;
 mod holds;
@@ -218,6 +219,7 @@ async fn serve(
     let changes = hear_changes(changes).map_err(|error| RunError::System("watching the interfaces", error))?;
     tokio::spawn(look_after_host(changes, snapshots.clone(), worker.clone()));
     tokio::spawn(follow_time(snapshots.clone(), worker.clone()));
+    tokio::spawn(audit::follow(worker.audit_asked(), worker.clone()));
     tokio::spawn(try_again(retries, worker.clone()));
     tokio::spawn(tell_service_manager(snapshots.clone(), worker.clone()));
     if let Some(trace) = trace {

@@ -83,10 +83,10 @@ pub(crate) struct Lists {
     ruleset: Arc<Ruleset>,
     names: Arc<BTreeMap<u16, String>>,
     /// What the kernel holds, where it is not the ruleset: at start, and after a change that could not be undone.
-    observed: Option<Vec<Rule>>,
+    pub(super) observed: Option<Vec<Rule>>,
     /// They must be read back before the next change.
-    tables_unknown: bool,
-    interrupted: bool,
+    pub(super) tables_unknown: bool,
+    pub(super) interrupted: bool,
 }
 
 /// A list is known by its name; an allowlist may have the name of a list.

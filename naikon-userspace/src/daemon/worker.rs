@@ -11,9 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::{
+    audit,
     hooks::Hooks,
     host::Facts,
     metrics::Instruments,
@@ -41,6 +42,8 @@ pub(crate) enum Job {
     Refresh { host: Option<Arc<Facts>>, reply: oneshot::Sender<()> },
     /// Look whether every interface still carries the program.
     Reconcile,
+    /// A step of the audit.
+    Audit { step: audit::Step, reply: oneshot::Sender<audit::Answer> },
     /// Show that the worker works.
     Ping { reply: oneshot::Sender<()> },
     /// End, with enforcement or without.
@@ -71,6 +74,7 @@ pub(crate) struct Worker {
     look_waits: Arc<AtomicBool>,
     /// Its end was asked for.
     stopped: Arc<AtomicBool>,
+    audit_asked: Arc<Notify>,
 }
 
 /// Everything that changes the kernel.
@@ -99,8 +103,11 @@ impl Worker {
         let (publish, snapshots) = watch::channel(Arc::new(enforcer.snapshot()));
         let look_waits = Arc::new(AtomicBool::new(false));
         let stopped = Arc::new(AtomicBool::new(false));
-        let worker = Worker { jobs, look_waits: Arc::clone(&look_waits), stopped: Arc::clone(&stopped) };
-        let work = move || work(enforcer, queue, &publish, &retry, &Flags { look_waits, stopped });
+        let audit_asked = Arc::new(Notify::new());
+        let flags =
+            Flags { look_waits: look_waits.clone(), stopped: stopped.clone(), audit_asked: Arc::clone(&audit_asked) };
+        let worker = Worker { jobs, look_waits, stopped, audit_asked };
+        let work = move || work(enforcer, queue, &publish, &retry, &flags);
         thread::Builder::new().name("enforcer".into()).spawn(work)?;
         Ok((worker, snapshots))
     }
@@ -129,6 +136,18 @@ impl Worker {
         }
     }
 
+    /// Asks for a step of the audit; `None` when the worker has ended.
+    pub(crate) async fn audit(&self, step: audit::Step) -> Option<audit::Answer> {
+        let (reply, answer) = oneshot::channel();
+        self.jobs.send(Job::Audit { step, reply }).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// Told when an audit is due although its time has not come.
+    pub(crate) fn audit_asked(&self) -> Arc<Notify> {
+        Arc::clone(&self.audit_asked)
+    }
+
     /// Returns when the thread has ended by itself, which only a panic makes it do.
     pub(crate) async fn failed(&self) {
         self.jobs.closed().await;
@@ -155,6 +174,7 @@ impl Worker {
 struct Flags {
     look_waits: Arc<AtomicBool>,
     stopped: Arc<AtomicBool>,
+    audit_asked: Arc<Notify>,
 }
 
 fn work(
@@ -184,6 +204,10 @@ fn work(
                     }
                 }
                 let (mut report, kernel_refused) = enforcer.reload(wish);
+                if report.result != ReloadResult::Applied {
+                    // Who asks and changes nothing wants to be sure; what the kernel refused may be for what somebody else wrote.
+                    flags.audit_asked.notify_one();
+                }
                 match by {
                     Asker::Daemon if report.result == ReloadResult::Applied => {
                         note(&mut untold, report.added, report.removed);
@@ -214,6 +238,9 @@ fn work(
                 if enforcer.reconcile() {
                     publish.send_replace(Arc::new(enforcer.snapshot()));
                 }
+            }
+            Job::Audit { step, reply } => {
+                let _gone = reply.send(enforcer.audit(step));
             }
             Job::Ping { reply } => {
                 let _gone = reply.send(());

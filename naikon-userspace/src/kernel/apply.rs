@@ -66,6 +66,7 @@ impl Kernel {
     /// [`Refused::tables_unknown`] says to read the tables back before the next apply.
     pub fn apply(&mut self, delta: &Delta, rules_now: &[Rule], enforced: Enforced<'_>) -> Result<u64, Refused> {
         let refused = |error| Refused { error, tables_unknown: false };
+        self.audit = None;
         require_room(delta, rules_now).map_err(refused)?;
         let generation = self.generation().map_err(refused)?;
         self.tables.set_meta(abi::META_APPLYING, generation + 1).map_err(refused)?;
@@ -123,9 +124,8 @@ impl Kernel {
         if !self.is_filled {
             return self.begin(rules_now, &wanted);
         }
-        // Without pins the maps of counters and rules cannot be shared with another load.
-        let can_renew = self.pins.is_some() || self.attachments.is_empty();
-        if can_renew && self.set.is_outgrown(&wanted) {
+        // Without pins the maps of counters and rules cannot be shared with another load, and who reads them has them open.
+        if self.pins.is_some() && self.set.is_outgrown(&wanted) {
             // The old ones serve as well, only slower.
             if let Err(error) = self.renew(rules_now, &wanted) {
                 tracing::warn!("making larger tables: {error}; lookups get slower");
@@ -146,7 +146,7 @@ impl Kernel {
 
     /// Makes tables anew, filled with `rules`, and puts the program that reads them on every interface of this process in
     /// place of the one before: it gives the same answers.
-    fn renew(&mut self, rules: &[Rule], wanted: &Counts) -> Result<(), KernelError> {
+    pub(super) fn renew(&mut self, rules: &[Rule], wanted: &Counts) -> Result<(), KernelError> {
         let headroom = if self.pins.is_some() { 1 } else { HEADROOM };
         let shape = Shape::new(wanted, seeds()?, headroom);
         let (mut ebpf, entry) = load(&self.settings, self.pins.as_ref(), &shape)?;
@@ -155,11 +155,13 @@ impl Kernel {
         set.fill(rules)?;
         self.loggers.follow(&mut ebpf)?;
         if self.pins.is_none() {
-            // Nothing is attached and no rule is there yet: only the names go over.
+            // These maps are new as well: the names go over, and the rules, which the tables do not all answer for.
             self.carry_names(&mut tables)?;
+            let rules: Vec<Op> = rules.iter().map(|rule| Op::Add(*rule)).collect();
+            tables.write_many(&rules).map_err(|(_, error)| error)?;
         }
         (self.ebpf, self.entry, self.set, self.tables) = (ebpf, entry, set, tables);
-        self.is_filled = true;
+        (self.is_filled, self.audit) = (true, None);
         for (ifindex, mut attachment) in std::mem::take(&mut self.attachments) {
             match attach::replace(self.program()?, attachment.link, &attachment.interface) {
                 Ok(link) => {

@@ -92,4 +92,12 @@ impl Memory for Mapped {
         // What is not there is an error of this call.
         class.map_or(0, |class| class as u8)
     }
+
+    fn spilled_keys(&self) -> Result<usize, KernelError> {
+        let refused = |name: &str, error: &MapError| KernelError::of(format!("reading {name}"), error);
+        let hosts = self.hosts_spill.keys().try_fold(0, |count, key| key.map(|_| count + 1));
+        let prefixes = self.prefixes_spill.keys().try_fold(0, |count, key| key.map(|_| count + 1));
+        let hosts: usize = hosts.map_err(|error| refused(abi::HOSTS_SPILL, &error))?;
+        Ok(hosts + prefixes.map_err(|error| refused(abi::PREFIXES_SPILL, &error))?)
+    }
 }

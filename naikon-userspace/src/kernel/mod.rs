@@ -6,6 +6,7 @@
 
 mod apply;
 mod attach;
+mod audit;
 mod error;
 mod memory;
 mod netlink;
@@ -24,6 +25,7 @@ pub(crate) use self::sys::return_large_blocks;
 pub use self::{
     apply::{Enforced, Refused},
     attach::{Attached, Held},
+    audit::{Agreement, AuditStep, Mended, TrieReader},
     error::{ErrorKind, KernelError},
     netlink::{InterfaceChanges, default_gateways, interfaces, own_addresses},
     offline::{Inspection, detach_pins, has_pins, inspect},
@@ -34,7 +36,7 @@ use self::{attach::Attachment, memory::Mapped, pins::PinDir, tables::Tables, tra
 use crate::{
     config::Mode,
     ruleset::Rule,
-    tables::{Counts, Seeds, Set, Shape, Table},
+    tables::{Audit, Counts, Seeds, Set, Shape, Table},
 };
 
 /// The kernel side, compiled by this package's build script.
@@ -75,6 +77,8 @@ pub struct Kernel {
     set: Set<Mapped>,
     /// The set says what the tries say.
     is_filled: bool,
+    /// A look at the set that is under way; a change of the set ends it.
+    audit: Option<Audit>,
     settings: Settings,
     loggers: Loggers,
     pins: Option<PinDir>,
@@ -156,8 +160,22 @@ impl Kernel {
         let slots = tables.names(abi::NAME_INTERFACE)?;
         let attachments = BTreeMap::new();
         let (settings, loggers) = (settings.clone(), Loggers::default());
-        let is_filled = false;
-        Ok(Kernel { ebpf, entry, tables, set, is_filled, settings, loggers, pins, lists, slots, attachments, fresh })
+        let (is_filled, audit) = (false, None);
+        Ok(Kernel {
+            ebpf,
+            entry,
+            tables,
+            set,
+            is_filled,
+            audit,
+            settings,
+            loggers,
+            pins,
+            lists,
+            slots,
+            attachments,
+            fresh,
+        })
     }
 
     /// The rules that the kernel enforces now, sorted by prefix.

@@ -39,19 +39,19 @@ const MEMORY_PAUSES_MS: [u64; 6] = [1, 2, 4, 8, 16, 32];
 /// Operations in one system call: keys and values of some 100 KB.
 const BATCH: usize = 4096;
 
-type Trie<A> = LpmTrie<MapData, A, u32>;
+pub(super) type Trie<A> = LpmTrie<MapData, A, u32>;
 type Hits = PerCpuHashMap<MapData, u64, [u64; 2]>;
 type Frames = PerCpuArray<MapData, u64>;
 
 /// Every map, opened for reading and writing.
 pub(crate) struct Tables {
-    rules_v4: Trie<[u8; 4]>,
-    rules_v6: Trie<[u8; 16]>,
+    pub(super) rules_v4: Trie<[u8; 4]>,
+    pub(super) rules_v6: Trie<[u8; 16]>,
     interfaces: Array<MapData, u64>,
     frames: Frames,
     hits: Hits,
     names: HashMap<MapData, abi::NameKey, u32>,
-    meta: Array<MapData, u64>,
+    pub(super) meta: Array<MapData, u64>,
 }
 
 impl Tables {
@@ -388,7 +388,10 @@ fn read_trie<A: Pod>(
             .cure("somebody else wrote to the map; 'naikon detach' starts afresh")
         };
         let length = u8::try_from(key.prefix_len()).map_err(|_| foreign())?;
-        let prefix = Prefix::new(address(key.data()), length).ok_or_else(foreign)?;
+        let found = address(key.data());
+        // An IPv4 address in IPv6 spelling would pass for a rule of the other trie.
+        let prefix =
+            Prefix::new(found, length).filter(|prefix| prefix.is_ipv4() == found.is_ipv4()).ok_or_else(foreign)?;
         rules.push(Rule { prefix, action: Action::from_raw(raw).ok_or_else(foreign)? });
     }
     Ok(())
@@ -409,7 +412,7 @@ fn name_of(key: &abi::NameKey, kind: u8) -> Option<String> {
 }
 
 /// A second file descriptor of the same map.
-fn again<T: TryFrom<Map, Error = MapError>>(name: &str, map: &MapData) -> Result<T, KernelError> {
+pub(super) fn again<T: TryFrom<Map, Error = MapError>>(name: &str, map: &MapData) -> Result<T, KernelError> {
     use std::os::fd::AsFd;
     let operation = || format!("opening the map {name} for reading");
     let fd = map.fd().as_fd().try_clone_to_owned().map_err(|error| KernelError::of(operation(), &error))?;

@@ -14,6 +14,7 @@
 //!
 //! Pure: memory is behind [`Memory`], random numbers are given.
 
+mod audit;
 mod bloom;
 mod change;
 mod hosts;
@@ -34,6 +35,7 @@ use naikon_ebpf::{
 };
 
 pub use self::{
+    audit::{Audit, Findings},
     change::{Change, Tries},
     shape::{Counts, Seeds, Shape},
 };
@@ -96,6 +98,13 @@ pub trait Memory {
 
     /// The class of a spilled key; 0 where there is none.
     fn spilled(&self, key: Spill) -> u8;
+
+    /// How many keys the spill maps hold.
+    ///
+    /// # Errors
+    ///
+    /// When they cannot be read.
+    fn spilled_keys(&self) -> Result<usize, Self::Error>;
 
     /// One word. What does not exist asks the trie, as in the kernel.
     fn load(&self, table: Table, word: usize) -> u64 {

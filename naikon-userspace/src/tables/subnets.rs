@@ -39,3 +39,19 @@ pub(super) fn bits<M: Memory>(memory: &M, table: Table, shape: Shape, key: u32) 
     let slot = shape.slot(key);
     subnets::bits_in(memory.load(table, subnets::word_of(slot) as usize), slot)
 }
+
+/// Whether `bits` are set for all of the keys that [`announce`] takes.
+pub(super) fn are_announced<M: Memory>(
+    memory: &M,
+    table: Table,
+    shape: Shape,
+    (first, step, count): (u32, u32, u64),
+    wanted: u64,
+) -> bool {
+    if count >= 1 << (32 - shape.shift) {
+        let all = (0..32).fold(0, |word, slot| word | wanted << (slot * 2));
+        return memory.words(table).iter().all(|word| word.load() & all == all);
+    }
+    let mut keys = (0..count as u32).map(|number| first.wrapping_add(number.wrapping_mul(step)));
+    keys.all(|key| bits(memory, table, shape, key) & wanted == wanted)
+}

@@ -17,21 +17,21 @@ use proptest::prelude::*;
 
 /// One write that a reader could look after.
 #[derive(Clone, Copy, Debug)]
-enum Write {
+pub(super) enum Write {
     Word(Table, usize, u64),
     Spill(Spill, u8),
     Trie(Op),
 }
 
-type Log = Rc<RefCell<Vec<Write>>>;
+pub(super) type Log = Rc<RefCell<Vec<Write>>>;
 
 /// Memory of a process instead of the kernel's, with a record of all writes. Refuses the spill or trie write with this
 /// number, counted down.
-struct Recorded {
+pub(super) struct Recorded {
     words: Vec<Vec<Word>>,
-    spilled: HashMap<String, u8>,
+    pub(super) spilled: HashMap<String, u8>,
     log: Log,
-    faults: Rc<RefCell<Option<usize>>>,
+    pub(super) faults: Rc<RefCell<Option<usize>>>,
 }
 
 fn is_refused(faults: &RefCell<Option<usize>>) -> bool {
@@ -50,7 +50,7 @@ fn is_refused(faults: &RefCell<Option<usize>>) -> bool {
 }
 
 impl Recorded {
-    fn new(shape: &Shape) -> Self {
+    pub(super) fn new(shape: &Shape) -> Self {
         let zeros = |table: &Table| (0..shape.words(*table)).map(|_| Word::default()).collect();
         let words = Table::ALL.iter().map(zeros).collect();
         Recorded { words, spilled: HashMap::new(), log: Log::default(), faults: Rc::default() }
@@ -93,6 +93,10 @@ impl Memory for Recorded {
         self.spilled.get(&format!("{key:?}")).copied().unwrap_or(0)
     }
 
+    fn spilled_keys(&self) -> Result<usize, Self::Error> {
+        Ok(self.spilled.len())
+    }
+
     fn store(&mut self, table: Table, word: usize, value: u64) {
         self.log.borrow_mut().push(Write::Word(table, word, value));
         self.words[table as usize][word].store(value);
@@ -100,14 +104,14 @@ impl Memory for Recorded {
 }
 
 /// The tries, as a map.
-struct Model {
-    rules: BTreeMap<Prefix, Action>,
-    log: Log,
-    faults: Rc<RefCell<Option<usize>>>,
+pub(super) struct Model {
+    pub(super) rules: BTreeMap<Prefix, Action>,
+    pub(super) log: Log,
+    pub(super) faults: Rc<RefCell<Option<usize>>>,
 }
 
 impl Model {
-    fn of(rules: &[Rule]) -> BTreeMap<Prefix, Action> {
+    pub(super) fn of(rules: &[Rule]) -> BTreeMap<Prefix, Action> {
         rules.iter().map(|rule| (rule.prefix, rule.action)).collect()
     }
 }
@@ -120,7 +124,7 @@ fn apply(rules: &mut BTreeMap<Prefix, Action>, op: &Op) {
     }
 }
 
-fn listed(rules: &BTreeMap<Prefix, Action>) -> Vec<Rule> {
+pub(super) fn listed(rules: &BTreeMap<Prefix, Action>) -> Vec<Rule> {
     rules.iter().map(|(prefix, action)| Rule { prefix: *prefix, action: *action }).collect()
 }
 
@@ -259,7 +263,7 @@ impl Case<'_> {
     }
 }
 
-fn shape(old: &[Rule], new: &[Rule], random: [u64; 4], expansion: u64, pages: u32) -> Shape {
+pub(super) fn shape(old: &[Rule], new: &[Rule], random: [u64; 4], expansion: u64, pages: u32) -> Shape {
     let counts = Counts::of(old.iter()).and(&Counts::of(new.iter()));
     let mut shape = Shape { expansion, pages, ..Shape::new(&counts, Seeds::new(random), 1) };
     // Small, so that a case is soon played and subnets meet in a slot.
@@ -270,19 +274,20 @@ fn shape(old: &[Rule], new: &[Rule], random: [u64; 4], expansion: u64, pages: u3
 }
 
 /// Seeds that were drawn once.
-const RANDOM: [u64; 4] = [0x9e37_79b9_7f4a_7c15, 0xbf58_476d_1ce4_e5b9, 0x94d0_49bb_1331_11eb, 0xd6e8_feb8_6659_fd93];
+pub(super) const RANDOM: [u64; 4] =
+    [0x9e37_79b9_7f4a_7c15, 0xbf58_476d_1ce4_e5b9, 0x94d0_49bb_1331_11eb, 0xd6e8_feb8_6659_fd93];
 
 fn small_world() -> Vec<Vec<IpAddr>> {
     world().addresses.into_iter().map(spelled).collect()
 }
 
 /// 198.50.0.0/15 and 2001:db8::/32 with some of their prefixes around every border between layers.
-struct Wide {
-    prefixes: Vec<Prefix>,
+pub(super) struct Wide {
+    pub(super) prefixes: Vec<Prefix>,
     addresses: Vec<Vec<IpAddr>>,
 }
 
-fn wide_world() -> Wide {
+pub(super) fn wide_world() -> Wide {
     let v4 =
         ["198.50.0.0", "198.50.255.0", "198.51.0.0", "198.51.99.255", "198.51.100.0", "198.51.100.7", "198.51.101.130"];
     let v6 =
@@ -301,21 +306,21 @@ fn wide_world() -> Wide {
     Wide { prefixes, addresses }
 }
 
-fn rules(world: &Wide, picked: &BTreeMap<usize, u16>) -> Vec<Rule> {
+pub(super) fn rules(world: &Wide, picked: &BTreeMap<usize, u16>) -> Vec<Rule> {
     let actions = [Action::monitor(1), Action::drop(2), Action::drop(3), Action::PASS, Action::HOLE];
     let known = picked.iter().filter_map(|(index, kind)| Some((world.prefixes.get(*index)?, kind)));
     known.map(|(prefix, kind)| Rule { prefix: *prefix, action: actions[usize::from(*kind)] }).collect()
 }
 
-fn expansions() -> impl Strategy<Value = u64> {
+pub(super) fn expansions() -> impl Strategy<Value = u64> {
     prop::sample::select(vec![1_u64, 4, 256])
 }
 
-fn picks() -> impl Strategy<Value = BTreeMap<usize, u16>> {
+pub(super) fn picks() -> impl Strategy<Value = BTreeMap<usize, u16>> {
     prop::collection::btree_map(0..150_usize, 0..5_u16, 0..40)
 }
 
-fn faults() -> impl Strategy<Value = Option<usize>> {
+pub(super) fn faults() -> impl Strategy<Value = Option<usize>> {
     prop::option::of(0..40_usize)
 }
 
@@ -380,7 +385,7 @@ fn check_sees_wrong_ways() {
 }
 
 /// IPv4 hosts of one line, for whoever knows the seeds.
-fn colliding(shape: &Shape, count: usize) -> Vec<Prefix> {
+pub(super) fn colliding(shape: &Shape, count: usize) -> Vec<Prefix> {
     let line = |address: u32| shape.hosts.line(shape.hosts.mixed(address));
     let base = 0xc612_0000_u32; // 198.18.0.0/15
     let same = (base..base + (1 << 17)).filter(|address| line(*address) == 7);
