@@ -18,6 +18,8 @@ mod kernel;
 mod lifecycle;
 mod lists;
 mod packets;
+mod random;
 mod reload;
+mod tables;
 mod traffic;
 mod verdict;

@@ -15,7 +15,7 @@ use super::{
 use crate::tables::{Memory, Shape, Spill, Table};
 
 /// All tables of one load of the program.
-pub(super) struct Mapped {
+pub struct Mapped {
     tables: Vec<Mapping>,
     hosts_spill: HashMap<MapData, u32, u32>,
     prefixes_spill: HashMap<MapData, [u64; 3], u32>,
