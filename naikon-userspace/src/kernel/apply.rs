@@ -56,6 +56,12 @@ impl Tries for Watched<'_> {
     }
 }
 
+/// Tables for this much. Without pins they may have to hold far more one day.
+pub(super) fn shape(counts: &Counts, has_pins: bool) -> Result<Shape, KernelError> {
+    let shape = Shape::new(counts, seeds()?, if has_pins { 1 } else { HEADROOM });
+    Ok(if has_pins { shape } else { Shape { spill: abi::SPILL_MAX, ..shape } })
+}
+
 impl Kernel {
     /// Makes the kernel's rules those that `delta` leads to from `rules_now`, and counts a generation. All or nothing.
     /// `enforced` is called when every address has its new answer, before the tries are complete.
@@ -147,8 +153,7 @@ impl Kernel {
     /// Makes tables anew, filled with `rules`, and puts the program that reads them on every interface of this process in
     /// place of the one before: it gives the same answers.
     fn renew(&mut self, rules: &[Rule], wanted: &Counts) -> Result<(), KernelError> {
-        let headroom = if self.pins.is_some() { 1 } else { HEADROOM };
-        let shape = Shape::new(wanted, seeds()?, headroom);
+        let shape = shape(wanted, self.pins.is_some())?;
         let (mut ebpf, entry) = load(&self.settings, self.pins.as_ref(), &shape)?;
         let mut tables = Tables::take(&mut ebpf)?;
         let mut set = Set::new(Mapped::take(&mut ebpf, &shape)?, shape);

@@ -133,7 +133,7 @@ impl Kernel {
             fresh = !pins.map(abi::META).exists();
             pins.prepare_maps()?;
         }
-        let shape = Shape::new(&Counts::default(), seeds()?, 1);
+        let shape = apply::shape(&Counts::default(), pins.is_some())?;
         let loaded = load(settings, pins.as_ref(), &shape).and_then(|(mut ebpf, entry)| {
             let tables = Tables::take(&mut ebpf)?;
             let set = Set::new(Mapped::take(&mut ebpf, &shape)?, shape);
@@ -286,6 +286,9 @@ pub fn loader<'a>(unparsed_drop: bool, shape: &'a Shape) -> EbpfLoader<'a> {
         .override_global(aya_log::LEVEL, &u8::MAX, true);
     for table in Table::ALL {
         loader.map_max_entries(memory::name(table), shape.elements(table));
+    }
+    for name in [abi::HOSTS_SPILL, abi::PREFIXES_SPILL] {
+        loader.map_max_entries(name, shape.spill);
     }
     let [hosts_a, hosts_b] = &shape.hosts.seeds;
     let words = [
