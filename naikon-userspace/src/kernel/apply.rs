@@ -129,9 +129,9 @@ impl Kernel {
         if !self.is_filled {
             return self.begin(rules_now, &wanted);
         }
-        // Without pins the maps of counters and rules cannot be shared with another load.
-        let can_renew = self.pins.is_some() || self.attachments.is_empty();
-        if can_renew && self.set.is_outgrown(&wanted) {
+        // Without pins the maps of counters and rules cannot be shared with another load, whether a program is attached now
+        // or comes back later.
+        if self.pins.is_some() && self.set.is_outgrown(&wanted) {
             // The old ones serve as well, only slower.
             if let Err(error) = self.renew(rules_now, &wanted) {
                 tracing::warn!("making larger tables: {error}; lookups get slower");
