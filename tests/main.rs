@@ -20,6 +20,7 @@ mod lists;
 mod packets;
 mod random;
 mod reload;
+mod swap;
 mod tables;
 mod traffic;
 mod verdict;

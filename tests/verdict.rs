@@ -460,6 +460,11 @@ pub(crate) fn fitting(rules: &[Rule]) -> Shape {
     Shape::new(&Sizes::of(rules.iter()), seeds(), 1)
 }
 
+/// The same, with these random numbers.
+pub(crate) fn fitting_with(rules: &[Rule], seeds: [u64; 4]) -> Shape {
+    Shape::new(&Sizes::of(rules.iter()), Seeds::new(seeds), 1)
+}
+
 /// Tables that leave to the trie whatever they can.
 pub(crate) fn asking(rules: &[Rule]) -> Shape {
     Shape { expansion: 1, ..fitting(rules) }
@@ -579,6 +584,11 @@ impl Bench {
     fn set_interface(&mut self, entry: u64) {
         let mut interfaces: Array<_, u64> = self.ebpf.map_mut(abi::INTERFACES).unwrap().try_into().unwrap();
         interfaces.set(abi::interface_index(IFINDEX), entry, 0).unwrap();
+    }
+
+    /// The maps of the program.
+    pub(crate) fn map_ids(&self) -> Vec<u32> {
+        self.ebpf.program(self.entry).unwrap().info().unwrap().map_ids().unwrap().unwrap_or_default()
     }
 
     pub(crate) fn run(&self, frame: &[u8]) -> u32 {
