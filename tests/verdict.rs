@@ -483,9 +483,9 @@ pub(crate) fn oversized(rules: &[Rule]) -> Shape {
     shape
 }
 
-/// Tables for nothing.
+/// Tables for nothing, which let spill whatever does not fit.
 pub(crate) fn undersized() -> Shape {
-    fitting(&[])
+    Shape { spill: abi::SPILL_MAX, ..fitting(&[]) }
 }
 
 fn seeds() -> Seeds {
