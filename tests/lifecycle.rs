@@ -61,7 +61,7 @@ impl Probe {
 }
 
 /// Nothing of naikon should be attached or pinned.
-fn expect_nothing_left(lab: &Lab) {
+pub(crate) fn expect_nothing_left(lab: &Lab) {
     eventually("no program should be left on an interface", || lab.gateway.xdp_programs().is_empty().then_some(()));
     assert_eq!(lab.pins(), Vec::<PathBuf>::new(), "no pin should be left");
     let folder = lab.gateway.enter(|| Path::new("/sys/fs/bpf/naikon").exists());

@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::net::TcpStream;
+use std::net::{IpAddr, TcpStream};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -24,52 +24,77 @@ const PICKED_UP: Duration = Duration::from_secs(2);
 
 const LISTED_MARK: &[u8] = b"listed-frame";
 const CLEAN_MARK: &[u8] = b"clean-frame";
+const LAST_MARK: &[u8] = b"last-frame";
+/// Frames of each kind in a round of a flood: with the last one, less than a queue holds.
+const BURST: [usize; 2] = [32, 8];
 
 /// What a flood did.
+#[derive(Default)]
 pub(crate) struct Flood {
     /// Listed frames that went out.
     pub(crate) sent: usize,
     /// Of those, the ones that came out behind the program.
     pub(crate) leaked: usize,
+    /// Clean frames that went out.
+    pub(crate) clean: usize,
+    /// Of those, the ones that did not come out.
+    pub(crate) lost: usize,
 }
 
-/// A closed loop of frames from the client: a burst to listed addresses, then one clean frame that must come through
+/// A closed loop of frames from the client: a burst to listed addresses and to clean ones, then one that must come through
 /// before the next burst. So nothing is lost in a queue, and every number can be exact.
 pub(crate) struct Flooder {
     client: Wire,
     gateway: Wire,
     listed: Vec<Frame>,
-    clean: Frame,
+    clean: Vec<Frame>,
+    last: Frame,
+}
+
+/// A frame from the client to any address.
+pub(crate) fn frame_to(address: IpAddr, mark: &[u8]) -> Frame {
+    Lab::from_client(match address {
+        IpAddr::V4(address) => ipv4(CLIENT, address).carry(udp(40_000, 443, mark)),
+        IpAddr::V6(address) => ipv6(CLIENT6, address).carry(udp(40_000, 443, mark)),
+    })
 }
 
 impl Flooder {
     /// Floods C2 in both families.
     pub(crate) fn new(lab: &Lab) -> Self {
-        let v4 = ipv4(CLIENT, C2).carry(udp(40_000, 443, LISTED_MARK));
-        let v6 = ipv6(CLIENT6, C2_6).carry(udp(40_000, 443, LISTED_MARK));
+        // The server's ICMP errors about clean frames go the other way, and are rate limited.
+        Self::between(lab, &[C2.into(), C2_6.into()], &[SERVER.into()])
+    }
+
+    /// Floods these addresses, of which the listed should be dropped and the clean should pass.
+    pub(crate) fn between(lab: &Lab, listed: &[IpAddr], clean: &[IpAddr]) -> Self {
         Flooder {
             client: lab.client.wire("eth0"),
             gateway: lab.gateway.wire("lan0"),
-            listed: [v4, v6].map(Lab::from_client).to_vec(),
-            // The server's ICMP errors about it go the other way, and are rate limited.
-            clean: Lab::from_client(ipv4(CLIENT, SERVER).carry(udp(40_000, 443, CLEAN_MARK))),
+            listed: listed.iter().map(|address| frame_to(*address, LISTED_MARK)).collect(),
+            clean: clean.iter().map(|address| frame_to(*address, CLEAN_MARK)).collect(),
+            last: frame_to(SERVER.into(), LAST_MARK),
         }
     }
 
     /// One round; the frames of it are counted in `flood`.
     fn round(&self, flood: &mut Flood) {
-        for _ in 0..16 {
-            for frame in &self.listed {
-                self.client.send(frame);
-                flood.sent += 1;
-            }
+        let [listed, clean] = BURST;
+        for frame in self.listed.iter().cycle().skip(flood.sent % self.listed.len()).take(listed) {
+            self.client.send(frame);
         }
-        self.client.send(&self.clean);
+        for frame in self.clean.iter().cycle().skip(flood.clean % self.clean.len()).take(clean) {
+            self.client.send(frame);
+        }
+        self.client.send(&self.last);
+        (flood.sent, flood.clean, flood.lost) = (flood.sent + listed, flood.clean + clean, flood.lost + clean);
         let end = std::time::Instant::now() + crate::harness::DEADLINE;
         let mut through = false;
         while !through {
             flood.leaked += self.gateway.take(|frame| {
-                through |= holds(frame, CLEAN_MARK);
+                // Frames stay in order.
+                through |= holds(frame, LAST_MARK);
+                flood.lost -= usize::from(holds(frame, CLEAN_MARK));
                 holds(frame, LISTED_MARK)
             });
             assert!(std::time::Instant::now() < end, "a clean frame should pass, whatever happens to the lists");
@@ -89,7 +114,7 @@ impl Flooder {
         }
         std::thread::scope(|scope| {
             let flood = scope.spawn(|| {
-                let mut flood = Flood { sent: 0, leaked: 0 };
+                let mut flood = Flood::default();
                 while !stop.load(Ordering::Relaxed) {
                     self.round(&mut flood);
                 }
@@ -755,9 +780,27 @@ fn memory_that_runs_out_in_the_middle_keeps_the_old_set() {
 
     let flooder = Flooder::new(&lab);
     let generation = daemon.generation();
-    let many: String =
-        (0..60_000_u32).map(|index| format!("2001:db8:f:1::{:x}:{:x}\n", index >> 8, index & 255)).collect();
+    const MANY: usize = 60_000;
+    let many: String = (0..MANY).map(|index| format!("2001:db8:f:1::{:x}:{:x}\n", index >> 8, index & 255)).collect();
+    let listed_last = "2001:db8:f:1::ea:5f".parse().unwrap();
+    let passes = |mark: &str| {
+        let gateway = lab.gateway.wire("lan0");
+        lab.client.wire("eth0").send(&frame_to(listed_last, mark.as_bytes()));
+        lab.client.wire("eth0").send(&frame_to(SERVER.into(), b"behind it"));
+        let mut came = false;
+        eventually("a clean frame should pass", || {
+            let mut through = false;
+            gateway.take(|frame| {
+                came |= holds(frame, mark.as_bytes());
+                through |= holds(frame, b"behind it");
+                false
+            });
+            through.then_some(())
+        });
+        came
+    };
     let (flood, ()) = flooder.during(|| {
+        // The tables are of the daemon's own load, outside; the tries are those of its first moments, and take far more.
         cgroup.limit(cgroup.used() + (2 << 20));
         lab.write("c2.txt", &format!("{C2}\n{C2_6}\n{many}"));
         let metrics = daemon.await_metrics("the apply should fail and be tried again", |metrics| {
@@ -766,12 +809,18 @@ fn memory_that_runs_out_in_the_middle_keeps_the_old_set() {
         assert_eq!(metrics.sum("naikon_generation", &[]), generation, "nothing is applied yet");
         assert_eq!(metrics.sum("naikon_prefixes", &[]), 2.0, "the old set stays");
         assert_eq!(daemon.verdict("2001:db8:f:1::1"), "pass");
+        // Between two attempts nothing of it is enforced, in whatever order things are written.
+        eventually("what the kernel refused should pass", || passes("refused").then_some(()));
+        assert!(daemon.log().contains("to RULES_V6"), "the trie should be what met the limit");
+        assert_eq!(daemon.generation(), generation, "it is still refused");
         cgroup.limit(4 << 30);
         daemon.await_metrics("the set should be applied once there is memory", |metrics| {
             metrics.sum("naikon_generation", &[]) == generation + 1.0
         });
     });
     assert_eq!(daemon.verdict("2001:db8:f:1::1"), "drop");
-    assert_eq!(daemon.metrics().sum("naikon_prefixes", &[]), 60_002.0);
+    assert!(!passes("applied"), "what was refused before should be enforced");
+    assert_eq!(daemon.metrics().sum("naikon_prefixes", &[]), (MANY + 2) as f64);
     assert_eq!(flood.leaked, 0, "of {} listed frames none should pass meanwhile", flood.sent);
+    assert_eq!(flood.lost, 0, "of {} clean frames all should pass", flood.clean);
 }

@@ -86,8 +86,9 @@ pub const PREFIXES_SHIFT: &str = "PREFIXES_SHIFT";
 
 /// Classes that stand for an action, nothing or the trie, see [`crate::lookup`].
 pub const CLASSES: u32 = 128;
-/// Most entries of each spill map: entries are allocated when they are made.
-pub const SPILL_MAX: u32 = 1 << 22;
+/// Most entries of each spill map. Entries are allocated when they are made, but 16 bytes for each of the bound at once
+/// (`htab_map_alloc`), so loads that can be replaced by larger ones take less.
+pub const SPILL_MAX: u32 = 1 << 20;
 
 /// Most prefixes of one family. The tries take memory per entry, not for this bound; it is as high as kernel
 /// 5.10 allows, which charges the whole bound to RLIMIT_MEMLOCK (`trie_alloc`, below 4 GiB).

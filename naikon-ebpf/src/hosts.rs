@@ -39,13 +39,15 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// A bijection: odd multipliers and a folding shift can be undone.
+    /// A bijection: odd multipliers and folding shifts can be undone. Folded once only, addresses at even distances would
+    /// stay at even distances, and some multipliers would put many of them into one line.
     #[must_use]
     #[inline(always)]
     pub const fn mixed(self, address: u32) -> u32 {
         let [first, second] = self.seeds;
         let product = address.wrapping_mul(first);
-        (product ^ (product >> 15)).wrapping_mul(second)
+        let product = (product ^ (product >> 15)).wrapping_mul(second);
+        (product ^ (product >> 13)).wrapping_mul(first)
     }
 
     /// The line of a mixed address.

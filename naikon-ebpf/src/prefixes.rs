@@ -72,7 +72,9 @@ impl Key {
         let [first, second] = seeds;
         let mut hash = (high ^ (self.level as u64)).wrapping_mul(first);
         hash = (hash ^ (hash >> 32)).wrapping_add(low).wrapping_mul(second);
-        (hash ^ (hash >> 29)).wrapping_mul(first)
+        // Folded twice behind the lower half: see `hosts::Shape::mixed`.
+        hash = (hash ^ (hash >> 32)).wrapping_mul(first);
+        (hash ^ (hash >> 29)).wrapping_mul(second)
     }
 }
 

@@ -56,6 +56,12 @@ impl Tries for Watched<'_> {
     }
 }
 
+/// Tables for this much. Without pins they may have to hold far more one day.
+pub(super) fn shape(counts: &Counts, has_pins: bool) -> Result<Shape, KernelError> {
+    let shape = Shape::new(counts, seeds()?, if has_pins { 1 } else { HEADROOM });
+    Ok(if has_pins { shape } else { Shape { spill: abi::SPILL_MAX, ..shape } })
+}
+
 impl Kernel {
     /// Makes the kernel's rules those that `delta` leads to from `rules_now`, and counts a generation. All or nothing.
     /// `enforced` is called when every address has its new answer, before the tries are complete.
@@ -104,7 +110,8 @@ impl Kernel {
 
     /// Tables and tries, borrowed together.
     fn both<R>(&mut self, work: impl FnOnce(&mut Set<Mapped>, &mut Watched<'_>) -> R) -> R {
-        let has_readers = !self.attachments.is_empty();
+        // What is pinned may be the program of an earlier process.
+        let has_readers = self.pins.is_some() || !self.attachments.is_empty();
         work(&mut self.set, &mut Watched { tables: &mut self.tables, has_readers })
     }
 
@@ -124,7 +131,8 @@ impl Kernel {
         if !self.is_filled {
             return self.begin(rules_now, &wanted);
         }
-        // Without pins the maps of counters and rules cannot be shared with another load, and who reads them has them open.
+        // Without pins the maps of counters and rules cannot be shared with another load, whether a program is attached now
+        // or comes back later.
         if self.pins.is_some() && self.set.is_outgrown(&wanted) {
             // The old ones serve as well, only slower.
             if let Err(error) = self.renew(rules_now, &wanted) {
@@ -147,8 +155,7 @@ impl Kernel {
     /// Makes tables anew, filled with `rules`, and puts the program that reads them on every interface of this process in
     /// place of the one before: it gives the same answers.
     pub(super) fn renew(&mut self, rules: &[Rule], wanted: &Counts) -> Result<(), KernelError> {
-        let headroom = if self.pins.is_some() { 1 } else { HEADROOM };
-        let shape = Shape::new(wanted, seeds()?, headroom);
+        let shape = shape(wanted, self.pins.is_some())?;
         let (mut ebpf, entry) = load(&self.settings, self.pins.as_ref(), &shape)?;
         let mut tables = Tables::take(&mut ebpf)?;
         let mut set = Set::new(Mapped::take(&mut ebpf, &shape)?, shape);

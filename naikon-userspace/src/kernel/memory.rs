@@ -9,13 +9,13 @@ use aya::{
 use naikon_ebpf::{abi, word::Word};
 
 use super::{
-    error::{ErrorKind, KernelError},
+    error::{self, ErrorKind, KernelError},
     sys::Mapping,
 };
 use crate::tables::{Memory, Shape, Spill, Table};
 
 /// All tables of one load of the program.
-pub(super) struct Mapped {
+pub struct Mapped {
     tables: Vec<Mapping>,
     hosts_spill: HashMap<MapData, u32, u32>,
     prefixes_spill: HashMap<MapData, [u64; 3], u32>,
@@ -81,7 +81,12 @@ impl Memory for Mapped {
                 (abi::PREFIXES_SPILL, self.prefixes_spill.insert(abi::spill_key(key), u32::from(class), 0))
             }
         };
-        done.map_err(|error| KernelError::of(format!("writing to {name}"), &error))
+        done.map_err(|error| {
+            let refused = KernelError::of(format!("writing to {name}"), &error);
+            // Full: another attempt makes larger tables.
+            let is_full = error::errno(&error) == Some(rustix::io::Errno::TOOBIG);
+            KernelError { kind: if is_full { ErrorKind::Memory } else { refused.kind }, ..refused }
+        })
     }
 
     fn spilled(&self, key: Spill) -> u8 {

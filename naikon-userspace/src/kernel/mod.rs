@@ -27,12 +27,13 @@ pub use self::{
     attach::{Attached, Held},
     audit::{Agreement, AuditStep, Mended, TrieReader},
     error::{ErrorKind, KernelError},
+    memory::Mapped,
     netlink::{InterfaceChanges, default_gateways, interfaces, own_addresses},
     offline::{Inspection, detach_pins, has_pins, inspect},
     tables::CounterReader,
     trace::Trace,
 };
-use self::{attach::Attachment, memory::Mapped, pins::PinDir, tables::Tables, trace::Loggers};
+use self::{attach::Attachment, pins::PinDir, tables::Tables, trace::Loggers};
 use crate::{
     config::Mode,
     ruleset::Rule,
@@ -140,7 +141,7 @@ impl Kernel {
             fresh = !pins.map(abi::META).exists();
             pins.prepare_maps()?;
         }
-        let shape = Shape::new(&Counts::default(), seeds()?, 1);
+        let shape = apply::shape(&Counts::default(), pins.is_some())?;
         let loaded = load(settings, pins.as_ref(), &shape).and_then(|(mut ebpf, entry)| {
             let tables = Tables::take(&mut ebpf)?;
             let set = Set::new(Mapped::take(&mut ebpf, &shape)?, shape);
@@ -272,6 +273,18 @@ impl Kernel {
     }
 }
 
+/// One entry point with empty tables of this shape, without pins and attached nowhere: for tests, which run frames through it. All
+/// that is shared with other loads elsewhere belongs to this one alone.
+///
+/// # Errors
+///
+/// When the kernel refuses the object.
+pub fn load_alone(entry: &'static str, unparsed_drop: bool, shape: Shape) -> Result<(Ebpf, Set<Mapped>), KernelError> {
+    let mut ebpf = load_entry(entry, unparsed_drop, None, &shape)?;
+    let memory = Mapped::take(&mut ebpf, &shape)?;
+    Ok((ebpf, Set::new(memory, shape)))
+}
+
 /// Loads the object and the entry point that this kernel can run.
 fn load(settings: &Settings, pins: Option<&PinDir>, shape: &Shape) -> Result<(Ebpf, &'static str), KernelError> {
     let entry = match (KernelVersion::current().is_ok_and(|running| running >= FRAGS), settings.trace) {
@@ -280,26 +293,34 @@ fn load(settings: &Settings, pins: Option<&PinDir>, shape: &Shape) -> Result<(Eb
         (true, true) => abi::PROGRAM_TRACE_FRAGS,
         (false, true) => abi::PROGRAM_TRACE_LINEAR,
     };
-    let unparsed_drop = u8::from(settings.unparsed_drop);
+    Ok((load_entry(entry, settings.unparsed_drop, pins, shape)?, entry))
+}
+
+/// What loads the object for tables of this shape; the program must be loaded from it still.
+#[must_use]
+pub fn loader<'a>(unparsed_drop: bool, shape: &'a Shape) -> EbpfLoader<'a> {
     let mut loader = EbpfLoader::new();
+    let unparsed_drop: &u8 = if unparsed_drop { &1 } else { &0 };
     loader
         .verifier_log_level(VerifierLogLevel::STATS)
-        .override_global(abi::UNPARSED_DROP, &unparsed_drop, true)
+        .override_global(abi::UNPARSED_DROP, unparsed_drop, true)
         // Only the entry points that log look at it.
         .override_global(aya_log::LEVEL, &u8::MAX, true);
     for table in Table::ALL {
         loader.map_max_entries(memory::name(table), shape.elements(table));
     }
-    let [hosts_a, hosts_b] = shape.hosts.seeds;
-    let bloom_v4 = shape.bloom_v4.unwrap_or(0);
+    for name in [abi::HOSTS_SPILL, abi::PREFIXES_SPILL] {
+        loader.map_max_entries(name, shape.spill);
+    }
+    let [hosts_a, hosts_b] = &shape.hosts.seeds;
     let words = [
         (abi::SUBNETS_SEED, &shape.subnets_v4.seed),
         (abi::SUBNETS_V4_SHIFT, &shape.subnets_v4.shift),
         (abi::SUBNETS_V6_SHIFT, &shape.subnets_v6.shift),
-        (abi::BLOOM_V4_SHIFT, &bloom_v4),
+        (abi::BLOOM_V4_SHIFT, shape.bloom_v4.as_ref().unwrap_or(&0)),
         (abi::BLOOM_V6_SHIFT, &shape.bloom_v6),
-        (abi::HOSTS_SEED_A, &hosts_a),
-        (abi::HOSTS_SEED_B, &hosts_b),
+        (abi::HOSTS_SEED_A, hosts_a),
+        (abi::HOSTS_SEED_B, hosts_b),
         (abi::HOSTS_SHIFT, &shape.hosts.shift),
         (abi::PREFIXES_SHIFT, &shape.prefixes),
     ];
@@ -308,6 +329,17 @@ fn load(settings: &Settings, pins: Option<&PinDir>, shape: &Shape) -> Result<(Eb
     }
     let [hash_a, hash_b] = &shape.hash;
     loader.override_global(abi::HASH_SEED_A, hash_a, true).override_global(abi::HASH_SEED_B, hash_b, true);
+    loader
+}
+
+/// Loads the object and one entry point.
+fn load_entry(
+    entry: &'static str,
+    unparsed_drop: bool,
+    pins: Option<&PinDir>,
+    shape: &Shape,
+) -> Result<Ebpf, KernelError> {
+    let mut loader = loader(unparsed_drop, shape);
     if let Some(pins) = pins {
         for name in PinDir::map_names() {
             loader.map_pin_path(name, pins.map(name));
@@ -331,7 +363,7 @@ fn load(settings: &Settings, pins: Option<&PinDir>, shape: &Shape) -> Result<(Eb
             _ => refused,
         }
     })?;
-    Ok((ebpf, entry))
+    Ok(ebpf)
 }
 
 /// Drawn anew for every load, so that nobody who writes a list can aim at the places of its entries.

@@ -130,7 +130,7 @@ pub struct Set<M> {
     pages: Pages,
     /// Some /24 asks the trie.
     asks_v4: bool,
-    /// There were more actions than classes.
+    /// There were more actions than classes, or a spill map refused: new tables are due.
     is_exhausted: bool,
     /// Keys removed, whose bits in the filters stay.
     stale: u64,
@@ -246,6 +246,12 @@ impl<M: Memory> Set<M> {
     ///
     /// When a spill map refuses: the operation is done in part, and its inverse undoes it.
     pub fn mirror(&mut self, op: &Op) -> Result<(), M::Error> {
+        let mirrored = self.write(op);
+        self.is_exhausted |= mirrored.is_err();
+        mirrored
+    }
+
+    fn write(&mut self, op: &Op) -> Result<(), M::Error> {
         let prefix = op.prefix();
         let Some(layer) = self.shape.layer(&prefix) else { return Ok(()) };
         let is_wide = prefix.length() < layer.unit();

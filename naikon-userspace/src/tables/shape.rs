@@ -175,6 +175,8 @@ pub struct Shape {
     pub pages: u32,
     /// Prefixes of more places than this are left to the trie.
     pub expansion: u64,
+    /// Most keys in each spill map. The kernel takes 16 bytes for each at once, used or not.
+    pub spill: u32,
 }
 
 impl Shape {
@@ -192,7 +194,7 @@ impl Shape {
             let (enough, plenty) = (count * headroom * 16, (count * headroom * 64).min(1 << 20));
             subnets::Shape { seed: seeds.subnets, shift: 32 - log(enough.max(plenty), 9, 24) }
         };
-        Shape {
+        let shape = Shape {
             subnets_v4: subnets(counts.subnets_v4),
             subnets_v6: subnets(counts.subnets_v6),
             hosts: hosts::Shape { seeds: seeds.hosts, shift: 32 - log(hosts / 6, 8, 24) },
@@ -202,7 +204,11 @@ impl Shape {
             prefixes: 64 - log(prefixes / 3, 6, 24),
             pages: u32::try_from((counts.pages * headroom + counts.pages / 4 + 64).min(1 << 16)).unwrap_or(1 << 16),
             expansion,
-        }
+            spill: 0,
+        };
+        // Nine hosts a line spill one key in 25 lines, four prefixes one in 12: more than that is made anew.
+        let lines = shape.elements(Table::Hosts).max(shape.elements(Table::Prefixes));
+        Shape { spill: 4096 + lines / 2, ..shape }
     }
 
     /// Whether tables of this shape serve `counts` about as well as new ones would.

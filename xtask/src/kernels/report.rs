@@ -13,7 +13,7 @@ pub(super) struct Report {
     version: String,
     /// Exit code of the tests; none when the machine ended before them.
     pub(super) code: Option<i32>,
-    /// Rows of the budget's table, split: granted, program, unparsed, log, verified (or the refusal), stack, ...
+    /// Rows of the budget's table, split: granted, program, unparsed, hosts, verified (or the refusal), stack, ...
     budget: Vec<Vec<String>>,
     /// What the daemon did, by capabilities.
     outcomes: Vec<(String, Outcome)>,
@@ -59,7 +59,9 @@ impl Report {
         for (granted, outcome) in &self.outcomes {
             // The daemon takes the program for multi-buffer frames wherever there is one.
             let rows = self.budget.iter().filter_map(|row| match row.as_slice() {
-                [of, program, unparsed, log, verified, ..] if of == granted && unparsed == "pass" && log == "off" => {
+                [of, program, unparsed, hosts, verified, ..]
+                    if of == granted && program.starts_with("naikon") && unparsed == "pass" && hosts == "filtered" =>
+                {
                     Some((program.as_str(), verified.as_str()))
                 }
                 _ => None,
@@ -87,7 +89,7 @@ impl Report {
         let mut text = format!("\n## {}\n\n", self.version);
         let ended = if self.code == Some(0) { "passed" } else { "failed" };
         let _ = writeln!(text, "The tests {ended} after {} s with the machine's start.\n", self.took.as_secs());
-        text += "| granted | program | unparsed | log | verified | stack | translated | jitted | us | |\n";
+        text += "| granted | program | unparsed | hosts | verified | stack | translated | jitted | us | |\n";
         text += "|---|---|---|---|---|---|---|---|---|---|\n";
         for row in &self.budget {
             let _ = writeln!(text, "| {} |", row.join(" | "));
@@ -128,9 +130,9 @@ mod tests {
     fn console_is_read_whatever_stands_around() {
         let console = "[    0.1] boot\r\nkernel built as: #1 SMP Debian 5.10.1-2 (2026-01-01)\r\n\
             test budget::x ... | granted | program |\r\n\
-            | unit | naikon | pass | off | refused: R2 | | | | | |\r\n\
-            | perfmon | naikon | pass | off | 3000 | 288 | 1 | 2 | 3 | |\r\n\
-            | perfmon | naikon | drop | off | 3001 | 288 | 1 | 2 | 3 | |\r\n\
+            | unit | naikon | pass | filtered | refused: R2 | | | | | |\r\n\
+            | perfmon | naikon | pass | filtered | 3000 | 288 | 1 | 2 | 3 | |\r\n\
+            | perfmon | naikon | drop | filtered | 3001 | 288 | 1 | 2 | 3 | |\r\n\
             test enforcement::y ... refused | unit | error: no\r\n\
             verdicts | perfmon | native | 32 | 0\r\n\
             tests ended: 101\r\n";
@@ -141,6 +143,6 @@ mod tests {
             "| 5.10.1-2 | unit | **no** | naikon | | | | R2 |\n\
              | 5.10.1-2 | perfmon | yes | naikon | 3000 | 32 | 0 | native mode |\n"
         );
-        assert!(report.details().contains("| perfmon | naikon | drop | off | 3001 |"), "{}", report.details());
+        assert!(report.details().contains("| perfmon | naikon | drop | filtered | 3001 |"), "{}", report.details());
     }
 }
