@@ -25,7 +25,7 @@ pub trait Tables {
     /// How IPv4 subnets become slots.
     fn subnets_v4_shape(&self) -> subnets::Shape;
     /// A word of the IPv4 subnets.
-    fn subnets_v4(&self, word: u32) -> u64;
+    fn subnets_v4(&self, word: u32) -> Option<u64>;
     /// The bloom filter in front of the hosts: seed and shift, unless this size needs none.
     fn bloom_v4_shape(&self) -> Option<(u64, u32)>;
     /// A word of the bloom filter in front of the hosts.
@@ -43,7 +43,7 @@ pub trait Tables {
     /// How IPv6 subnets become slots.
     fn subnets_v6_shape(&self) -> subnets::Shape;
     /// A word of the IPv6 subnets.
-    fn subnets_v6(&self, word: u32) -> u64;
+    fn subnets_v6(&self, word: u32) -> Option<u64>;
     /// The seeds of hashes of IPv6 prefixes.
     fn prefixes_seeds(&self) -> [u64; 2];
     /// The shift of hashes to words of the bloom filter in front of the IPv6 prefixes.
@@ -68,10 +68,24 @@ pub trait Tables {
 #[inline(always)]
 pub fn subnet_v4<T: Tables>(tables: &T, address: u32) -> u64 {
     let slot = tables.subnets_v4_shape().slot(subnets::key_v4(address));
-    subnets::bits_in(tables.subnets_v4(subnets::word_of(slot)), slot)
+    tables.subnets_v4(subnets::word_of(slot)).map_or(EXACT | WIDE, |word| subnets::bits_in(word, slot))
 }
 
-/// The action for an IPv4 address in whose subnet something is listed.
+/// What is listed in the subnet of an IPv4 address, less what the bloom filter rules out.
+#[inline(always)]
+pub fn sifted_v4<T: Tables>(tables: &T, address: u32, subnet: u64) -> u64 {
+    if subnet & EXACT != 0
+        && let Some((seed, shift)) = tables.bloom_v4_shape()
+    {
+        let hash = hosts::hash(address, seed);
+        if !bloom::may_hold(tables.bloom_v4(bloom::word_of(hash, shift)), hash) {
+            return subnet & WIDE;
+        }
+    }
+    subnet
+}
+
+/// The action for an IPv4 address that may be listed: what is listed in its subnet, sifted.
 #[inline(always)]
 pub fn action_v4<T: Tables>(tables: &T, address: u32, subnet: u64) -> Action {
     let mut class = 0;
@@ -90,12 +104,6 @@ pub fn action_v4<T: Tables>(tables: &T, address: u32, subnet: u64) -> Action {
 
 #[inline(always)]
 fn host_class<T: Tables>(tables: &T, address: u32) -> u8 {
-    if let Some((seed, shift)) = tables.bloom_v4_shape() {
-        let hash = hosts::hash(address, seed);
-        if !bloom::may_hold(tables.bloom_v4(bloom::word_of(hash, shift)), hash) {
-            return 0;
-        }
-    }
     let shape = tables.hosts_shape();
     let mixed = shape.mixed(address);
     let Some(line) = tables.hosts(shape.line(mixed)) else { return ASK };
@@ -118,7 +126,7 @@ fn network_class<T: Tables>(tables: &T, address: u32) -> u8 {
 #[inline(always)]
 pub fn subnet_v6<T: Tables>(tables: &T, high: u64) -> u64 {
     let slot = tables.subnets_v6_shape().slot(subnets::key_v6(high));
-    subnets::bits_in(tables.subnets_v6(subnets::word_of(slot)), slot)
+    tables.subnets_v6(subnets::word_of(slot)).map_or(EXACT | WIDE, |word| subnets::bits_in(word, slot))
 }
 
 /// The action for an IPv6 address in whose subnet something is listed; the IPv4 addresses that it may carry are not

@@ -1,6 +1,8 @@
 //! The program on `bpf`; an empty `main` on the host, so that the workspace builds as one.
 #![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
+#[cfg(all(target_arch = "bpf", feature = "bench"))]
+mod bench;
 #[cfg(target_arch = "bpf")]
 mod program;
 

@@ -100,17 +100,18 @@ pub fn find(line: &Line, key: Key) -> (u8, bool) {
     let wanted = mark(key.level, 0);
     let [h0, h1, h2, h3, h4, h5, h6, l0, l1, l2, l3, l4, l5, l6, marks, rest] = line;
     // In program order, which processors with total store order keep.
-    let mut marks = marks.load();
-    let last = rest.load();
+    let (first, last) = (marks.load(), rest.load());
     let mut class = 0;
-    let mut slot = 0;
-    for (upper, lower) in [(h0, l0), (h1, l1), (h2, l2), (h3, l3), (h4, l4), (h5, l5), (h6, l6)] {
-        if slot == 4 {
-            marks = last;
-        }
-        let own = marks & 0xffff;
-        marks >>= 16;
-        slot += 1;
+    for (upper, lower, mark) in [
+        (h0, l0, first),
+        (h1, l1, first >> 16),
+        (h2, l2, first >> 32),
+        (h3, l3, first >> 48),
+        (h4, l4, last),
+        (h5, l5, last >> 16),
+        (h6, l6, last >> 32),
+    ] {
+        let own = mark & 0xffff;
         let difference = (upper.load() ^ high) | (lower.load() ^ low) | ((own ^ wanted) >> 8);
         // Negative where nothing differs: less one, zero alone wraps from a number without the highest bit.
         class |= where_negative(difference.wrapping_sub(1) & !difference, own & 0xff);

@@ -1,13 +1,15 @@
 //! The program: maps, entry points, and the one place where a packet is read.
 //!
 //! A frame's two addresses are looked up, the stronger of the two answers decides, and what was decided is counted.
-//! Nothing else happens here; whatever cannot be read is not judged. Nearly every address lies in a subnet of which
-//! nothing is listed: that is found out in line, for both at once; the rest of a lookup is a function of its own.
+//! Nothing else happens here; whatever cannot be read is not judged.
 #![expect(unsafe_code, reason = "a packet and a map value are raw memory that only the verifier vouches for")]
 
 use aya_ebpf::{
     Global,
-    bindings::xdp_action::{XDP_DROP, XDP_PASS},
+    bindings::{
+        xdp_action::{XDP_DROP, XDP_PASS},
+        xdp_md,
+    },
     helpers::generated::bpf_xdp_get_buff_len,
     macros::{map, xdp},
     maps::{Array, HashMap, LpmTrie, PerCpuArray, PerCpuHashMap, lpm_trie::Key},
@@ -119,78 +121,109 @@ static HOSTS_SHIFT: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static PREFIXES_SHIFT: Global<u32> = Global::new(0);
 
+/// Nearly every frame is innocent, and passes here. What may be listed is examined in a function of its own: its values
+/// would take stack on this way, and each first store there costs a barrier without CAP_PERFMON.
 #[inline(always)]
 fn judge<const FRAGS: bool, const TRACE: bool>(ctx: &XdpContext) -> u32 {
     match packet::endpoints(XdpFrame { start: ctx.data(), end: ctx.data_end() }) {
         Sight::V4 { source, destination } => {
-            let hit = judge_v4(u32::from_be_bytes(source), u32::from_be_bytes(destination));
-            if TRACE {
-                trace_v4(ctx, source, destination, hit);
+            let (source, destination) = (u32::from_be_bytes(source), u32::from_be_bytes(destination));
+            let mut from = lookup::subnet_v4(&Maps, source);
+            let mut to = lookup::subnet_v4(&Maps, destination);
+            if from | to != 0 {
+                from = lookup::sifted_v4(&Maps, source, from);
+                to = lookup::sifted_v4(&Maps, destination, to);
             }
-            settle::<FRAGS>(ctx, Family::V4, hit)
+            if from | to == 0 && !TRACE {
+                return pass(ctx);
+            }
+            examine_v4::<FRAGS, TRACE>(ctx.ctx, source, destination, from, to)
         }
         Sight::V6 { source, destination } => {
-            let hit = judge_v6(halves(source), halves(destination));
-            if TRACE {
-                trace_v6(ctx, source, destination, hit);
+            let ([from, from_low], [to, to_low]) = (halves(source), halves(destination));
+            let listed = lookup::subnet_v6(&Maps, from) | lookup::subnet_v6(&Maps, to);
+            if listed == 0 && !may_carry(from) && !may_carry(to) && !TRACE {
+                return pass(ctx);
             }
-            settle::<FRAGS>(ctx, Family::V6, hit)
+            examine_v6::<FRAGS, TRACE>(ctx.ctx, from, from_low, to, to_low)
         }
         Sight::NotIp => pass(ctx),
         Sight::Unparsed(reason) => unparsed(ctx, reason),
     }
 }
 
-#[inline(always)]
-fn judge_v4(source: u32, destination: u32) -> Option<Hit> {
-    let (from, to) = (lookup::subnet_v4(&Maps, source), lookup::subnet_v4(&Maps, destination));
-    if from | to == 0 {
-        return None;
+/// Judges a frame of IPv4 addresses that may be listed, by what is known of their subnets.
+#[inline(never)]
+fn examine_v4<const FRAGS: bool, const TRACE: bool>(
+    ctx: *mut xdp_md,
+    source: u32,
+    destination: u32,
+    from: u64,
+    to: u64,
+) -> u32 {
+    let ctx = &XdpContext::new(ctx);
+    let stored = |address, subnet| match subnet {
+        0 => Action::NONE,
+        subnet => lookup::action_v4(&Maps, address, subnet),
+    };
+    let hit = decide(stored(destination, to), stored(source, from));
+    if TRACE {
+        trace_v4(ctx, source, destination, hit);
     }
-    decide(stored_v4(destination, to), stored_v4(source, from))
+    settle::<FRAGS>(ctx, Family::V4, hit)
 }
 
-#[inline(always)]
-fn judge_v6(source: [u64; 2], destination: [u64; 2]) -> Option<Hit> {
-    let ([from, _], [to, _]) = (source, destination);
-    let listed = lookup::subnet_v6(&Maps, from) | lookup::subnet_v6(&Maps, to);
-    if listed == 0 && !may_carry(from) && !may_carry(to) {
-        return None;
+/// Judges a frame of IPv6 addresses that may be listed, given in halves.
+#[inline(never)]
+fn examine_v6<const FRAGS: bool, const TRACE: bool>(
+    ctx: *mut xdp_md,
+    source_high: u64,
+    source_low: u64,
+    destination_high: u64,
+    destination_low: u64,
+) -> u32 {
+    let ctx = &XdpContext::new(ctx);
+    let (source, destination) = ([source_high, source_low], [destination_high, destination_low]);
+    let hit = decide(stored_v6(destination), stored_v6(source));
+    if TRACE {
+        trace_v6(ctx, source, destination, hit);
     }
-    decide(stored_v6(destination), stored_v6(source))
-}
-
-/// The stored answer for an IPv4 address in whose subnet something is listed, or not.
-#[inline(always)]
-fn stored_v4(address: u32, subnet: u64) -> Action {
-    if subnet == 0 { Action::NONE } else { Action::from_trie(listed_v4(address, subnet)) }
+    settle::<FRAGS>(ctx, Family::V6, hit)
 }
 
 /// The stored answer for an IPv6 address in all its forms: itself first, then the IPv4 addresses inside it.
 #[inline(always)]
 fn stored_v6(address: [u64; 2]) -> Action {
     let [high, low] = address;
-    let own = Action::from_trie(listed_v6(high, low));
-    let inner = |address: u32| stored_v4(address, lookup::subnet_v4(&Maps, address));
+    let own = match lookup::subnet_v6(&Maps, high) {
+        0 => Action::NONE,
+        subnet => Action::from_trie(listed_v6(high, low, subnet)),
+    };
     match embedded(address) {
         Embedded::None => own,
-        Embedded::One(only) => own.or_stronger(inner(only)),
-        Embedded::Two(server, client) => own.or_stronger(inner(server)).or_stronger(inner(client)),
+        Embedded::One(only) => own.or_stronger(inner_v4(only)),
+        Embedded::Two(server, client) => own.or_stronger(inner_v4(server)).or_stronger(inner_v4(client)),
     }
+}
+
+/// The stored answer for an IPv4 address that an IPv6 address carries.
+#[inline(always)]
+fn inner_v4(address: u32) -> Action {
+    Action::from_trie(listed_v4(address))
 }
 
 /// Actions cross the boundary of a function as they are stored.
 #[inline(never)]
-fn listed_v4(address: u32, subnet: u64) -> u32 {
-    lookup::action_v4(&Maps, address, subnet).to_raw()
+fn listed_v4(address: u32) -> u32 {
+    match lookup::sifted_v4(&Maps, address, lookup::subnet_v4(&Maps, address)) {
+        0 => Action::NONE.to_raw(),
+        subnet => lookup::action_v4(&Maps, address, subnet).to_raw(),
+    }
 }
 
 #[inline(never)]
-fn listed_v6(high: u64, low: u64) -> u32 {
-    match lookup::subnet_v6(&Maps, high) {
-        0 => Action::NONE.to_raw(),
-        subnet => lookup::action_v6(&Maps, high, low, subnet).to_raw(),
-    }
+fn listed_v6(high: u64, low: u64, subnet: u64) -> u32 {
+    lookup::action_v6(&Maps, high, low, subnet).to_raw()
 }
 
 /// The maps as tables. A word or a line that is not there has every bit set, or asks the trie.
@@ -203,8 +236,8 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn subnets_v4(&self, word: u32) -> u64 {
-        read(&SUBNETS_V4, word)
+    fn subnets_v4(&self, word: u32) -> Option<u64> {
+        SUBNETS_V4.get(word).map(Word::load)
     }
 
     #[inline(always)]
@@ -252,8 +285,8 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn subnets_v6(&self, word: u32) -> u64 {
-        read(&SUBNETS_V6, word)
+    fn subnets_v6(&self, word: u32) -> Option<u64> {
+        SUBNETS_V6.get(word).map(Word::load)
     }
 
     #[inline(always)]
@@ -300,8 +333,7 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn trie_v6(&self, high: u64, low: u64) -> Action {
-        let address = (u128::from(high) << 64 | u128::from(low)).to_be_bytes();
-        let aligned = AlignedKey { in_front: [0], key: Key::new(128, address) };
+        let aligned = AlignedKey { in_front: [0], key: Key::new(128, octets([high, low])) };
         RULES_V6.get(&aligned.key).map_or(Action::NONE, |raw| Action::from_trie(*raw))
     }
 }
@@ -429,13 +461,19 @@ impl Frame for XdpFrame {
 }
 
 #[inline(always)]
-fn trace_v4(ctx: &XdpContext, source: [u8; 4], destination: [u8; 4], hit: Option<Hit>) {
+fn trace_v4(ctx: &XdpContext, source: u32, destination: u32, hit: Option<Hit>) {
     info!(ctx, "interface {} {:i} -> {:i}: {}", ctx.ingress_ifindex() as u32, source, destination, verdict_name(hit));
 }
 
 #[inline(always)]
-fn trace_v6(ctx: &XdpContext, source: [u8; 16], destination: [u8; 16], hit: Option<Hit>) {
+fn trace_v6(ctx: &XdpContext, source: [u64; 2], destination: [u64; 2], hit: Option<Hit>) {
+    let (source, destination) = (octets(source), octets(destination));
     info!(ctx, "interface {} {:i} -> {:i}: {}", ctx.ingress_ifindex() as u32, source, destination, verdict_name(hit));
+}
+
+#[inline(always)]
+fn octets([high, low]: [u64; 2]) -> [u8; 16] {
+    (u128::from(high) << 64 | u128::from(low)).to_be_bytes()
 }
 
 /// All of one length: the compiler chooses text and length apart, which the verifier cannot follow.

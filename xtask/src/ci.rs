@@ -93,5 +93,5 @@ fn lint_kernel_side(workspace: &Path) -> Result<()> {
         .command(workspace, &clippy, "clippy", cfg!(target_endian = "big"))
         .map_err(|message| anyhow!(message))?
         .env("CARGO", cargo_path)
-        .args(["--", "-D", "warnings"]))
+        .args(["--features", "bench", "--", "-D", "warnings"]))
 }

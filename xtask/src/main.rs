@@ -1,6 +1,7 @@
-//! What plain cargo cannot do: `cargo xtask setup | run | test | kernels | fuzz | ci | tidy`. Each of them can be typed first in a fresh
-//! clone; what it needs is set up on the way.
+//! What plain cargo cannot do: `cargo xtask setup | run | test | bench | kernels | fuzz | ci | tidy`. Each of them can be typed
+//! first in a fresh clone; what it needs is set up on the way.
 
+mod bench;
 mod ci;
 mod fuzz;
 mod kernel;
@@ -62,6 +63,16 @@ enum Task {
         /// Suites; without any, all: bullseye (5.10), bookworm (6.1), trixie (6.12).
         suites: Vec<String>,
     },
+    /// Measure naikon against two plain trie lookups, nftables, ipset and xdp-filter; needs root and uses sudo.
+    ///
+    /// Everything happens in network namespaces. Writes target/bench/bench.{json,md,svg}. Some 15 minutes, with
+    /// `--quick` two. `cargo xtask bench --help` tells the other options.
+    #[command(disable_help_flag = true)]
+    Bench {
+        /// Arguments of the bench.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// Look for bytes that break a parser or a law, with libFuzzer; the targets are in `fuzz/`.
     ///
     /// Goes on from what earlier runs found (`target/fuzz/corpus`). An input that breaks something is told with the
@@ -111,6 +122,7 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Lab { workspace, seconds } => lab::lab(&workspace, seconds)?,
         Task::Test { runner_arguments } => return test::test(&shell::workspace()?, &runner_arguments),
         Task::Kernels { suites } => return kernels::kernels(&shell::workspace()?, &suites),
+        Task::Bench { arguments } => return bench::bench(&shell::workspace()?, &arguments),
         Task::Fuzz { seconds, targets } => {
             fuzz::fuzz(&shell::workspace()?, &targets, fuzz::Time::Each(Duration::from_secs(seconds)))?;
         }

@@ -137,6 +137,7 @@ pub fn run(origin: Origin, lines_lost: impl Fn() -> u64 + Send + Sync + 'static)
 
 /// Everything up to enforcement, without a thread that could interfere.
 fn start(origin: Origin, config: Config) -> Result<Started, RunError> {
+    kernel::return_large_blocks();
     sources::expand(&config, &[])?;
     kernel::require_support()?;
     let settings = Settings {

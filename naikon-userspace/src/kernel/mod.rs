@@ -20,6 +20,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel, include_bytes_aligned, programs::Xdp, util::KernelVersion};
 use naikon_ebpf::abi;
 
+pub(crate) use self::sys::return_large_blocks;
 pub use self::{
     apply::{Enforced, Refused},
     attach::{Attached, Held},

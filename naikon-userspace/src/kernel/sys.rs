@@ -49,6 +49,20 @@ impl Drop for Mapping {
     }
 }
 
+/// Has large blocks of memory mapped one by one, so that they go back to the kernel when they are freed. By itself glibc
+/// keeps ever larger ones (its threshold follows what is freed, up to 32 MB), and a daemon that reloads a million entries
+/// grows by tens of megabytes at each of the first reloads. Other C libraries do so anyway.
+pub(crate) fn return_large_blocks() {
+    #[cfg(target_env = "gnu")]
+    {
+        const LARGE: libc::c_int = 1 << 20;
+        // SAFETY: sets a number of the allocator, which takes any.
+        if unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE) } != 1 {
+            tracing::warn!("the allocator keeps large blocks that are freed; memory grows with the first reloads");
+        }
+    }
+}
+
 /// What a batch does.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Batch<'a> {

@@ -6,6 +6,9 @@
 use super::{Memory, Set};
 use crate::delta::{Delta, Op};
 
+/// Operations that are handed to the tries together.
+const PORTION: usize = 1 << 16;
+
 /// The tries behind the tables, as their one writer sees them.
 pub trait Tries {
     /// Why they refuse.
@@ -34,8 +37,8 @@ pub struct Change<'a> {
     delta: &'a Delta,
     /// By operation: lookups may ask the trie about it.
     visible: Vec<bool>,
-    /// The operations that are not visible, removals last, by prefix.
-    behind: Vec<Op>,
+    /// Places of the operations that are not visible, in the order in which they follow; made when it is their turn.
+    behind: Vec<u32>,
     /// Operations that were begun in the tables.
     begun: usize,
     /// Operations that are in the tables, and in the trie where lookups ask it.
@@ -48,11 +51,8 @@ impl<'a> Change<'a> {
     /// Announces the delta in the tables, which changes no answer.
     pub fn announce<M: Memory>(delta: &'a Delta, set: &mut Set<M>) -> Self {
         delta.ops.iter().for_each(|op| set.prepare(op));
-        let visible: Vec<bool> = delta.ops.iter().map(|op| set.is_visible(op)).collect();
-        let hidden = delta.ops.iter().zip(&visible).filter(|(_, visible)| !**visible);
-        let mut behind: Vec<Op> = hidden.map(|(op, _)| *op).collect();
-        behind.sort_unstable_by_key(|op| (matches!(op, Op::Remove(_)), op.prefix()));
-        Change { delta, visible, behind, begun: 0, done: 0, followed: 0 }
+        let visible = delta.ops.iter().map(|op| set.is_visible(op)).collect();
+        Change { delta, visible, behind: Vec::new(), begun: 0, done: 0, followed: 0 }
     }
 
     /// Gives every address its new answer, one after the other.
@@ -86,10 +86,19 @@ impl<'a> Change<'a> {
     ///
     /// When a write is refused; [`Change::undo`] leads back.
     pub fn complete<T: Tries>(&mut self, tries: &mut T) -> Result<(), T::Error> {
-        tries.write_many(&self.behind).map_err(|(followed, error)| {
-            self.followed = followed;
-            error
-        })
+        let places = (0..).zip(&self.visible).filter(|(_, visible)| !**visible);
+        self.behind = places.map(|(place, _)| place).collect();
+        // By prefix, which is fast in a trie; of a delta most is so already. Additions apart from removals, for batches.
+        let ops = &self.delta.ops;
+        let key = |place: &u32| ops.get(*place as usize).map(|op| (matches!(op, Op::Remove(_)), op.prefix()));
+        self.behind.sort_by_key(key);
+        for places in self.behind.chunks(PORTION) {
+            let portion: Vec<Op> = places.iter().filter_map(|place| ops.get(*place as usize).copied()).collect();
+            let written = tries.write_many(&portion);
+            self.followed += written.as_ref().map_or_else(|(done, _)| *done, |()| portion.len());
+            written.map_err(|(_, error)| error)?;
+        }
+        Ok(())
     }
 
     /// The same way back, after a refusal.
@@ -98,7 +107,10 @@ impl<'a> Change<'a> {
     ///
     /// When that is refused, too: each address has its old or its new answer, but which is not known.
     pub fn undo<M: Memory, T: Tries<Error = M::Error>>(&self, set: &mut Set<M>, tries: &mut T) -> Result<(), M::Error> {
-        self.behind.iter().take(self.followed).rev().try_for_each(|op| tries.write(&op.inverse()))?;
+        let followed = self.behind.iter().take(self.followed).rev();
+        followed
+            .filter_map(|place| self.delta.ops.get(*place as usize))
+            .try_for_each(|op| tries.write(&op.inverse()))?;
         for (place, (op, visible)) in self.delta.ops.iter().zip(&self.visible).enumerate().take(self.begun).rev() {
             let inverse = op.inverse();
             set.prepare(&inverse);

@@ -271,10 +271,11 @@ impl<M: Memory> Set<M> {
     pub fn action_of(&self, address: IpAddr, trie: impl Fn(IpAddr) -> Action) -> Action {
         let view = View { set: self, trie };
         match address {
-            IpAddr::V4(v4) => match lookup::subnet_v4(&view, v4.to_bits()) {
-                0 => Action::NONE,
-                subnet => lookup::action_v4(&view, v4.to_bits(), subnet),
-            },
+            IpAddr::V4(v4) => {
+                let address = v4.to_bits();
+                let subnet = lookup::sifted_v4(&view, address, lookup::subnet_v4(&view, address));
+                if subnet == 0 { Action::NONE } else { lookup::action_v4(&view, address, subnet) }
+            }
             IpAddr::V6(v6) => {
                 let [high, low] = naikon_ebpf::embedded::halves(v6.octets());
                 match lookup::subnet_v6(&view, high) {
@@ -433,10 +434,10 @@ impl<M: Memory> Set<M> {
 /// IPv4 addresses in a prefix.
 fn addresses(prefix: &Prefix) -> impl Iterator<Item = u32> + use<> {
     let range = match (prefix.address(), prefix.last()) {
-        (IpAddr::V4(first), IpAddr::V4(last)) => first.to_bits()..=last.to_bits(),
-        _ => 1..=0,
+        (IpAddr::V4(first), IpAddr::V4(last)) => Some(first.to_bits()..=last.to_bits()),
+        _ => None,
     };
-    range.into_iter()
+    range.into_iter().flatten()
 }
 
 /// Keys of the IPv6 layer in a prefix.
@@ -449,7 +450,7 @@ fn keys(layer: Layer, prefix: &Prefix) -> impl Iterator<Item = Key> + use<> {
     let step = 1u128 << (128 - u32::from(layer.unit()).min(127));
     found.into_iter().flat_map(move |(level, first)| {
         (0..count).map(move |number| {
-            let address = if count == 1 { first } else { first | number * step };
+            let address = if count == 1 { first } else { first | (number * step) };
             Key::of((address >> 64) as u64, address as u64, level)
         })
     })
@@ -473,8 +474,8 @@ impl<M: Memory, F: Fn(IpAddr) -> Action> lookup::Tables for View<'_, M, F> {
         self.set.shape.subnets_v4
     }
 
-    fn subnets_v4(&self, word: u32) -> u64 {
-        self.set.memory.load(Table::SubnetsV4, word as usize)
+    fn subnets_v4(&self, word: u32) -> Option<u64> {
+        self.set.memory.words(Table::SubnetsV4).get(word as usize).map(Word::load)
     }
 
     fn bloom_v4_shape(&self) -> Option<(u64, u32)> {
@@ -510,8 +511,8 @@ impl<M: Memory, F: Fn(IpAddr) -> Action> lookup::Tables for View<'_, M, F> {
         self.set.shape.subnets_v6
     }
 
-    fn subnets_v6(&self, word: u32) -> u64 {
-        self.set.memory.load(Table::SubnetsV6, word as usize)
+    fn subnets_v6(&self, word: u32) -> Option<u64> {
+        self.set.memory.words(Table::SubnetsV6).get(word as usize).map(Word::load)
     }
 
     fn prefixes_seeds(&self) -> [u64; 2] {

@@ -182,16 +182,18 @@ pub struct Shape {
 impl Shape {
     /// Sizes for what shall be held, with `headroom` times as much room.
     ///
-    /// Sixteen slots a subnet let one stranger in sixteen or more through; sixteen to thirty-two bits a key in a bloom
-    /// filter one in a hundred or more; three to six hosts a line of fifteen, and one and a half to three prefixes a line
-    /// of seven, spill next to none.
+    /// Sixteen slots a subnet let one stranger in sixteen through; sixty-four cost nothing while they fit a second-level
+    /// cache. Sixteen to thirty-two bits a key in a bloom filter let one in a hundred through. Three to six hosts a line of
+    /// fifteen, and one and a half to three prefixes a line of seven, spill next to none.
     #[must_use]
     pub fn new(counts: &Counts, seeds: Seeds, headroom: u64) -> Self {
         let expansion = counts.expansion();
         let hosts = counts.places(&counts.hosts, expansion) * headroom;
         let prefixes = counts.places(&counts.prefixes, expansion) * headroom;
-        let subnets =
-            |count: u64| subnets::Shape { seed: seeds.subnets, shift: 32 - log(count * headroom * 16, 9, 24) };
+        let subnets = |count: u64| {
+            let (enough, plenty) = (count * headroom * 16, (count * headroom * 64).min(1 << 20));
+            subnets::Shape { seed: seeds.subnets, shift: 32 - log(enough.max(plenty), 9, 24) }
+        };
         let shape = Shape {
             subnets_v4: subnets(counts.subnets_v4),
             subnets_v6: subnets(counts.subnets_v6),
