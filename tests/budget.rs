@@ -58,15 +58,14 @@ const SECRETS: [&str; 3] = [
 /// compiler or verifier, not for one more thing that a frame is asked. Growth is a decision: raise a number in the commit that
 /// needs it, and say there why.
 const BUDGETS: [Budget; 4] = [
-    // The walk of tags and PPPoE is unrolled, so each of its ends is verified with what stands behind it: the questions to
-    // the subnets and the bloom filter in line, then the lookups and counters, in functions that the verifier walks again at each
-    // call. A lookup of IPv6 compares up to three lines of seven slots without branches. Without CAP_PERFMON what a
-    // CPU may run ahead of a branch adds a quarter.
+    // The walk of tags and PPPoE is unrolled, so each of its ends is verified with what stands behind it: the sieve for both
+    // addresses in line, the call of what examines those that it holds back, the counters. A lookup of IPv6 compares up to
+    // three lines of seven slots without branches. Without CAP_PERFMON, what a CPU may run ahead of a branch adds a fifth.
     Budget { program: abi::PROGRAM_FRAGS, verified: 12_600, stack: 288, jitted: 15_700, needs_perfmon: false },
-    // The same code but for the length of the frame, which needs CAP_PERFMON, so without what that adds.
+    // The same code but for the length of the frame, which needs CAP_PERFMON, so without what its absence adds.
     Budget { program: abi::PROGRAM_LINEAR, verified: 10_600, stack: 288, jitted: 15_100, needs_perfmon: true },
-    // The log is written at the same places for four verdicts and two families. It is for looking into a problem, not for
-    // frames in a hurry.
+    // The log is written for three verdicts and two families at each end of the walk. It is for looking into a problem, not
+    // for frames in a hurry.
     Budget { program: abi::PROGRAM_TRACE_FRAGS, verified: 50_000, stack: 512, jitted: 20_600, needs_perfmon: true },
     Budget { program: abi::PROGRAM_TRACE_LINEAR, verified: 50_000, stack: 512, jitted: 20_600, needs_perfmon: true },
 ];

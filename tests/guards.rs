@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 
 use nix::mount::{MsFlags, mount};
 
-use crate::harness::{C2, C2_NEIGHBOUR, CLIENT, DEADLINE, Daemon, Lab, SERVER, needs_root};
+use crate::harness::{C2, C2_NEIGHBOUR, CLIENT, DEADLINE, Daemon, Lab, SERVER, eventually, needs_root};
 use crate::packets::{ipv4, udp};
 
 const RESOLVER: &str = "198.51.100.53";
@@ -46,7 +46,11 @@ impl Session {
         let mut command = Command::new(program);
         command.arg0("sshd: operator@pts/0");
         command.stdin(OwnedFd::from(accepted.try_clone().unwrap())).stdout(OwnedFd::from(accepted));
-        let process = lab.gateway.enter(|| command.spawn()).unwrap();
+        // A process that another test starts at this moment may still hold the file open for writing.
+        let process = eventually("a fresh copy of cat should start", || match lab.gateway.enter(|| command.spawn()) {
+            Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => None,
+            started => Some(started.unwrap()),
+        });
         Session { process, _listener: listener, client }
     }
 

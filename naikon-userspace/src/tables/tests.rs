@@ -462,3 +462,18 @@ fn tables_answer_as_a_trie_for_every_address_of_the_world() {
         assert_eq!(set.action_of(*address, |form| trie_answer(&rules, form)), wanted, "{address}");
     }
 }
+
+#[test]
+fn spill_map_that_refuses_asks_for_new_tables() {
+    let seeds = || Seeds::new([5, 7, 11, 13]);
+    let host = |number: u32| Rule { prefix: Prefix::host(IpAddr::V4(number.into())), action: Action::drop(0) };
+    // More than all slots of the smallest table.
+    let rules: Vec<Rule> = (0..256 * 15 + 1).map(host).collect();
+    let shape = Shape::new(&Counts::default(), seeds(), 1);
+    let fits = Counts::of(rules.iter().take(1000));
+    let mut set = Set::new(Recorded::new(&shape), shape);
+    assert!(!set.is_outgrown(&fits));
+    *set.memory.faults.borrow_mut() = Some(0);
+    assert_eq!(set.fill(&rules), Err("no memory"));
+    assert!(set.is_outgrown(&fits), "the same tables would refuse again");
+}
