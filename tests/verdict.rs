@@ -569,7 +569,7 @@ impl Bench {
     /// Goes over to other rules, sorted, as the daemon does.
     pub(crate) fn become_rules(&mut self, rules: Vec<Rule>) {
         let delta = delta::between(&self.rules, &rules);
-        let mut change = Change::announce(&delta, &mut self.set);
+        let mut change = Change::announce(&delta, &mut self.set, false);
         change.enforce(&mut self.set, &mut self.tries).unwrap();
         change.complete(&mut self.tries).unwrap();
         self.rules = rules;

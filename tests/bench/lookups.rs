@@ -11,7 +11,9 @@ use crate::lists::{Family, List, Oracle};
 use crate::object::{Caps, Driver, NULL, Object, PARSE, PLAIN, XDP_DROP, XDP_PASS, thread_time};
 use crate::traffic::{Case, PAIRS, Pair, frame, pairs};
 
-/// Packets of one variant before the next has its turn: long enough to warm up, short enough to share the noise.
+/// What each variant has before its turn counts: the traffic never repeats, but it is steady.
+const WARM_UP: Duration = Duration::from_millis(25);
+/// Packets of one measurement.
 const TURN: usize = PAIRS / 4;
 /// So long that once is enough.
 const LONG: Duration = Duration::from_millis(5);
@@ -121,6 +123,11 @@ impl Subject<'_> {
         for round in 0..self.rounds {
             for (program, samples) in programs.iter().zip(&mut samples) {
                 self.object.measure(program)?;
+                // The turn of the variant before has left nothing of this one's tables in the caches.
+                let start = thread_time();
+                while thread_time() - start < WARM_UP {
+                    self.object.run(driver, &frame, self.ifindex, TURN as u32)?;
+                }
                 self.object.rewind(round * TURN)?;
                 let start = thread_time();
                 for _ in 0..PAIRS / TURN {

@@ -289,7 +289,10 @@ impl Enforcer {
         let (mut hooks, config) = (std::mem::take(&mut self.hooks), self.config.clone());
         let mut is_attached = false;
         let mut attach = |kernel: &mut Kernel| {
-            is_attached = true;
+            // Not again when an apply is tried again.
+            if std::mem::replace(&mut is_attached, true) {
+                return Ok(());
+            }
             hooks.start(kernel, &config)
         };
         let mut cause = self.reload_lists(Wish::default(), &mut attach).1;

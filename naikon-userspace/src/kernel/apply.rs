@@ -6,15 +6,21 @@ use crate::{
     ruleset::Rule,
     tables::{Change, Counts, Set, Shape, Tries},
 };
+use std::collections::BTreeMap;
+
+use aya::programs::Xdp;
 use naikon_ebpf::abi;
 
 use super::{
-    Kernel, attach,
-    error::KernelError,
+    Kernel,
+    attach::{self, Attachment},
+    error::{ErrorKind, KernelError},
     load,
     memory::Mapped,
+    pins::{PinDir, pinned_link},
     seeds,
     tables::{Tables, require_room, wait_for_readers},
+    xdp,
 };
 
 /// How much more than now tables hold that can never be made anew.
@@ -80,7 +86,9 @@ impl Kernel {
             self.tables.set_meta(abi::META_APPLYING, 0).map_err(refused)?;
             return Err(refused(error));
         }
-        let mut change = Change::announce(delta, &mut self.set);
+        // A program of an earlier process may be on a pinned link, with tables that ask the tries elsewhere.
+        let is_watched = self.pins.is_some() && self.attachments.is_empty() && !rules_now.is_empty();
+        let mut change = Change::announce(delta, &mut self.set, is_watched);
         let outcome = self.follow(&mut change, enforced);
         match outcome {
             Ok(()) => {
@@ -145,6 +153,12 @@ impl Kernel {
     /// Fills the tables that came with the program, or larger ones.
     fn begin(&mut self, rules: &[Rule], wanted: &Counts) -> Result<(), KernelError> {
         if !self.set.is_empty() || self.set.is_outgrown(wanted) {
+            // Only after a change that could neither be made nor undone: programs would look into empty maps.
+            if self.pins.is_none() && !self.attachments.is_empty() {
+                let cause = "without pins another load cannot share the maps of the one that is attached";
+                return Err(KernelError::new("making tables anew", ErrorKind::Other, cause)
+                    .cure("restart naikon; until then what is enforced lies between two sets of rules"));
+            }
             return self.renew(rules, wanted);
         }
         self.set.fill(rules)?;
@@ -167,18 +181,55 @@ impl Kernel {
             let rules: Vec<Op> = rules.iter().map(|rule| Op::Add(*rule)).collect();
             tables.write_many(&rules).map_err(|(_, error)| error)?;
         }
+        self.put_on_links(xdp(&mut ebpf, entry)?)?;
         (self.ebpf, self.entry, self.set, self.tables) = (ebpf, entry, set, tables);
         (self.is_filled, self.audit) = (true, None);
-        for (ifindex, mut attachment) in std::mem::take(&mut self.attachments) {
-            match attach::replace(self.program()?, attachment.link, &attachment.interface) {
-                Ok(link) => {
-                    attachment.link = link;
-                    self.attachments.insert(ifindex, attachment);
+        Ok(())
+    }
+
+    /// Puts a program that gives the same answers on every link of this process, or on none.
+    fn put_on_links(&mut self, program: &mut Xdp) -> Result<(), KernelError> {
+        let indexes: Vec<u32> = self.attachments.keys().copied().collect();
+        for (done, ifindex) in indexes.iter().enumerate() {
+            let Err(error) = replace(&mut self.attachments, self.pins.as_ref(), *ifindex, program) else { continue };
+            let before = xdp(&mut self.ebpf, self.entry)?;
+            for ifindex in indexes.iter().take(done) {
+                // What looks after the interfaces finds one that does not go back, and attaches it anew.
+                if let Err(second) = replace(&mut self.attachments, self.pins.as_ref(), *ifindex, before) {
+                    tracing::error!("{second}; it is attached anew");
+                    self.attachments.remove(ifindex);
                 }
-                // What looks after the interfaces finds it without the program and attaches it anew.
-                Err(error) => tracing::error!("{error}; it is attached anew"),
             }
+            return Err(error);
+        }
+        if !indexes.is_empty() {
+            wait_for_readers();
         }
         Ok(())
     }
+}
+
+/// Puts a program on the link of an interface in place of the one that is there. A refusal costs the descriptor of the link:
+/// it is opened again from its pin.
+fn replace(
+    attachments: &mut BTreeMap<u32, Attachment>,
+    pins: Option<&PinDir>,
+    ifindex: u32,
+    program: &mut Xdp,
+) -> Result<(), KernelError> {
+    let Some(attachment) = attachments.remove(&ifindex) else { return Ok(()) };
+    let Attachment { interface, link, adopted } = attachment;
+    let refusal = match attach::replace(program, link, &interface) {
+        Ok(link) => {
+            attachments.insert(ifindex, Attachment { interface, link, adopted });
+            return Ok(());
+        }
+        Err(refusal) => refusal,
+    };
+    if let Some(pins) = pins
+        && let Some(pinned) = pinned_link(&pins.link(ifindex))?
+    {
+        attachments.insert(ifindex, Attachment { interface, link: pinned.link, adopted });
+    }
+    Err(refusal)
 }

@@ -114,5 +114,10 @@ pub(super) fn change_many(
     // kernel writes to nothing but the attributes.
     let result =
         unsafe { libc::syscall(libc::SYS_bpf, command, ptr::from_mut(&mut attributes), size_of::<BatchAttributes>()) };
-    if result == 0 { Ok(()) } else { Err((attributes.count as usize % (count + 1), io::Error::last_os_error())) }
+    if result == 0 {
+        return Ok(());
+    }
+    // A kernel that refuses before it begins leaves the count as it was; one that begins counts what is done, which is not all.
+    let done = if attributes.count as usize == count { 0 } else { attributes.count as usize };
+    Err((done, io::Error::last_os_error()))
 }

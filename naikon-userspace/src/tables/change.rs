@@ -49,9 +49,12 @@ pub struct Change<'a> {
 
 impl<'a> Change<'a> {
     /// Announces the delta in the tables, which changes no answer.
-    pub fn announce<M: Memory>(delta: &'a Delta, set: &mut Set<M>) -> Self {
+    ///
+    /// `is_watched`: a program with tables of other shapes may still read the tries, so that every operation must reach
+    /// them in its turn.
+    pub fn announce<M: Memory>(delta: &'a Delta, set: &mut Set<M>, is_watched: bool) -> Self {
         delta.ops.iter().for_each(|op| set.prepare(op));
-        let visible = delta.ops.iter().map(|op| set.is_visible(op)).collect();
+        let visible = delta.ops.iter().map(|op| is_watched || set.is_visible(op)).collect();
         Change { delta, visible, behind: Vec::new(), begun: 0, done: 0, followed: 0 }
     }
 
@@ -65,6 +68,9 @@ impl<'a> Change<'a> {
         set: &mut Set<M>,
         tries: &mut T,
     ) -> Result<(), M::Error> {
+        if set.take_freed() {
+            tries.wait_for_readers();
+        }
         let mut pauses = self.delta.pauses.iter().peekable();
         for (place, (op, visible)) in self.delta.ops.iter().zip(&self.visible).enumerate() {
             if pauses.next_if_eq(&&place).is_some() {
@@ -107,6 +113,7 @@ impl<'a> Change<'a> {
     ///
     /// When that is refused, too: each address has its old or its new answer, but which is not known.
     pub fn undo<M: Memory, T: Tries<Error = M::Error>>(&self, set: &mut Set<M>, tries: &mut T) -> Result<(), M::Error> {
+        tries.wait_for_readers();
         let followed = self.behind.iter().take(self.followed).rev();
         followed
             .filter_map(|place| self.delta.ops.get(*place as usize))

@@ -132,6 +132,10 @@ pub struct Set<M> {
     asks_v4: bool,
     /// There were more actions than classes, or a spill map refused: new tables are due.
     is_exhausted: bool,
+    /// There were so from the first: new tables would not help.
+    was_exhausted: bool,
+    /// Places of IPv6 prefixes were freed, which readers may still look at.
+    has_freed: bool,
     /// Keys removed, whose bits in the filters stay.
     stale: u64,
 }
@@ -148,6 +152,8 @@ impl<M: Memory> Set<M> {
             pages,
             asks_v4: false,
             is_exhausted: false,
+            was_exhausted: false,
+            has_freed: false,
             stale: 0,
         }
     }
@@ -161,7 +167,13 @@ impl<M: Memory> Set<M> {
         for rule in rules {
             self.prepare(&Op::Add(*rule));
         }
+        self.was_exhausted = self.is_exhausted;
         rules.iter().try_for_each(|rule| self.mirror(&Op::Add(*rule)))
+    }
+
+    /// Whether places were freed since the last call, so that readers must be waited for before they are used again.
+    pub(crate) fn take_freed(&mut self) -> bool {
+        std::mem::take(&mut self.has_freed)
     }
 
     /// Whether nothing was ever written.
@@ -174,11 +186,15 @@ impl<M: Memory> Set<M> {
     #[must_use]
     pub fn is_outgrown(&self, counts: &Counts) -> bool {
         let held = u64::from(self.shape.elements(Table::Hosts)) + u64::from(self.shape.elements(Table::Prefixes));
-        !self.shape.suits(counts) || self.stale > 4 * held || self.is_exhausted
+        !self.shape.suits(counts) || self.stale > 4 * held || self.is_exhausted && !self.was_exhausted
     }
 
     /// Announces what an operation will write, in filters and marks. Changes no answer while tables and trie agree.
     pub fn prepare(&mut self, op: &Op) {
+        // A class that is missing is known before the first operation.
+        if let Op::Add(Rule { action, .. }) | Op::Change { new: action, .. } = op {
+            self.class(*action);
+        }
         let Op::Add(Rule { prefix, .. }) = op else { return };
         let layer = self.shape.layer(prefix);
         let bits = match layer {
@@ -343,6 +359,7 @@ impl<M: Memory> Set<M> {
     }
 
     fn set_key(&mut self, key: Key, class: u8) -> Result<(), M::Error> {
+        self.has_freed |= class == 0;
         let line = abi_prefixes::line_of(key.hash(self.shape.hash), self.shape.prefixes);
         prefixes::set(&mut self.memory, line, key, class)
     }

@@ -223,7 +223,7 @@ impl Shape {
         between(hosts, host_lines / 2, host_lines * 9)
             && between(prefixes, prefix_lines / 4, prefix_lines * 4)
             && (self.bloom_v4.is_some() || hosts <= 2 * BLOOM_FROM)
-            && counts.pages <= u64::from(self.pages)
+            && counts.pages.min(1 << 16) <= u64::from(self.pages)
             && (counts.subnets_v4 <= slots(self.subnets_v4) / 6 || self.subnets_v4.shift <= 8)
             && (counts.subnets_v6 <= slots(self.subnets_v6) / 6 || self.subnets_v6.shift <= 8)
             && self.expansion <= counts.expansion()

@@ -195,7 +195,7 @@ impl Case<'_> {
         set.memory.faults = Rc::clone(&faults);
         let mut tries = Model { rules: Model::of(old), log: Rc::clone(&log), faults };
         let delta = between(old, new);
-        let mut change = Change::announce(&delta, &mut set);
+        let mut change = Change::announce(&delta, &mut set, false);
         let mut late = Vec::new();
         let outcome = match way {
             Way::Product => change.enforce(&mut set, &mut tries).and_then(|()| change.complete(&mut tries)),

@@ -42,7 +42,7 @@ fn travel(set: &mut Set<Recorded>, stops: &[Vec<Rule>], faults: &[Option<usize>]
         set.memory.faults = Rc::clone(&fault);
         let mut tries = Model { rules: Model::of(&now), log: Log::default(), faults: fault };
         let delta = between(&now, stop);
-        let mut change = Change::announce(&delta, set);
+        let mut change = Change::announce(&delta, set, false);
         let done = change.enforce(set, &mut tries).and_then(|()| change.complete(&mut tries));
         if done.is_err() {
             change.undo(set, &mut tries).unwrap();
