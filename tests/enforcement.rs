@@ -20,7 +20,7 @@ pub(crate) const CAPABILITIES: [(&str, &str); 2] =
     [("unit", "-all,+bpf,+net_admin,+perfmon"), ("least", "-all,+bpf,+net_admin")];
 
 /// The first kernel seen to take the program without CAP_PERFMON; 6.1 does not.
-const LEAST: KernelVersion = KernelVersion::new(6, 12, 0);
+pub(crate) const LEAST: KernelVersion = KernelVersion::new(6, 12, 0);
 
 /// The first kernel that loads programs for multi-buffer frames.
 pub(crate) const FRAGS: KernelVersion = KernelVersion::new(5, 18, 0);

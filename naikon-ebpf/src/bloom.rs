@@ -2,9 +2,13 @@
 //! that the answer is one read, and mostly from a cache that the exact table would not fit.
 //!
 //! ```text
-//! hash   63 ......... 42 | 41 .. 36 | 35 .. 30 | 29 .. 24 | ...      64 bits of a key
-//!        word (top bits)    bit c      bit b      bit a
+//! hash   63 ......... 42 | 41 .. 36 | 35 .. 30 | 29 .. 24 | ...  | 2 .. 0      64 bits of a key
+//!        word (top bits)    bit c      bit b      bit a             word in its line (IPv6)
 //! ```
+//!
+//! IPv4 takes the word from the key's own hash. An IPv6 address is asked for as a /128, a /64 and a /48: all three have
+//! their words in one line, that of the /48. A /48 with hundreds of entries fills its line, and then the exact table is
+//! read for every address in it, which costs time only.
 //!
 //! Invariant: the bits of every key in the exact table, or spilled from it, are set; they are set before the key is
 //! written, and are cleared only with the whole filter. Sixteen bits a key or more let about one in a hundred strangers
@@ -15,6 +19,14 @@
 #[inline(always)]
 pub const fn word_of(hash: u64, shift: u32) -> u32 {
     hash.wrapping_shr(shift) as u32
+}
+
+/// The word of a hash in the cache line, eight words, of a neighbourhood: what shares a neighbourhood costs one line.
+/// `line` is the neighbourhood's hash; `shift` is 42 to 61.
+#[must_use]
+#[inline(always)]
+pub const fn word_near(line: u64, hash: u64, shift: u32) -> u32 {
+    (word_of(line, shift) & !7) | (hash as u32 & 7)
 }
 
 /// The bits of a hash in its word.

@@ -130,6 +130,23 @@ pub fn subnet_v6<T: Tables>(tables: &T, high: u64) -> u64 {
     tables.subnets_v6(subnets::word_of(slot)).map_or(EXACT | WIDE, |word| subnets::bits_in(word, slot))
 }
 
+/// What is listed in the subnet of an IPv6 address, less what the bloom filter rules out.
+#[inline(always)]
+pub fn sifted_v6<T: Tables>(tables: &T, high: u64, low: u64, subnet: u64) -> u64 {
+    let may_hold = |level| may_hold_v6(tables, Key::of(high, low, level)).is_some();
+    match subnet {
+        EXACT if !(may_hold(Level::Host) || may_hold(Level::Subnet) || may_hold(Level::Site)) => 0,
+        subnet => subnet,
+    }
+}
+
+/// The hash of a key that the bloom filter does not rule out.
+#[inline(always)]
+fn may_hold_v6<T: Tables>(tables: &T, key: Key) -> Option<u64> {
+    let (word, hash) = key.filter_place(tables.prefixes_seeds(), tables.bloom_v6_shift());
+    bloom::may_hold(tables.bloom_v6(word), hash).then_some(hash)
+}
+
 /// The action for an IPv6 address in whose subnet something is listed; the IPv4 addresses that it may carry are not
 /// looked at.
 #[inline(always)]
@@ -157,10 +174,7 @@ pub fn action_v6<T: Tables>(tables: &T, high: u64, low: u64, subnet: u64) -> Act
 /// The class of an IPv6 prefix in the exact table, 0 where it is not there.
 #[inline(always)]
 pub fn prefix_class<T: Tables>(tables: &T, key: Key) -> u8 {
-    let hash = key.hash(tables.prefixes_seeds());
-    if !bloom::may_hold(tables.bloom_v6(bloom::word_of(hash, tables.bloom_v6_shift())), hash) {
-        return 0;
-    }
+    let Some(hash) = may_hold_v6(tables, key) else { return 0 };
     let Some(line) = tables.prefixes(prefixes::line_of(hash, tables.prefixes_shift())) else { return ASK };
     match prefixes::find(line, key) {
         (0, true) => tables.prefixes_spill(key),

@@ -17,6 +17,7 @@
 //! Readers load the marks first. Keys that find their line full are in the spill map, and SPILLED has been set before.
 //! The writer is `naikon_userspace::tables::prefixes`.
 
+use crate::bloom;
 use crate::word::{Word, where_negative};
 
 /// One line of the table.
@@ -64,6 +65,15 @@ impl Key {
         Key { halves, level }
     }
 
+    /// The word of the key in the bloom filter, and its hash.
+    #[must_use]
+    #[inline(always)]
+    pub const fn filter_place(self, seeds: [u64; 2], shift: u32) -> (u32, u64) {
+        let [high, _] = self.halves;
+        let hash = self.hash(seeds);
+        (bloom::word_near(site_hash(high, seeds), hash, shift), hash)
+    }
+
     /// 64 bits of the key. The seeds are odd and drawn at load: a list cannot aim at collisions.
     #[must_use]
     #[inline(always)]
@@ -76,6 +86,16 @@ impl Key {
         hash = (hash ^ (hash >> 32)).wrapping_mul(first);
         (hash ^ (hash >> 29)).wrapping_mul(second)
     }
+}
+
+/// 64 bits of the /48 that holds an address, by the address' first half: all that the filter in front has of an address
+/// lies together.
+#[must_use]
+#[inline(always)]
+pub const fn site_hash(high: u64, seeds: [u64; 2]) -> u64 {
+    let [first, second] = seeds;
+    let hash = (high >> 16).wrapping_mul(first);
+    (hash ^ (hash >> 32)).wrapping_mul(second)
 }
 
 /// The line of a hash in a table of `2^(64 - shift)` lines.

@@ -195,7 +195,7 @@ fn examine_v6<const FRAGS: bool, const TRACE: bool>(
 #[inline(always)]
 fn stored_v6(address: [u64; 2]) -> Action {
     let [high, low] = address;
-    let own = match lookup::subnet_v6(&Maps, high) {
+    let own = match lookup::sifted_v6(&Maps, high, low, lookup::subnet_v6(&Maps, high)) {
         0 => Action::NONE,
         subnet => Action::from_trie(listed_v6(high, low, subnet)),
     };

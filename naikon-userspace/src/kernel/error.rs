@@ -86,7 +86,7 @@ pub(crate) fn errno(error: &(dyn std::error::Error + 'static)) -> Option<rustix:
     None
 }
 
-/// An error with its causes, outermost first, each said once.
+/// An error with its causes, outermost first, each said once, on one line: what the verifier says has several.
 fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
@@ -98,5 +98,5 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         }
         next = error.source();
     }
-    text
+    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
 }

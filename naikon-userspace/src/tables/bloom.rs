@@ -4,9 +4,9 @@ use naikon_ebpf::bloom;
 
 use super::{Memory, Table};
 
-/// Sets the bits of a hash.
-pub(super) fn announce<M: Memory>(memory: &mut M, table: Table, shift: u32, hash: u64) {
-    let word = bloom::word_of(hash, shift) as usize;
+/// Sets the bits of a hash in its word.
+pub(super) fn announce<M: Memory>(memory: &mut M, table: Table, word: u32, hash: u64) {
+    let word = word as usize;
     let before = memory.load(table, word);
     let after = before | bloom::bits_of(hash);
     if after != before {

@@ -27,6 +27,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use naikon_ebpf::{
     abi::Action,
+    bloom::word_of,
     hosts as abi_hosts,
     lookup::{self, ASK, PAINTED},
     prefixes::{self as abi_prefixes, Key},
@@ -225,13 +226,14 @@ impl<M: Memory> Set<M> {
             (Some(Layer::Hosts), Some(shift)) => {
                 let [seed, _] = self.shape.hash;
                 for address in addresses(prefix) {
-                    bloom::announce(&mut self.memory, Table::BloomV4, shift, abi_hosts::hash(address, seed));
+                    let hash = abi_hosts::hash(address, seed);
+                    bloom::announce(&mut self.memory, Table::BloomV4, word_of(hash, shift), hash);
                 }
             }
             (Some(layer @ Layer::Prefixes(_)), _) => {
                 for key in keys(layer, prefix) {
-                    let hash = key.hash(self.shape.hash);
-                    bloom::announce(&mut self.memory, Table::BloomV6, self.shape.bloom_v6, hash);
+                    let (word, hash) = key.filter_place(self.shape.hash, self.shape.bloom_v6);
+                    bloom::announce(&mut self.memory, Table::BloomV6, word, hash);
                 }
             }
             _ => {}
@@ -303,7 +305,7 @@ impl<M: Memory> Set<M> {
             }
             IpAddr::V6(v6) => {
                 let [high, low] = naikon_ebpf::embedded::halves(v6.octets());
-                match lookup::subnet_v6(&view, high) {
+                match lookup::sifted_v6(&view, high, low, lookup::subnet_v6(&view, high)) {
                     0 => Action::NONE,
                     subnet => lookup::action_v6(&view, high, low, subnet),
                 }

@@ -212,21 +212,22 @@ fn announcing(set: &Set<Recorded>, prefix: &Prefix, place: usize) -> Option<(Tab
         let slot = shape.slot(key);
         (table, subnets::word_of(slot) as usize, bit << ((slot & 31) * 2))
     };
-    let of_bloom = |table, shift, hash: u64| {
+    let of_bloom = |table, word: u32, hash: u64| {
         let bit = 1 << (hash >> (24 + place % 3 * 6) & 63);
-        (table, bloom::word_of(hash, shift) as usize, bit)
+        (table, word as usize, bit)
     };
     match (layer, prefix.address()) {
         (Some(Layer::Prefixes(_)), _) if place.is_multiple_of(2) => {
             let key = keys(layer?, prefix).next()?;
             let is_inside = |rule: &Prefix| rule != prefix && prefix.contains(rule);
             // Places of a longer rule are not this one's.
-            (!set.wide.keys().any(is_inside))
-                .then(|| of_bloom(Table::BloomV6, set.shape.bloom_v6, key.hash(set.shape.hash)))
+            let (word, hash) = key.filter_place(set.shape.hash, set.shape.bloom_v6);
+            (!set.wide.keys().any(is_inside)).then(|| of_bloom(Table::BloomV6, word, hash))
         }
         (Some(Layer::Hosts), IpAddr::V4(v4)) if place.is_multiple_of(2) && set.shape.bloom_v4.is_some() => {
             let [seed, _] = set.shape.hash;
-            Some(of_bloom(Table::BloomV4, set.shape.bloom_v4?, abi_hosts::hash(v4.to_bits(), seed)))
+            let hash = abi_hosts::hash(v4.to_bits(), seed);
+            Some(of_bloom(Table::BloomV4, bloom::word_of(hash, set.shape.bloom_v4?), hash))
         }
         (_, IpAddr::V4(v4)) => Some(in_subnets(Table::SubnetsV4, set.shape.subnets_v4, subnets::key_v4(v4.to_bits()))),
         (_, IpAddr::V6(v6)) => {
