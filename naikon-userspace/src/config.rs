@@ -36,6 +36,10 @@ pub struct Config {
     pub warnlists: Vec<WarnlistEntry>,
     /// XDP mode.
     pub mode: Mode,
+    /// Local processes are kept from calling listed addresses.
+    pub connect: bool,
+    /// The cgroup whose processes those are; `None` is the root of the hierarchy.
+    pub cgroup: Option<PathBuf>,
     /// What happens to frames that cannot be read.
     pub unparsed: Unparsed,
     /// Where metrics are served; `None` serves none.
@@ -102,6 +106,16 @@ pub enum Mode {
     Generic,
 }
 
+/// A switch, as people write it.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub enum Switch {
+    /// It happens.
+    On,
+    /// It does not.
+    Off,
+}
+
 /// What happens to frames that cannot be read. They are counted in any case.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "lowercase")]
@@ -137,6 +151,10 @@ pub struct Overrides {
     pub warnlists: Vec<(PathBuf, WarnAction)>,
     /// `--mode`.
     pub mode: Option<Mode>,
+    /// `--connect`.
+    pub connect: Option<Switch>,
+    /// `--cgroup`.
+    pub cgroup: Option<PathBuf>,
     /// `--unparsed`.
     pub unparsed: Option<Unparsed>,
     /// `--listen`.
@@ -173,6 +191,8 @@ struct File {
     #[serde(default)]
     interfaces: Vec<String>,
     mode: Option<Mode>,
+    connect: Option<Switch>,
+    cgroup: Option<PathBuf>,
     unparsed: Option<Unparsed>,
     listen: Option<String>,
     pin_dir: Option<PathBuf>,
@@ -318,6 +338,8 @@ impl Config {
             allow,
             warnlists,
             mode: cli.mode.or(file.mode).unwrap_or_default(),
+            connect: cli.connect.or(file.connect) == Some(Switch::On),
+            cgroup: cli.cgroup.clone().or(file.cgroup.map(in_folder)),
             unparsed: cli.unparsed.or(file.unparsed).unwrap_or_default(),
             listen: parse_listen(cli.listen.as_deref().or(file.listen.as_deref()).unwrap_or(LISTEN))?,
             pin_dir,
@@ -338,6 +360,8 @@ impl Config {
             }
         };
         compare("mode", self.mode == running.mode);
+        compare("connect", self.connect == running.connect);
+        compare("cgroup", self.cgroup == running.cgroup);
         compare("unparsed", self.unparsed == running.unparsed);
         compare("listen", self.listen == running.listen);
         compare("pin_dir", self.pin_dir == running.pin_dir);
@@ -456,6 +480,7 @@ mod tests {
         assert_eq!(config.pin_dir.as_deref(), Some(Path::new(PIN_DIR)));
         assert_eq!(config.control, Path::new(CONTROL));
         assert_eq!((config.mode, config.unparsed, config.on_exit), (Mode::Auto, Unparsed::Pass, OnExit::Keep));
+        assert_eq!((config.connect, config.cgroup), (false, None));
     }
 
     #[test]
@@ -518,7 +543,8 @@ mod tests {
     #[test]
     fn keys_that_need_a_restart_are_named() {
         let running = merge("listen = 'none'", &Overrides::default()).unwrap();
-        let changed = merge("mode = 'native'\ninterfaces = ['eth0']", &Overrides::default()).unwrap();
-        assert_eq!(changed.needs_restart(&running), ["mode", "listen"]);
+        let changed =
+            merge("mode = 'native'\ninterfaces = ['eth0']\nconnect = 'on'\ncgroup = 'x'", &Overrides::default()).unwrap();
+        assert_eq!(changed.needs_restart(&running), ["mode", "connect", "cgroup", "listen"]);
     }
 }

@@ -154,6 +154,13 @@ fn from_pins(command: &Status, no_daemon: Failure) -> Result<Code, Failure> {
         }
         Err(error) => return Err(error.into()),
     };
+    let calls = inspection.cgroup.map(|cgroup| Hook {
+        // Its path is known to the daemon alone.
+        interface: format!("cgroup {cgroup}"),
+        ifindex: 0,
+        hook: "connect".into(),
+        mode: "cgroup".into(),
+    });
     let status = protocol::Status {
         version: env!("CARGO_PKG_VERSION").into(),
         generation: inspection.generation,
@@ -166,6 +173,7 @@ fn from_pins(command: &Status, no_daemon: Failure) -> Result<Code, Failure> {
                 hook: "xdp".into(),
                 mode: interface.xdp.map_or("none", |xdp| xdp.mode.as_str()).into(),
             })
+            .chain(calls)
             .collect(),
         lists: Vec::new(),
         prefixes: inspection.prefixes.into(),

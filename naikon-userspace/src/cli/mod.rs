@@ -16,7 +16,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use self::exit::{Code, Failure};
 use crate::{
-    config::{CONTROL, LISTEN, Mode, OnExit, Overrides, PIN_DIR, STATE_DIR, Unparsed, WarnAction},
+    config::{CONTROL, LISTEN, Mode, OnExit, Overrides, PIN_DIR, STATE_DIR, Switch, Unparsed, WarnAction},
     daemon::{self, Origin},
     ruleset::ListAction,
 };
@@ -115,6 +115,12 @@ struct Run {
     /// XDP mode; auto tries native, falls back to generic and says so [default: auto]
     #[arg(long, value_enum)]
     mode: Option<ModeArg>,
+    /// Refuse calls of local processes to listed addresses, and name those who call [default: off]
+    #[arg(long, value_enum)]
+    connect: Option<SwitchArg>,
+    /// Directory of the cgroup v2 whose processes those are; spans network namespaces [default: the root]
+    #[arg(long, value_name = "PATH")]
+    cgroup: Option<PathBuf>,
     /// Frames that cannot be read: counted in any case [default: pass]
     #[arg(long, value_enum)]
     unparsed: Option<UnparsedArg>,
@@ -143,6 +149,12 @@ enum ModeArg {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
+enum SwitchArg {
+    On,
+    Off,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
 enum UnparsedArg {
     Pass,
     Drop,
@@ -163,6 +175,11 @@ impl Run {
                 ModeArg::Native => Mode::Native,
                 ModeArg::Generic => Mode::Generic,
             }),
+            connect: self.connect.map(|connect| match connect {
+                SwitchArg::On => Switch::On,
+                SwitchArg::Off => Switch::Off,
+            }),
+            cgroup: self.cgroup,
             unparsed: self.unparsed.map(|unparsed| match unparsed {
                 UnparsedArg::Pass => Unparsed::Pass,
                 UnparsedArg::Drop => Unparsed::Drop,

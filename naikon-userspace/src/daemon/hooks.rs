@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::connects;
 use crate::{
     config::Config,
     interface::{Interface, Selection, Wanted, select},
@@ -60,6 +61,7 @@ impl Hooks {
         for (index, name) in unwanted(kernel, &selection)? {
             self.release(kernel, index, &name);
         }
+        connects::attach(kernel)?;
         kernel.remove_other_versions()?;
         self.confirm(kernel, &config.interfaces)
     }
@@ -102,6 +104,10 @@ impl Hooks {
                 self.release(kernel, index, &name);
             }
         }
+        match connects::reattach(kernel) {
+            Ok(cgroup) => again.extend(cgroup),
+            Err(error) => self.say_once(connects::HOOK, &error.to_string()),
+        }
         self.confirm(kernel, wanted)?;
         Ok(again)
     }
@@ -133,6 +139,7 @@ impl Hooks {
         let refused = selection.refused.iter().map(|(name, _)| name.as_str());
         let absent = selection.missing.iter().map(String::as_str).chain(refused);
         confirmed.extend(absent.map(|name| hook(name, 0, "none")));
+        confirmed.extend(connects::hook(kernel)?);
         self.confirmed = confirmed;
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
 use jiff::Timestamp;
 
-use super::{clock::Clock, holds::Holds, host::Facts, reload::ListState};
+use super::{clock::Clock, connects, holds::Holds, host::Facts, reload::ListState};
 use crate::{
     config::Config,
     content::Content,
@@ -86,12 +86,13 @@ impl Snapshot {
     /// One line for the service manager.
     pub(crate) fn summary(&self) -> String {
         let (ipv4, ipv6) = self.ruleset.count();
-        let attached = self.hooks.iter().filter(|hook| hook.mode != "none").count();
+        let interfaces = || self.hooks.iter().filter(|hook| hook.hook != connects::HOOK);
+        let attached = interfaces().filter(|hook| hook.mode != "none").count();
         let down = self.lists.iter().filter(|list| list.fault.is_some()).count();
         let mut text = format!(
             "generation {}: {ipv4} IPv4 and {ipv6} IPv6 prefixes on {attached} of {} interfaces",
             self.generation,
-            self.hooks.len()
+            interfaces().count()
         );
         if down > 0 {
             text.push_str(&format!("; {down} of {} lists not up", self.lists.len()));

@@ -14,7 +14,7 @@ use std::{
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::{
-    audit,
+    audit, connects,
     hooks::Hooks,
     host::Facts,
     metrics::Instruments,
@@ -393,14 +393,17 @@ impl Enforcer {
     }
 
     pub(crate) fn snapshot(&self) -> Snapshot {
-        for hook in self.hooks.confirmed.iter().filter(|hook| hook.ifindex != 0) {
+        for hook in self.hooks.confirmed.iter().filter(|hook| hook.ifindex != 0 || hook.hook == connects::HOOK) {
             self.instruments.protected(&hook.interface);
         }
         let lists: Vec<ListView> = self.lists.states().map(ListView::from).collect();
         let not_up =
             lists.iter().filter_map(|list| Some(format!("list {} is not up: {}", list.name, list.fault.as_ref()?)));
         let bare = self.hooks.confirmed.iter().filter(|hook| hook.mode == "none");
-        let unprotected = bare.map(|hook| format!("{} is not protected", hook.interface));
+        let unprotected = bare.map(|hook| match &*hook.hook {
+            connects::HOOK => format!("calls of the processes of {} are not looked at", hook.interface),
+            _ => format!("{} is not protected", hook.interface),
+        });
         let warninglists = self.lists.warninglist_faults().cloned();
         Snapshot {
             config: Arc::new(self.config.clone()),

@@ -175,13 +175,18 @@ impl Kernel {
         let mut set = Set::new(Mapped::take(&mut ebpf, &shape)?, shape);
         set.fill(rules)?;
         self.loggers.follow(&mut ebpf)?;
+        self.reporters.follow(&mut ebpf)?;
         if self.pins.is_none() {
             // These maps are new as well: the names go over, and the rules, which the tables do not all answer for.
             self.carry_names(&mut tables)?;
             let rules: Vec<Op> = rules.iter().map(|rule| Op::Add(*rule)).collect();
             tables.write_many(&rules).map_err(|(_, error)| error)?;
         }
-        self.put_on_links(xdp(&mut ebpf, entry)?)?;
+        self.put_connects(&mut ebpf)?;
+        if let Err(error) = self.put_on_links(xdp(&mut ebpf, entry)?) {
+            self.put_back_connects(usize::MAX);
+            return Err(error);
+        }
         (self.ebpf, self.entry, self.set, self.tables) = (ebpf, entry, set, tables);
         (self.is_filled, self.audit) = (true, None);
         Ok(())

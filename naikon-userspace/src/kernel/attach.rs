@@ -241,6 +241,7 @@ impl Kernel {
             // One that refuses is no reason to leave the others.
             refused = self.release(ifindex).and(refused);
         }
+        refused = self.release_connects().and(refused);
         refused?;
         self.pins.take().map_or(Ok(()), PinDir::remove)
     }
@@ -255,6 +256,9 @@ impl Kernel {
             self.attachments.iter().filter(|(_, attachment)| !attachment.adopted).map(|(index, _)| *index).collect();
         for ifindex in new {
             self.release(ifindex)?;
+        }
+        if self.connects.as_ref().is_some_and(|connects| !connects.adopted) {
+            self.release_connects()?;
         }
         let nothing_left = self.fresh && self.attached()?.is_empty();
         match self.pins.take() {

@@ -7,11 +7,14 @@
 mod apply;
 mod attach;
 mod audit;
+mod connect;
 mod error;
+mod link;
 mod memory;
 mod netlink;
 mod offline;
 mod pins;
+mod reports;
 mod sys;
 mod tables;
 mod trace;
@@ -26,14 +29,16 @@ pub use self::{
     apply::{Enforced, Refused},
     attach::{Attached, Held},
     audit::{Agreement, AuditStep, Mended, TrieReader},
+    connect::{Connected, cgroup_path},
     error::{ErrorKind, KernelError},
     memory::Mapped,
     netlink::{InterfaceChanges, default_gateways, interfaces, own_addresses},
     offline::{Inspection, detach_pins, has_pins, inspect},
+    reports::Reports,
     tables::CounterReader,
     trace::Trace,
 };
-use self::{attach::Attachment, pins::PinDir, tables::Tables, trace::Loggers};
+use self::{attach::Attachment, connect::Connects, pins::PinDir, reports::Reporters, tables::Tables, trace::Loggers};
 use crate::{
     config::Mode,
     ruleset::Rule,
@@ -65,6 +70,8 @@ pub struct Settings {
     pub mode: Mode,
     /// Drop the frames that cannot be read.
     pub unparsed_drop: bool,
+    /// The cgroup whose processes are to be kept from calling listed addresses, if any.
+    pub cgroup: Option<PathBuf>,
     /// Log every decision.
     pub trace: bool,
 }
@@ -82,10 +89,12 @@ pub struct Kernel {
     audit: Option<Audit>,
     settings: Settings,
     loggers: Loggers,
+    reporters: Reporters,
     pins: Option<PinDir>,
     lists: BTreeMap<String, u16>,
     slots: BTreeMap<String, u16>,
     attachments: BTreeMap<u32, Attachment>,
+    connects: Option<Connects>,
     /// No maps were pinned before this process: there is nothing that a failed start must leave in place.
     fresh: bool,
 }
@@ -160,7 +169,7 @@ impl Kernel {
         let lists = tables.names(abi::NAME_LIST)?;
         let slots = tables.names(abi::NAME_INTERFACE)?;
         let attachments = BTreeMap::new();
-        let (settings, loggers) = (settings.clone(), Loggers::default());
+        let (settings, loggers, reporters) = (settings.clone(), Loggers::default(), Reporters::default());
         let (is_filled, audit) = (false, None);
         Ok(Kernel {
             ebpf,
@@ -171,10 +180,12 @@ impl Kernel {
             audit,
             settings,
             loggers,
+            reporters,
             pins,
             lists,
             slots,
             attachments,
+            connects: None,
             fresh,
         })
     }
@@ -216,11 +227,13 @@ impl Kernel {
             let id = *id;
             let slots: Vec<u16> = self.slots.values().copied().collect();
             self.tables.prepare_hits(&[id], &slots)?;
+            self.prepare_connects([id])?;
             return Ok(id);
         }
         let id = next_id(&self.lists, abi::LISTS_MAX, "list")?;
         let slots: Vec<u16> = self.slots.values().copied().collect();
         self.tables.prepare_hits(&[id], &slots)?;
+        self.prepare_connects([id])?;
         self.tables.set_name(abi::NAME_LIST, name, id)?;
         self.lists.insert(name.to_owned(), id);
         Ok(id)
@@ -231,6 +244,9 @@ impl Kernel {
         let lists: Vec<u16> = self.lists.values().copied().collect();
         let slots: Vec<u16> = self.slots.values().copied().collect();
         tables.prepare_hits(&lists, &slots)?;
+        if self.settings.cgroup.is_some() {
+            tables.prepare_connects(lists)?;
+        }
         for (kind, names) in [(abi::NAME_LIST, &self.lists), (abi::NAME_INTERFACE, &self.slots)] {
             names.iter().try_for_each(|(name, id)| tables.set_name(kind, name, *id))?;
         }
@@ -261,6 +277,11 @@ impl Kernel {
         self.tables.reader()
     }
 
+    /// Counters of calls are made only where calls are looked at.
+    fn prepare_connects(&mut self, lists: impl IntoIterator<Item = u16>) -> Result<(), KernelError> {
+        if self.settings.cgroup.is_some() { self.tables.prepare_connects(lists) } else { Ok(()) }
+    }
+
     fn program(&mut self) -> Result<&mut Xdp, KernelError> {
         xdp(&mut self.ebpf, self.entry)
     }
@@ -280,7 +301,7 @@ impl Kernel {
 ///
 /// When the kernel refuses the object.
 pub fn load_alone(entry: &'static str, unparsed_drop: bool, shape: Shape) -> Result<(Ebpf, Set<Mapped>), KernelError> {
-    let mut ebpf = load_entry(entry, unparsed_drop, None, &shape)?;
+    let mut ebpf = load_entry(entry, unparsed_drop, false, None, &shape)?;
     let memory = Mapped::take(&mut ebpf, &shape)?;
     Ok((ebpf, Set::new(memory, shape)))
 }
@@ -293,7 +314,7 @@ fn load(settings: &Settings, pins: Option<&PinDir>, shape: &Shape) -> Result<(Eb
         (true, true) => abi::PROGRAM_TRACE_FRAGS,
         (false, true) => abi::PROGRAM_TRACE_LINEAR,
     };
-    Ok((load_entry(entry, settings.unparsed_drop, pins, shape)?, entry))
+    Ok((load_entry(entry, settings.unparsed_drop, settings.cgroup.is_some(), pins, shape)?, entry))
 }
 
 /// What loads the object for tables of this shape; the program must be loaded from it still.
@@ -336,12 +357,21 @@ pub fn loader<'a>(unparsed_drop: bool, shape: &'a Shape) -> EbpfLoader<'a> {
 fn load_entry(
     entry: &'static str,
     unparsed_drop: bool,
+    calls: bool,
     pins: Option<&PinDir>,
     shape: &Shape,
 ) -> Result<Ebpf, KernelError> {
     let mut loader = loader(unparsed_drop, shape);
+    if calls {
+        loader.map_max_entries(abi::REPORTS, abi::REPORTS_BYTES);
+    }
+    // What is counted from before goes on being told.
+    let counts_calls = calls || pins.is_some_and(|pins| pins.map(abi::CONNECTS).exists());
+    if !counts_calls {
+        loader.map_max_entries(abi::CONNECTS, 1);
+    }
     if let Some(pins) = pins {
-        for name in PinDir::map_names() {
+        for name in PinDir::map_names().filter(|name| counts_calls || *name != abi::CONNECTS) {
             loader.map_pin_path(name, pins.map(name));
         }
     }
@@ -364,6 +394,25 @@ fn load_entry(
         }
     })?;
     Ok(ebpf)
+}
+
+/// Loads a program of an object, if it is not loaded yet.
+fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), KernelError> {
+    let loaded = match ebpf.program_mut(name) {
+        Some(aya::programs::Program::CgroupSockAddr(program)) if program.fd().is_err() => program.load(),
+        _ => Ok(()),
+    };
+    loaded.map_err(|error| KernelError::of(format!("loading the program {name}"), &error))
+}
+
+/// A loaded program of an object.
+fn program<'a>(ebpf: &'a Ebpf, name: &str) -> Result<std::os::fd::BorrowedFd<'a>, KernelError> {
+    use std::os::fd::AsFd;
+    let operation = || format!("opening the program {name}");
+    let program = ebpf
+        .program(name)
+        .ok_or_else(|| KernelError::new(operation(), ErrorKind::Other, "the object does not hold it"))?;
+    program.fd().map(AsFd::as_fd).map_err(|error| KernelError::of(operation(), &error))
 }
 
 /// Drawn anew for every load, so that nobody who writes a list can aim at the places of its entries.

@@ -5,7 +5,7 @@ use std::path::Path;
 use naikon_ebpf::abi;
 
 use super::{
-    PinDir,
+    PinDir, connect,
     error::KernelError,
     netlink::interfaces,
     pins::{self, pinned_link},
@@ -20,6 +20,8 @@ pub struct Inspection {
     pub generation: u64,
     /// Interfaces on which the kernel confirms the program.
     pub attached: Vec<Interface>,
+    /// The cgroup whose processes are kept from calling listed addresses, by the inode of its directory.
+    pub cgroup: Option<u64>,
     /// Prefixes that are dropped or monitored, IPv4 and IPv6.
     pub prefixes: (usize, usize),
     /// Every counter.
@@ -51,8 +53,10 @@ pub fn inspect(pin_dir: &Path) -> Result<Inspection, KernelError> {
             prefixes.1 += 1;
         }
     }
+    let cgroups = connect::pinned(&pins)?;
+    let cgroup = cgroups.first().copied().filter(|first| *first != 0 && cgroups.iter().all(|cgroup| cgroup == first));
     let generation = tables.meta(abi::META_GENERATION)?;
-    Ok(Inspection { generation, attached, prefixes, counters: tables.reader()?.read()? })
+    Ok(Inspection { generation, attached, cgroup, prefixes, counters: tables.reader()?.read()? })
 }
 
 /// Whether pins of a naikon are there.
@@ -70,6 +74,7 @@ pub fn detach_pins(pin_dir: &Path) -> Result<usize, KernelError> {
     let pins = PinDir::open(pin_dir)?;
     let links = pins.links()?;
     // All are looked at before one is removed: what is not ours stays.
+    let connects = connect::pinned(&pins)?;
     for ifindex in &links {
         pinned_link(&pins.link(*ifindex))?;
     }
@@ -78,6 +83,7 @@ pub fn detach_pins(pin_dir: &Path) -> Result<usize, KernelError> {
         pins::unpin(&pins.link(*ifindex))?;
         drop(link);
     }
+    connect::release_pins(&pins)?;
     pins.remove()?;
-    Ok(links.len())
+    Ok(links.len() + connects.len())
 }

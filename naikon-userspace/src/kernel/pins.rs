@@ -18,9 +18,12 @@ use aya::{
     maps::{MapInfo, MapType},
     programs::links::{FdLink, LinkType, PinnedLink},
 };
-use naikon_ebpf::abi;
+use naikon_ebpf::{abi, report::CONNECT_CELLS};
 
-use super::error::{ErrorKind, KernelError};
+use super::{
+    error::{ErrorKind, KernelError},
+    link::{Held, Kind, Link},
+};
 
 /// `BPF_FS_MAGIC` (include/uapi/linux/magic.h).
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
@@ -28,12 +31,13 @@ const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
 const LINK_PREFIX: &str = "xdp-";
 
 /// What each map must be to be adopted: name, type, key size, value size, entries.
-const MAPS: [(&str, MapType, u32, u32, u32); 7] = [
+const MAPS: [(&str, MapType, u32, u32, u32); 8] = [
     (abi::RULES_V4, MapType::LpmTrie, 4 + 4, 4, abi::RULES_MAX),
     (abi::RULES_V6, MapType::LpmTrie, 4 + 16, 4, abi::RULES_MAX),
     (abi::INTERFACES, MapType::Array, 4, 8, abi::INTERFACES_LEN),
     (abi::FRAMES, MapType::PerCpuArray, 4, 8, abi::SLOTS_MAX * abi::FRAME_KINDS),
     (abi::HITS, MapType::PerCpuHash, 8, 2 * 8, abi::HITS_MAX),
+    (abi::CONNECTS, MapType::PerCpuHash, 4, CONNECT_CELLS as u32 * 8, abi::LISTS_MAX),
     (abi::NAMES, MapType::Hash, size_of::<abi::NameKey>() as u32, 4, abi::LISTS_MAX + abi::SLOTS_MAX),
     (abi::META, MapType::Array, 4, 8, abi::META_LEN),
 ];
@@ -128,6 +132,11 @@ impl PinDir {
     /// Where a map is pinned.
     pub(crate) fn map(&self, name: &str) -> PathBuf {
         self.maps().join(name)
+    }
+
+    /// Where a link is pinned that has a name of its own.
+    pub(crate) fn at(&self, name: &str) -> PathBuf {
+        self.root.join(name)
     }
 
     /// Where the link of an interface is pinned.
@@ -234,6 +243,32 @@ pub(super) fn pinned_link(path: &Path) -> Result<Option<Pinned>, KernelError> {
         other => return Err(foreign(format!("it is no XDP link but {other:?}"))),
     }
     Ok(Some(Pinned { link, program_id: info.program_id() }))
+}
+
+/// A pinned link of ours that is not of an interface.
+pub(super) struct PinnedLink2 {
+    pub(super) link: Link,
+    pub(super) held: Held,
+}
+
+/// What is pinned there, if it is a link of this kind.
+pub(super) fn open_link(path: &Path, kind: Kind) -> Result<Option<PinnedLink2>, KernelError> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let foreign = |cause: String| foreign(path, cause);
+    if path.is_dir() {
+        return Err(foreign("it is a directory".into()));
+    }
+    let link = Link::open(path).map_err(|error| {
+        let error = KernelError::of(format!("opening the pin {}", path.display()), &error);
+        if error.kind == ErrorKind::Privilege { error } else { foreign(error.cause) }
+    })?;
+    let held = link.held().map_err(|error| foreign(format!("it is no BPF link: {error}")))?;
+    if held.kind != kind {
+        return Err(foreign(format!("it is no {kind:?} link but {:?}", held.kind)));
+    }
+    Ok(Some(PinnedLink2 { link, held }))
 }
 
 fn version() -> String {
