@@ -170,6 +170,7 @@ fn report<const NAMED: bool>(ctx: *mut bpf_sock_addr, action: u32, high: u64, lo
         return;
     };
     let record = entry.as_mut_ptr();
+    let (protocol, port) = (field!(ctx, protocol), u16::from_be(field!(ctx, user_port) as u16));
     // Field by field, in whole words: a record made on the stack first would be copied and cleared by loops over bytes, which the
     // verifier refuses without CAP_PERFMON.
     // SAFETY: the kernel reserved room for one aligned record, and address and name have that of two words; the helpers take nothing, or
@@ -180,7 +181,7 @@ fn report<const NAMED: bool>(ctx: *mut bpf_sock_addr, action: u32, high: u64, lo
         (&raw mut (*record).process).write((bpf_get_current_pid_tgid() >> 32) as u32);
         (&raw mut (*record).uid).write(bpf_get_current_uid_gid() as u32);
         (&raw mut (*record).action).write(action);
-        (&raw mut (*record).protocol).write(field!(ctx, protocol));
+        (&raw mut (*record).protocol).write(protocol);
         (&raw mut (*record).address).cast::<[u64; 2]>().write([high.to_be(), low.to_be()]);
         let name = &raw mut (*record).name;
         if NAMED {
@@ -191,7 +192,7 @@ fn report<const NAMED: bool>(ctx: *mut bpf_sock_addr, action: u32, high: u64, lo
             name.cast::<u64>().write_volatile(0);
             name.cast::<u64>().add(1).write_volatile(0);
         }
-        (&raw mut (*record).port).write(u32::from(u16::from_be(field!(ctx, user_port) as u16)));
+        (&raw mut (*record).port).write(u32::from(port));
         (&raw mut (*record)._reserved).write(0);
     }
     entry.submit(0);

@@ -34,8 +34,10 @@ pub struct Config {
     pub allow: Vec<PathBuf>,
     /// Warninglists.
     pub warnlists: Vec<WarnlistEntry>,
-    /// XDP mode.
+    /// How to attach for what comes in.
     pub mode: Mode,
+    /// What leaves is judged, too.
+    pub egress: bool,
     /// Local processes are kept from calling listed addresses.
     pub connect: bool,
     /// The cgroup whose processes those are; `None` is the root of the hierarchy.
@@ -93,7 +95,7 @@ pub enum WarnAction {
     Refuse,
 }
 
-/// Which XDP mode to attach in.
+/// How to attach for what comes in.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
@@ -104,6 +106,8 @@ pub enum Mode {
     Native,
     /// In the stack.
     Generic,
+    /// Not by XDP but at TC ingress: beside somebody else's XDP program.
+    Tc,
 }
 
 /// A switch, as people write it.
@@ -151,6 +155,8 @@ pub struct Overrides {
     pub warnlists: Vec<(PathBuf, WarnAction)>,
     /// `--mode`.
     pub mode: Option<Mode>,
+    /// `--egress`.
+    pub egress: Option<Switch>,
     /// `--connect`.
     pub connect: Option<Switch>,
     /// `--cgroup`.
@@ -191,6 +197,7 @@ struct File {
     #[serde(default)]
     interfaces: Vec<String>,
     mode: Option<Mode>,
+    egress: Option<Switch>,
     connect: Option<Switch>,
     cgroup: Option<PathBuf>,
     unparsed: Option<Unparsed>,
@@ -338,6 +345,7 @@ impl Config {
             allow,
             warnlists,
             mode: cli.mode.or(file.mode).unwrap_or_default(),
+            egress: cli.egress.or(file.egress) != Some(Switch::Off),
             connect: cli.connect.or(file.connect) == Some(Switch::On),
             cgroup: cli.cgroup.clone().or(file.cgroup.map(in_folder)),
             unparsed: cli.unparsed.or(file.unparsed).unwrap_or_default(),
@@ -360,6 +368,7 @@ impl Config {
             }
         };
         compare("mode", self.mode == running.mode);
+        compare("egress", self.egress == running.egress);
         compare("connect", self.connect == running.connect);
         compare("cgroup", self.cgroup == running.cgroup);
         compare("unparsed", self.unparsed == running.unparsed);
@@ -543,8 +552,8 @@ mod tests {
     #[test]
     fn keys_that_need_a_restart_are_named() {
         let running = merge("listen = 'none'", &Overrides::default()).unwrap();
-        let changed =
-            merge("mode = 'native'\ninterfaces = ['eth0']\nconnect = 'on'\ncgroup = 'x'", &Overrides::default()).unwrap();
+        let text = "mode = 'native'\ninterfaces = ['eth0']\nconnect = 'on'\ncgroup = 'x'";
+        let changed = merge(text, &Overrides::default()).unwrap();
         assert_eq!(changed.needs_restart(&running), ["mode", "connect", "cgroup", "listen"]);
     }
 }

@@ -112,9 +112,12 @@ struct Run {
     interfaces: Vec<String>,
     #[command(flatten)]
     lists: Lists,
-    /// XDP mode; auto tries native, falls back to generic and says so [default: auto]
+    /// XDP mode, or tc for TC ingress; auto tries native, falls back to generic and says so [default: auto]
     #[arg(long, value_enum)]
     mode: Option<ModeArg>,
+    /// Also judge what this machine sends by itself, or passes on from elsewhere [default: on]
+    #[arg(long, value_enum)]
+    egress: Option<SwitchArg>,
     /// Refuse calls of local processes to listed addresses, and name those who call [default: off]
     #[arg(long, value_enum)]
     connect: Option<SwitchArg>,
@@ -146,12 +149,22 @@ enum ModeArg {
     Auto,
     Native,
     Generic,
+    Tc,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum SwitchArg {
     On,
     Off,
+}
+
+impl From<SwitchArg> for Switch {
+    fn from(switch: SwitchArg) -> Self {
+        match switch {
+            SwitchArg::On => Switch::On,
+            SwitchArg::Off => Switch::Off,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -174,11 +187,10 @@ impl Run {
                 ModeArg::Auto => Mode::Auto,
                 ModeArg::Native => Mode::Native,
                 ModeArg::Generic => Mode::Generic,
+                ModeArg::Tc => Mode::Tc,
             }),
-            connect: self.connect.map(|connect| match connect {
-                SwitchArg::On => Switch::On,
-                SwitchArg::Off => Switch::Off,
-            }),
+            egress: self.egress.map(Switch::from),
+            connect: self.connect.map(Switch::from),
             cgroup: self.cgroup,
             unparsed: self.unparsed.map(|unparsed| match unparsed {
                 UnparsedArg::Pass => Unparsed::Pass,

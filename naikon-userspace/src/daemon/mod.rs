@@ -147,6 +147,7 @@ fn start(origin: Origin, config: Config) -> Result<Started, RunError> {
     let settings = Settings {
         pin_dir: config.pin_dir.clone(),
         mode: config.mode,
+        egress: config.egress,
         unparsed_drop: config.unparsed == crate::config::Unparsed::Drop,
         cgroup: connects::cgroup(&config)?,
         trace: config.trace,

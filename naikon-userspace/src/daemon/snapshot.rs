@@ -1,6 +1,10 @@
 //! What the worker publishes after every change, for those who read: metrics, control socket, service manager.
 
-use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::SystemTime,
+};
 
 use jiff::Timestamp;
 
@@ -86,13 +90,17 @@ impl Snapshot {
     /// One line for the service manager.
     pub(crate) fn summary(&self) -> String {
         let (ipv4, ipv6) = self.ruleset.count();
+        let names =
+            |hooks: &mut dyn Iterator<Item = &Hook>| hooks.map(|hook| hook.interface.clone()).collect::<BTreeSet<_>>();
         let interfaces = || self.hooks.iter().filter(|hook| hook.hook != connects::HOOK);
-        let attached = interfaces().filter(|hook| hook.mode != "none").count();
+        let all = names(&mut interfaces());
+        let bare = names(&mut interfaces().filter(|hook| hook.mode == "none"));
         let down = self.lists.iter().filter(|list| list.fault.is_some()).count();
         let mut text = format!(
-            "generation {}: {ipv4} IPv4 and {ipv6} IPv6 prefixes on {attached} of {} interfaces",
+            "generation {}: {ipv4} IPv4 and {ipv6} IPv6 prefixes on {} of {} interfaces",
             self.generation,
-            interfaces().count()
+            all.len() - bare.len(),
+            all.len()
         );
         if down > 0 {
             text.push_str(&format!("; {down} of {} lists not up", self.lists.len()));

@@ -19,10 +19,18 @@ mod sys;
 mod tables;
 mod trace;
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    os::fd::{AsFd, BorrowedFd},
+    path::PathBuf,
+};
 
-use aya::{Ebpf, EbpfLoader, VerifierLogLevel, include_bytes_aligned, programs::Xdp, util::KernelVersion};
-use naikon_ebpf::abi;
+use aya::{
+    Ebpf, EbpfLoader, VerifierLogLevel, include_bytes_aligned,
+    programs::{Program, ProgramError},
+    util::KernelVersion,
+};
+use naikon_ebpf::abi::{self, Place};
 
 pub(crate) use self::sys::return_large_blocks;
 pub use self::{
@@ -41,6 +49,7 @@ pub use self::{
 use self::{attach::Attachment, connect::Connects, pins::PinDir, reports::Reporters, tables::Tables, trace::Loggers};
 use crate::{
     config::Mode,
+    hook::{Point, Spot},
     ruleset::Rule,
     tables::{Audit, Counts, Seeds, Set, Shape, Table},
 };
@@ -52,6 +61,8 @@ pub static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/nai
 const OLDEST: KernelVersion = KernelVersion::new(5, 10, 0);
 /// The first kernel that passes multi-buffer frames to XDP.
 const FRAGS: KernelVersion = KernelVersion::new(5, 18, 0);
+/// The first kernel with links at TC (TCX).
+const TCX: KernelVersion = KernelVersion::new(6, 6, 0);
 /// The first kernel that charges maps to the memory cgroup instead of RLIMIT_MEMLOCK.
 const NO_MEMLOCK: KernelVersion = KernelVersion::new(5, 11, 0);
 
@@ -66,12 +77,14 @@ const CAP_BPF: u64 = 1 << 39;
 pub struct Settings {
     /// Where to pin; `None` runs without pins, and protection ends with the process.
     pub pin_dir: Option<PathBuf>,
-    /// Which XDP mode to attach in.
+    /// How to attach for what comes in.
     pub mode: Mode,
-    /// Drop the frames that cannot be read.
-    pub unparsed_drop: bool,
+    /// Attach for what goes out, too.
+    pub egress: bool,
     /// The cgroup whose processes are to be kept from calling listed addresses, if any.
     pub cgroup: Option<PathBuf>,
+    /// Drop the frames that cannot be read.
+    pub unparsed_drop: bool,
     /// Log every decision.
     pub trace: bool,
 }
@@ -79,7 +92,6 @@ pub struct Settings {
 /// naikon in the kernel.
 pub struct Kernel {
     ebpf: Ebpf,
-    entry: &'static str,
     tables: Tables,
     /// What stands in front of the tries in this load of the program.
     set: Set<Mapped>,
@@ -93,7 +105,7 @@ pub struct Kernel {
     pins: Option<PinDir>,
     lists: BTreeMap<String, u16>,
     slots: BTreeMap<String, u16>,
-    attachments: BTreeMap<u32, Attachment>,
+    attachments: BTreeMap<Spot, Attachment>,
     connects: Option<Connects>,
     /// No maps were pinned before this process: there is nothing that a failed start must leave in place.
     fresh: bool,
@@ -151,12 +163,12 @@ impl Kernel {
             pins.prepare_maps()?;
         }
         let shape = apply::shape(&Counts::default(), pins.is_some())?;
-        let loaded = load(settings, pins.as_ref(), &shape).and_then(|(mut ebpf, entry)| {
+        let loaded = load(settings, pins.as_ref(), &shape).and_then(|mut ebpf| {
             let tables = Tables::take(&mut ebpf)?;
             let set = Set::new(Mapped::take(&mut ebpf, &shape)?, shape);
-            Ok((ebpf, entry, tables, set))
+            Ok((ebpf, tables, set))
         });
-        let (ebpf, entry, tables, set) = match loaded {
+        let (ebpf, tables, set) = match loaded {
             Ok(loaded) => loaded,
             Err(error) => {
                 // Maps that were made for nothing are not left behind.
@@ -168,23 +180,19 @@ impl Kernel {
         };
         let lists = tables.names(abi::NAME_LIST)?;
         let slots = tables.names(abi::NAME_INTERFACE)?;
-        let attachments = BTreeMap::new();
-        let (settings, loggers, reporters) = (settings.clone(), Loggers::default(), Reporters::default());
-        let (is_filled, audit) = (false, None);
         Ok(Kernel {
             ebpf,
-            entry,
             tables,
             set,
-            is_filled,
-            audit,
-            settings,
-            loggers,
-            reporters,
+            is_filled: false,
+            audit: None,
+            settings: settings.clone(),
+            loggers: Loggers::default(),
+            reporters: Reporters::default(),
             pins,
             lists,
             slots,
-            attachments,
+            attachments: BTreeMap::new(),
             connects: None,
             fresh,
         })
@@ -227,13 +235,13 @@ impl Kernel {
             let id = *id;
             let slots: Vec<u16> = self.slots.values().copied().collect();
             self.tables.prepare_hits(&[id], &slots)?;
-            self.prepare_connects([id])?;
+            self.prepare_connects(id)?;
             return Ok(id);
         }
         let id = next_id(&self.lists, abi::LISTS_MAX, "list")?;
         let slots: Vec<u16> = self.slots.values().copied().collect();
         self.tables.prepare_hits(&[id], &slots)?;
-        self.prepare_connects([id])?;
+        self.prepare_connects(id)?;
         self.tables.set_name(abi::NAME_LIST, name, id)?;
         self.lists.insert(name.to_owned(), id);
         Ok(id)
@@ -268,6 +276,11 @@ impl Kernel {
         Ok(slot)
     }
 
+    /// Counters of calls are made only where calls are looked at.
+    fn prepare_connects(&mut self, list: u16) -> Result<(), KernelError> {
+        if self.settings.cgroup.is_some() { self.tables.prepare_connects([list]) } else { Ok(()) }
+    }
+
     /// A reader of the counters that does not wait for this writer.
     ///
     /// # Errors
@@ -277,20 +290,34 @@ impl Kernel {
         self.tables.reader()
     }
 
-    /// Counters of calls are made only where calls are looked at.
-    fn prepare_connects(&mut self, lists: impl IntoIterator<Item = u16>) -> Result<(), KernelError> {
-        if self.settings.cgroup.is_some() { self.tables.prepare_connects(lists) } else { Ok(()) }
+    /// The loaded program for a hook.
+    fn program(&self, point: Point, is_raw: bool) -> Result<BorrowedFd<'_>, KernelError> {
+        program(&self.ebpf, self.settings.entry_point(point, is_raw))
     }
 
-    fn program(&mut self) -> Result<&mut Xdp, KernelError> {
-        xdp(&mut self.ebpf, self.entry)
+    /// Loads the program for a hook, if it is not loaded yet.
+    fn load_program(&mut self, point: Point, is_raw: bool) -> Result<(), KernelError> {
+        load_program(&mut self.ebpf, self.settings.entry_point(point, is_raw))
     }
 
-    fn program_id(&self) -> Result<u32, KernelError> {
-        let program = self.ebpf.program(self.entry).and_then(|program| program.info().ok());
-        program
-            .map(|info| info.id())
-            .ok_or_else(|| KernelError::new("reading the program's id", ErrorKind::Other, "the program is not loaded"))
+    fn program_id(&self, point: Point, is_raw: bool) -> Result<u32, KernelError> {
+        let name = self.settings.entry_point(point, is_raw);
+        let program = self.ebpf.program(name).and_then(|program| program.info().ok());
+        let unloaded =
+            || KernelError::new(format!("reading the id of the program {name}"), ErrorKind::Other, "it is not loaded");
+        program.map(|info| info.id()).ok_or_else(unloaded)
+    }
+}
+
+impl Settings {
+    /// The name of the program for a hook, for packets that begin with their IP header (`is_raw`) or an Ethernet header.
+    fn entry_point(&self, point: Point, is_raw: bool) -> &'static str {
+        let place = match point {
+            Point::Xdp => Place::Xdp { frags: KernelVersion::current().is_ok_and(|running| running >= FRAGS) },
+            Point::Ingress => Place::Ingress,
+            Point::Egress => Place::Egress,
+        };
+        abi::entry_point(place, is_raw, self.trace)
     }
 }
 
@@ -301,20 +328,19 @@ impl Kernel {
 ///
 /// When the kernel refuses the object.
 pub fn load_alone(entry: &'static str, unparsed_drop: bool, shape: Shape) -> Result<(Ebpf, Set<Mapped>), KernelError> {
-    let mut ebpf = load_entry(entry, unparsed_drop, false, None, &shape)?;
+    let mut ebpf = load_object(unparsed_drop, false, None, &shape)?;
+    load_program(&mut ebpf, entry)?;
     let memory = Mapped::take(&mut ebpf, &shape)?;
     Ok((ebpf, Set::new(memory, shape)))
 }
 
-/// Loads the object and the entry point that this kernel can run.
-fn load(settings: &Settings, pins: Option<&PinDir>, shape: &Shape) -> Result<(Ebpf, &'static str), KernelError> {
-    let entry = match (KernelVersion::current().is_ok_and(|running| running >= FRAGS), settings.trace) {
-        (true, false) => abi::PROGRAM_FRAGS,
-        (false, false) => abi::PROGRAM_LINEAR,
-        (true, true) => abi::PROGRAM_TRACE_FRAGS,
-        (false, true) => abi::PROGRAM_TRACE_LINEAR,
-    };
-    Ok((load_entry(entry, settings.unparsed_drop, settings.cgroup.is_some(), pins, shape)?, entry))
+/// Loads the object and the programs that interfaces with an Ethernet header need.
+fn load(settings: &Settings, pins: Option<&PinDir>, shape: &Shape) -> Result<Ebpf, KernelError> {
+    let mut ebpf = load_object(settings.unparsed_drop, settings.cgroup.is_some(), pins, shape)?;
+    for point in settings.points() {
+        load_program(&mut ebpf, settings.entry_point(point, false))?;
+    }
+    Ok(ebpf)
 }
 
 /// What loads the object for tables of this shape; the program must be loaded from it still.
@@ -353,9 +379,8 @@ pub fn loader<'a>(unparsed_drop: bool, shape: &'a Shape) -> EbpfLoader<'a> {
     loader
 }
 
-/// Loads the object and one entry point.
-fn load_entry(
-    entry: &'static str,
+/// Loads the object's maps.
+fn load_object(
     unparsed_drop: bool,
     calls: bool,
     pins: Option<&PinDir>,
@@ -365,7 +390,7 @@ fn load_entry(
     if calls {
         loader.map_max_entries(abi::REPORTS, abi::REPORTS_BYTES);
     }
-    // What is counted from before goes on being told.
+    // What was counted before goes on being told; else calls that nobody looks at cost nothing.
     let counts_calls = calls || pins.is_some_and(|pins| pins.map(abi::CONNECTS).exists());
     if !counts_calls {
         loader.map_max_entries(abi::CONNECTS, 1);
@@ -375,9 +400,22 @@ fn load_entry(
             loader.map_pin_path(name, pins.map(name));
         }
     }
-    let mut ebpf = loader.load(OBJECT).map_err(|error| KernelError::of("loading the maps", &error))?;
-    xdp(&mut ebpf, entry)?.load().map_err(|error| {
-        let refused = KernelError::of("loading the program", &error);
+    loader.load(OBJECT).map_err(|error| KernelError::of("loading the maps", &error))
+}
+
+/// Loads a program of an object, if it is not loaded yet.
+fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), KernelError> {
+    fn unloaded<T>(fd: Result<T, ProgramError>) -> bool {
+        matches!(fd, Err(ProgramError::NotLoaded))
+    }
+    let loaded = match ebpf.program_mut(name) {
+        Some(Program::Xdp(program)) if unloaded(program.fd()) => program.load(),
+        Some(Program::SchedClassifier(program)) if unloaded(program.fd()) => program.load(),
+        Some(Program::CgroupSockAddr(program)) if unloaded(program.fd()) => program.load(),
+        _ => Ok(()),
+    };
+    loaded.map_err(|error| {
+        let refused = KernelError::of(format!("loading the program {name}"), &error);
         match error::errno(&error) {
             // The verifier's word is EACCES or EINVAL; a missing capability is EPERM.
             Some(rustix::io::Errno::ACCESS | rustix::io::Errno::INVAL) => {
@@ -392,22 +430,11 @@ fn load_entry(
             }
             _ => refused,
         }
-    })?;
-    Ok(ebpf)
-}
-
-/// Loads a program of an object, if it is not loaded yet.
-fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), KernelError> {
-    let loaded = match ebpf.program_mut(name) {
-        Some(aya::programs::Program::CgroupSockAddr(program)) if program.fd().is_err() => program.load(),
-        _ => Ok(()),
-    };
-    loaded.map_err(|error| KernelError::of(format!("loading the program {name}"), &error))
+    })
 }
 
 /// A loaded program of an object.
-fn program<'a>(ebpf: &'a Ebpf, name: &str) -> Result<std::os::fd::BorrowedFd<'a>, KernelError> {
-    use std::os::fd::AsFd;
+fn program<'a>(ebpf: &'a Ebpf, name: &str) -> Result<BorrowedFd<'a>, KernelError> {
     let operation = || format!("opening the program {name}");
     let program = ebpf
         .program(name)
@@ -422,14 +449,6 @@ fn seeds() -> Result<Seeds, KernelError> {
     filled.map_err(|error| KernelError::of("drawing random numbers", &std::io::Error::from(error)))?;
     let mut words = random.chunks_exact(8).map(|bytes| bytes.iter().fold(0, |word, byte| word << 8 | u64::from(*byte)));
     Ok(Seeds::new(std::array::from_fn(|_| words.next().unwrap_or_default())))
-}
-
-fn xdp<'a>(ebpf: &'a mut Ebpf, entry: &str) -> Result<&'a mut Xdp, KernelError> {
-    let operation = || format!("opening the program {entry}");
-    let program = ebpf
-        .program_mut(entry)
-        .ok_or_else(|| KernelError::new(operation(), ErrorKind::Other, "the object does not hold it"))?;
-    <&mut Xdp>::try_from(program).map_err(|error| KernelError::of(operation(), &error))
 }
 
 /// The lowest id above all that were given.

@@ -159,7 +159,7 @@ pub(super) struct LinkInfo {
     pub(super) ifindex: u32,
     /// Of TCX links.
     pub(super) attach_type: u32,
-    /// Of links at a cgroup; 0 once it is gone or the link detached. Lies in place of the other two.
+    /// Of links at a cgroup; 0 once it is gone or the link detached. It lies in place of the two above.
     pub(super) cgroup: u64,
 }
 
@@ -228,9 +228,8 @@ pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     // SAFETY: the kernel writes at most `info_len` bytes to `info`, which outlives the call.
     unsafe { bpf(15, &mut attributes) }?;
     let RawLinkInfo { kind, program_id, ifindex, attach_type, .. } = info;
-    let cgroup = match (ifindex.to_ne_bytes(), attach_type.to_ne_bytes()) {
-        ([a, b, c, d], [e, f, g, h]) => u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
-    };
+    let ([a, b, c, d], [e, f, g, h]) = (ifindex.to_ne_bytes(), attach_type.to_ne_bytes());
+    let cgroup = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
     Ok(LinkInfo { kind, program_id, ifindex, attach_type, cgroup })
 }
 
