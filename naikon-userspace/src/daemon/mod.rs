@@ -187,6 +187,7 @@ type Enforced =
 
 fn enforce(enforcer: &mut Enforcer) -> Result<Enforced, RunError> {
     Hooks::require(&enforcer.kernel, &enforcer.config)?;
+    enforcer.kernel.require_own_connects()?;
     let control = Control::bind(&enforcer.config.control)?;
     let changes = InterfaceChanges::subscribe()?;
     let trace = if enforcer.config.trace { Some(enforcer.kernel.trace()?) } else { None };

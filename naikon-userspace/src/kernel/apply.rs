@@ -177,7 +177,7 @@ impl Kernel {
             let rules: Vec<Op> = rules.iter().map(|rule| Op::Add(*rule)).collect();
             tables.write_many(&rules).map_err(|(_, error)| error)?;
         }
-        self.put_connects(&mut ebpf)?;
+        self.put_connects(&ebpf)?;
         if let Err(error) = self.put_on_links(&mut ebpf) {
             self.put_back_connects(usize::MAX);
             return Err(error);

@@ -43,6 +43,11 @@ fn hooks() -> impl Iterator<Item = Hook> {
     hooks.map(|((name, program), attach_type)| Hook { name, program, attach_type })
 }
 
+/// Loads the programs: before their maps are taken out of the object.
+pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), KernelError> {
+    hooks().try_for_each(|hook| load_program(ebpf, hook.program))
+}
+
 /// The programs at a cgroup.
 pub(super) struct Connects {
     /// The inode of its directory, which names it.
@@ -72,6 +77,15 @@ impl Kernel {
         self.settings.cgroup.as_deref()
     }
 
+    /// Refuses pins of somebody else that bear the names of ours, before anything is changed.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Foreign`] with the pin and what it is.
+    pub fn require_own_connects(&self) -> Result<(), KernelError> {
+        self.pins.as_ref().map_or(Ok(()), |pins| pinned(pins).map(|_| ()))
+    }
+
     /// Puts the programs at the cgroup, on the links that are pinned or on new ones; takes away what is pinned where they are
     /// not wanted.
     ///
@@ -89,7 +103,6 @@ impl Kernel {
         let mut adopted = true;
         for hook in hooks() {
             let Hook { name, attach_type, .. } = hook;
-            load_program(&mut self.ebpf, hook.program)?;
             let new = program(&self.ebpf, hook.program)?;
             let pinned = match &self.pins {
                 Some(pins) => open_link(&pins.at(name), Kind::Cgroup)?,
@@ -155,12 +168,11 @@ impl Kernel {
     }
 
     /// Puts the programs of another load, which give the same answers, on every link, or on none.
-    pub(super) fn put_connects(&self, ebpf: &mut Ebpf) -> Result<(), KernelError> {
+    pub(super) fn put_connects(&self, ebpf: &Ebpf) -> Result<(), KernelError> {
         let Some(connects) = &self.connects else { return Ok(()) };
         for (done, (hook, link)) in connects.links.iter().enumerate() {
-            let put = load_program(ebpf, hook.program).and_then(|()| {
-                link.update(program(ebpf, hook.program)?).map_err(|error| replace_error(hook.name, &error))
-            });
+            let put = program(ebpf, hook.program)
+                .and_then(|program| link.update(program).map_err(|error| replace_error(hook.name, &error)));
             if let Err(error) = put {
                 self.put_back_connects(done);
                 return Err(error);
@@ -185,7 +197,7 @@ impl Kernel {
     }
 }
 
-/// How many of the programs a naikon that does not run has pinned, all of them ours.
+/// The cgroups of the links that are pinned; 0 for one that is dead.
 pub(super) fn pinned(pins: &PinDir) -> Result<Vec<u64>, KernelError> {
     let mut cgroups = Vec::new();
     for name in abi::PROGRAMS_CONNECT {

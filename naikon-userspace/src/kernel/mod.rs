@@ -340,6 +340,9 @@ fn load(settings: &Settings, pins: Option<&PinDir>, shape: &Shape) -> Result<Ebp
     for point in settings.points() {
         load_program(&mut ebpf, settings.entry_point(point, false))?;
     }
+    if settings.cgroup.is_some() {
+        connect::load(&mut ebpf)?;
+    }
     Ok(ebpf)
 }
 
