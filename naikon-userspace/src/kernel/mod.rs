@@ -9,6 +9,7 @@ mod attach;
 mod audit;
 mod connect;
 mod error;
+mod filter;
 mod link;
 mod memory;
 mod netlink;

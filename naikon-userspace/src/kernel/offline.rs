@@ -5,7 +5,9 @@ use std::path::Path;
 use naikon_ebpf::abi;
 
 use super::{
-    PinDir, connect,
+    PinDir,
+    attach::{filters, remove_filter},
+    connect,
     error::KernelError,
     netlink::interfaces,
     pins::{self, pinned_link},
@@ -53,6 +55,11 @@ pub fn inspect(pin_dir: &Path) -> Result<Inspection, KernelError> {
             attached.push((interface.name.clone(), spot, stance));
         }
     }
+    for spot in filters()? {
+        if let Some(interface) = interfaces.get(&spot.ifindex) {
+            attached.push((interface.name.clone(), spot, Stance::Clsact));
+        }
+    }
     let mut prefixes = (0, 0);
     for rule in tables.observed()?.iter().filter(|rule| rule.action.is_drop() || rule.action.is_monitor()) {
         if rule.prefix.is_ipv4() {
@@ -91,7 +98,9 @@ pub fn detach_pins(pin_dir: &Path) -> Result<usize, KernelError> {
         pins::unpin(&pins.link(*spot))?;
         drop(link);
     }
+    let filters = filters()?;
+    filters.iter().try_for_each(|spot| remove_filter(*spot))?;
     connect::release_pins(&pins)?;
     pins.remove()?;
-    Ok(links.len() + connects.len())
+    Ok(links.len() + filters.len() + connects.len())
 }
