@@ -133,7 +133,8 @@ fn calls(metrics: &Metrics) -> f64 {
 
 /// The names of the pinned links of this hook.
 fn pinned(lab: &Lab) -> usize {
-    let is_link = |pin: &PathBuf| ["connect4", "connect6", "sendmsg4", "sendmsg6"].iter().any(|name| pin == Path::new(name));
+    let is_link =
+        |pin: &PathBuf| ["connect4", "connect6", "sendmsg4", "sendmsg6"].iter().any(|name| pin == Path::new(name));
     lab.pins().iter().filter(|pin| is_link(pin)).count()
 }
 
@@ -198,7 +199,8 @@ fn processes_are_refused_reported_or_let_go_as_the_lists_say_and_counted() {
         });
         let cgroup = format!("cgroup=\"/{}\"", cgroup.path.file_name().unwrap().to_str().unwrap());
         let list = format!("list=\"{list}\" action={action}");
-        for part in [&*list, &format!("pid={pid} name=\"perl\" uid=0"), "a-marked-argument", "executable=\"/", &cgroup] {
+        for part in [&*list, &format!("pid={pid} name=\"perl\" uid=0"), "a-marked-argument", "executable=\"/", &cgroup]
+        {
             assert!(line.contains(part), "{part} should be told: {line}");
         }
         assert!(line.contains(&format!("parent_pid={} ", std::process::id())), "{line}");
@@ -441,7 +443,9 @@ fn flood_of_calls_is_summed_up_and_counted_exactly() {
         assert_eq!(caller.call("send udp", C2), REFUSED);
     }
     daemon.expect_count("calls", 500.0, calls);
-    eventually("each report should be told of", || (metrics_by_result(&daemon).iter().sum::<f64>() == 500.0).then_some(()));
+    eventually("each report should be told of", || {
+        (metrics_by_result(&daemon).iter().sum::<f64>() == 500.0).then_some(())
+    });
     assert_eq!(metrics_by_result(&daemon)[0], 1.0, "one line is enough");
     assert_eq!(daemon.log().matches("call of a listed address refused").count(), 1);
 }

@@ -6,14 +6,12 @@
 #![expect(unsafe_code, reason = "the context and a map value are raw memory that only the verifier vouches for")]
 
 use aya_ebpf::{
-    bindings::bpf_sock_addr,
     helpers::{
         bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_get_current_uid_gid, bpf_ktime_get_boot_ns,
         generated::bpf_get_current_comm,
     },
-    macros::{cgroup_sock_addr, map},
+    macros::map,
     maps::{PerCpuArray, PerCpuHashMap, RingBuf},
-    programs::SockAddrContext,
 };
 use core::arch::asm;
 use naikon_ebpf::{
@@ -36,90 +34,88 @@ static REPORTS: RingBuf = RingBuf::with_byte_size(abi::REPORTS_BYTES_LEAST, 0);
 #[map]
 static REPORTS_LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
-/// connect(2) of an IPv4 address.
-#[cgroup_sock_addr(connect4)]
-pub(crate) fn connect4(ctx: SockAddrContext) -> i32 {
-    judge_v4::<true>(&ctx)
+/// `struct bpf_sock_addr` as far as it is read (include/uapi/linux/bpf.h). Of our own: the type information of the whole one
+/// points to structures that the compiler writes down in another order each time.
+#[repr(C)]
+pub(crate) struct Call {
+    user_family: u32,
+    user_ip4: u32,
+    user_ip6: [u32; 4],
+    user_port: u32,
+    family: u32,
+    kind: u32,
+    protocol: u32,
 }
 
-/// connect(2) of an IPv6 address.
-#[cgroup_sock_addr(connect6)]
-pub(crate) fn connect6(ctx: SockAddrContext) -> i32 {
-    judge_v6::<true>(&ctx)
+/// Entry points: name, hook, and what judges there.
+macro_rules! programs {
+    ($($(#[$doc:meta])* $name:ident, $hook:literal, $judge:expr;)+) => {
+        $(
+            $(#[$doc])*
+            #[unsafe(no_mangle)]
+            #[unsafe(link_section = $hook)]
+            pub(crate) fn $name(call: *const Call) -> i32 {
+                $judge(call)
+            }
+        )+
+    };
 }
 
-/// sendto(2) and its kind to an IPv4 address.
-#[cgroup_sock_addr(sendmsg4)]
-pub(crate) fn sendmsg4(ctx: SockAddrContext) -> i32 {
-    judge_v4::<true>(&ctx)
-}
-
-/// sendto(2) and its kind to an IPv6 address.
-#[cgroup_sock_addr(sendmsg6)]
-pub(crate) fn sendmsg6(ctx: SockAddrContext) -> i32 {
-    judge_v6::<true>(&ctx)
-}
-
-/// As [`connect4`], without the process's name: newer kernels tell it only to those with CAP_PERFMON, and without that the
-/// verifier also walks what a read-only global switches off.
-#[cgroup_sock_addr(connect4)]
-pub(crate) fn nameless_c4(ctx: SockAddrContext) -> i32 {
-    judge_v4::<false>(&ctx)
-}
-
-/// As [`connect6`], without the process's name.
-#[cgroup_sock_addr(connect6)]
-pub(crate) fn nameless_c6(ctx: SockAddrContext) -> i32 {
-    judge_v6::<false>(&ctx)
-}
-
-/// As [`sendmsg4`], without the process's name.
-#[cgroup_sock_addr(sendmsg4)]
-pub(crate) fn nameless_s4(ctx: SockAddrContext) -> i32 {
-    judge_v4::<false>(&ctx)
-}
-
-/// As [`sendmsg6`], without the process's name.
-#[cgroup_sock_addr(sendmsg6)]
-pub(crate) fn nameless_s6(ctx: SockAddrContext) -> i32 {
-    judge_v6::<false>(&ctx)
+programs! {
+    /// connect(2) of an IPv4 address.
+    connect4, "cgroup/connect4", judge_v4::<true>;
+    /// connect(2) of an IPv6 address.
+    connect6, "cgroup/connect6", judge_v6::<true>;
+    /// sendto(2) and its kind to an IPv4 address.
+    sendmsg4, "cgroup/sendmsg4", judge_v4::<true>;
+    /// sendto(2) and its kind to an IPv6 address.
+    sendmsg6, "cgroup/sendmsg6", judge_v6::<true>;
+    /// As [`connect4`], without the process's name: newer kernels tell it only to those with CAP_PERFMON, and without that the
+    /// verifier also walks what a read-only global switches off.
+    nameless_c4, "cgroup/connect4", judge_v4::<false>;
+    /// As [`connect6`], without the process's name.
+    nameless_c6, "cgroup/connect6", judge_v6::<false>;
+    /// As [`sendmsg4`], without the process's name.
+    nameless_s4, "cgroup/sendmsg4", judge_v4::<false>;
+    /// As [`sendmsg6`], without the process's name.
+    nameless_s6, "cgroup/sendmsg6", judge_v6::<false>;
 }
 
 /// Reads a field of the context: the verifier wants each read whole and by itself.
 macro_rules! field {
-    ($ctx:expr, $($field:tt)+) => {
+    ($call:expr, $($field:tt)+) => {
         // SAFETY: the kernel passed this context in, and programs of this kind may read the field.
-        unsafe { (&raw const (*$ctx).$($field)+).read_volatile() }
+        unsafe { (&raw const (*$call).$($field)+).read_volatile() }
     };
 }
 
 #[inline(always)]
-fn judge_v4<const NAMED: bool>(ctx: &SockAddrContext) -> i32 {
-    let address = u32::from_be(field!(ctx.sock_addr, user_ip4));
-    settle::<NAMED>(ctx, Action::from_trie(listed_v4(address)), mapped(address))
+fn judge_v4<const NAMED: bool>(call: *const Call) -> i32 {
+    let address = u32::from_be(field!(call, user_ip4));
+    settle::<NAMED>(call, Action::from_trie(listed_v4(address)), mapped(address))
 }
 
 #[inline(always)]
-fn judge_v6<const NAMED: bool>(ctx: &SockAddrContext) -> i32 {
-    let ctx_words = [
-        field!(ctx.sock_addr, user_ip6[0]),
-        field!(ctx.sock_addr, user_ip6[1]),
-        field!(ctx.sock_addr, user_ip6[2]),
-        field!(ctx.sock_addr, user_ip6[3]),
+fn judge_v6<const NAMED: bool>(call: *const Call) -> i32 {
+    let words = [
+        field!(call, user_ip6[0]),
+        field!(call, user_ip6[1]),
+        field!(call, user_ip6[2]),
+        field!(call, user_ip6[3]),
     ];
-    let [a, b, c, d] = ctx_words.map(u32::from_be);
+    let [a, b, c, d] = words.map(u32::from_be);
     let address = [u64::from(a) << 32 | u64::from(b), u64::from(c) << 32 | u64::from(d)];
-    settle::<NAMED>(ctx, stored_v6(address), address)
+    settle::<NAMED>(call, stored_v6(address), address)
 }
 
 #[inline(always)]
-fn settle<const NAMED: bool>(ctx: &SockAddrContext, action: Action, address: [u64; 2]) -> i32 {
+fn settle<const NAMED: bool>(call: *const Call, action: Action, address: [u64; 2]) -> i32 {
     if !action.is_drop() && !action.is_monitor() {
         return LET_GO;
     }
     count(action, family_of(address));
     let [high, low] = address;
-    report::<NAMED>(ctx.sock_addr, action.to_raw(), high, low);
+    report::<NAMED>(call, action.to_raw(), high, low);
     if action.is_drop() { REFUSE } else { LET_GO }
 }
 
@@ -161,7 +157,7 @@ unsafe fn add_one(counter: *mut u64) {
 
 /// Tells the daemon who called whom.
 #[inline(never)]
-fn report<const NAMED: bool>(ctx: *mut bpf_sock_addr, action: u32, high: u64, low: u64) {
+fn report<const NAMED: bool>(call: *const Call, action: u32, high: u64, low: u64) {
     let Some(mut entry) = REPORTS.reserve::<Report>(0) else {
         if let Some(lost) = REPORTS_LOST.get_ptr_mut(0) {
             // SAFETY: the map returned its one value.
@@ -170,7 +166,7 @@ fn report<const NAMED: bool>(ctx: *mut bpf_sock_addr, action: u32, high: u64, lo
         return;
     };
     let record = entry.as_mut_ptr();
-    let (protocol, port) = (field!(ctx, protocol), u16::from_be(field!(ctx, user_port) as u16));
+    let (protocol, port) = (field!(call, protocol), u16::from_be(field!(call, user_port) as u16));
     // Field by field, in whole words: a record made on the stack first would be copied and cleared by loops over bytes, which the
     // verifier refuses without CAP_PERFMON.
     // SAFETY: the kernel reserved room for one aligned record, and address and name have that of two words; the helpers take nothing, or

@@ -265,7 +265,8 @@ mod tests {
             (prefix("2001:db8::/32"), marked(Tlp::Red)),
         ];
         let common = Context { tlp: Some(Tlp::Clear), ..Context::default() };
-        let (content, unmarked) = (Content::new(entries, common), Content::new([(prefix("192.0.2.1"), None)], Context::default()));
+        let (content, unmarked) =
+            (Content::new(entries, common), Content::new([(prefix("192.0.2.1"), None)], Context::default()));
         for (address, expected) in [
             ("198.51.100.7", Some(Some(Tlp::Amber))),
             ("::ffff:198.51.100.7", Some(Some(Tlp::Amber))),

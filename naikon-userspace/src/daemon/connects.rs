@@ -100,9 +100,7 @@ pub(super) fn cgroup(config: &Config) -> Result<Option<PathBuf>, RunError> {
         Err(error) => Err(unusable(error.to_string())),
         Ok(found) if !found.is_dir() => Err(unusable("it is no directory".into())),
         // Absolute, as it is told and compared later.
-        Ok(_) if is_cgroup(path) => {
-            fs::canonicalize(path).map(Some).map_err(|error| unusable(error.to_string()))
-        }
+        Ok(_) if is_cgroup(path) => fs::canonicalize(path).map(Some).map_err(|error| unusable(error.to_string())),
         Ok(_) => Err(unusable("it is no cgroup v2".into())),
     }
 }
@@ -151,7 +149,9 @@ pub(super) fn attach(kernel: &mut Kernel) -> Result<(), KernelError> {
         Connected::Unwanted => {}
         Connected::Released => tracing::warn!("calls of local processes are not looked after any more"),
         Connected::Attached => tracing::info!("{path}: attached for the calls of its processes"),
-        Connected::Adopted => tracing::info!("{path}: took over the programs for the calls of its processes without a gap"),
+        Connected::Adopted => {
+            tracing::info!("{path}: took over the programs for the calls of its processes without a gap")
+        }
     }
     Ok(())
 }
@@ -200,7 +200,9 @@ pub(super) fn follow(
         let mut teller = Teller { callers, throttle: Throttle::default(), snapshots, instruments };
         loop {
             if let Err(error) = reports.wait() {
-                tracing::error!("waiting for reports of processes: {error}; calls are refused and counted, but nobody is named");
+                tracing::error!(
+                    "waiting for reports of processes: {error}; calls are refused and counted, but nobody is named"
+                );
                 return;
             }
             let taken = reports.take(|report| teller.take(&report));

@@ -111,7 +111,11 @@ impl Hooks {
             }
         }
         match connects::reattach(kernel) {
-            Ok(cgroup) => again.extend(cgroup),
+            Ok(None) => {}
+            Ok(Some(cgroup)) => {
+                self.said.remove(connects::HOOK);
+                again.push(cgroup);
+            }
             Err(error) => self.say_once(connects::HOOK, &error.to_string()),
         }
         self.confirm(kernel, wanted)?;

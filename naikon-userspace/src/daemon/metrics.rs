@@ -280,10 +280,7 @@ fn hits(out: &mut DescriptorEncoder<'_>, counters: &Counters, snapshot: &Snapsho
     let of = |action: ListAction, what: fn(&HitCount) -> u64| {
         counters.hits.iter().filter(move |hit| hit.action == action).filter_map(move |hit| {
             // A drop list has no use for a monitor series that was never anything but zero, and the reverse.
-            let wanted = snapshot
-                .lists
-                .iter()
-                .any(|list| list.name == hit.list && list.role == Role::Listed(action));
+            let wanted = snapshot.lists.iter().any(|list| list.name == hit.list && list.role == Role::Listed(action));
             let labels = vec![
                 ("list", hit.list.clone()),
                 ("interface", hit.interface.clone()),

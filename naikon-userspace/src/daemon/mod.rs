@@ -182,8 +182,7 @@ fn start(origin: Origin, config: Config) -> Result<Started, RunError> {
     }
 }
 
-type Enforced =
-    (Control, kernel::CounterReader, Option<Trace>, Option<(Reports, PathBuf)>, InterfaceChanges);
+type Enforced = (Control, kernel::CounterReader, Option<Trace>, Option<(Reports, PathBuf)>, InterfaceChanges);
 
 fn enforce(enforcer: &mut Enforcer) -> Result<Enforced, RunError> {
     Hooks::require(&enforcer.kernel, &enforcer.config)?;

@@ -45,7 +45,13 @@ fn hooks() -> impl Iterator<Item = Hook> {
 
 /// Loads the programs: before their maps are taken out of the object.
 pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), KernelError> {
-    hooks().try_for_each(|hook| load_program(ebpf, hook.program))
+    hooks().try_for_each(|hook| {
+        load_program(ebpf, hook.program).map_err(|error| match error.kind {
+            // The verifier ends with what it processed; a kernel that knows no such programs does not ask it.
+            ErrorKind::Unsupported if !error.cause.contains("processed ") => no_programs(error.operation),
+            _ => error,
+        })
+    })
 }
 
 /// The programs at a cgroup.
@@ -232,7 +238,9 @@ pub fn cgroup_path(root: &Path, id: u64) -> Option<PathBuf> {
             return Some(directory);
         }
         let children = std::fs::read_dir(&directory).into_iter().flatten().flatten();
-        waiting.extend(children.filter(|child| child.file_type().is_ok_and(|kind| kind.is_dir())).map(|child| child.path()));
+        waiting.extend(
+            children.filter(|child| child.file_type().is_ok_and(|kind| kind.is_dir())).map(|child| child.path()),
+        );
     }
     None
 }
@@ -242,7 +250,15 @@ fn open(path: &Path) -> Result<(File, u64), KernelError> {
         let id = directory.metadata()?.ino();
         Ok((directory, id))
     });
-    opened.map_err(|error| KernelError::of(format!("opening the cgroup {}", path.display()), &error))
+    opened.map_err(|error| {
+        KernelError::of(format!("opening the cgroup {}", path.display()), &error)
+            .cure("its processes are looked after again when it is there")
+    })
+}
+
+fn no_programs(operation: String) -> KernelError {
+    KernelError::new(operation, ErrorKind::Unsupported, "the kernel takes no programs at cgroups (CONFIG_CGROUP_BPF)")
+        .cure("use --connect off, or a kernel that is built with it")
 }
 
 fn replace_error(name: &str, error: &io::Error) -> KernelError {
@@ -254,17 +270,16 @@ fn attach_error(name: &str, path: &Path, error: &io::Error) -> KernelError {
     let operation = format!("attaching {name} to the cgroup {}", path.display());
     match error::errno(error) {
         // Either of the kernel's: no CONFIG_CGROUP_BPF, or a hierarchy that takes no programs.
-        Some(Errno::INVAL | Errno::OPNOTSUPP) => {
-            KernelError::new(operation, ErrorKind::Unsupported, "the kernel takes no programs there (CONFIG_CGROUP_BPF)")
-                .cure("use --connect off, or a kernel that is built with it")
-        }
+        Some(Errno::INVAL | Errno::OPNOTSUPP) => no_programs(operation),
         // `hierarchy_allows_attach`: somebody's program above, or here, tolerates no other.
         Some(Errno::PERM) => KernelError::new(
             operation,
             ErrorKind::Foreign,
             "a program that tolerates no other is attached there or above (EPERM)",
         )
-        .cure("find it with 'bpftool cgroup tree'; it must allow others (BPF_F_ALLOW_MULTI), or choose another --cgroup"),
+        .cure(
+            "find it with 'bpftool cgroup tree'; it must allow others (BPF_F_ALLOW_MULTI), or choose another --cgroup",
+        ),
         _ => KernelError::of(operation, error),
     }
 }

@@ -384,12 +384,7 @@ pub fn loader<'a>(unparsed_drop: bool, shape: &'a Shape) -> EbpfLoader<'a> {
 }
 
 /// Loads the object's maps.
-fn load_object(
-    unparsed_drop: bool,
-    calls: bool,
-    pins: Option<&PinDir>,
-    shape: &Shape,
-) -> Result<Ebpf, KernelError> {
+fn load_object(unparsed_drop: bool, calls: bool, pins: Option<&PinDir>, shape: &Shape) -> Result<Ebpf, KernelError> {
     let mut loader = loader(unparsed_drop, shape);
     if calls {
         loader.map_max_entries(abi::REPORTS, abi::REPORTS_BYTES);
