@@ -451,6 +451,28 @@ impl Lab {
         packet.between(SERVER_MAC, WAN_MAC)
     }
 
+    /// A frame from the client straight to the server, for a gateway that is a bridge.
+    pub(crate) fn across(packet: Packet) -> Frame {
+        packet.between(CLIENT_MAC, SERVER_MAC)
+    }
+
+    /// The other way across the bridge.
+    pub(crate) fn back_across(packet: Packet) -> Frame {
+        packet.between(SERVER_MAC, CLIENT_MAC)
+    }
+
+    /// Makes one more interface of the gateway, with its other end at the client.
+    pub(crate) fn plug(&self, name: &str, peer: &str) {
+        let namespace = format!("/proc/{}/fd/{}", std::process::id(), self.client.network.as_raw_fd());
+        let queues = "numtxqueues 1 numrxqueues 1";
+        self.gateway.ip(&format!(
+            "link add {name} {queues} type veth peer name {peer} {queues} netns {namespace}\n\
+             link set {name} addrgenmode none\n\
+             link set {name} up"
+        ));
+        self.client.ip(&format!("link set {peer} addrgenmode none\nlink set {peer} up"));
+    }
+
     fn remember_programs(&self) {
         self.programs.borrow_mut().extend(self.gateway.xdp_programs());
     }

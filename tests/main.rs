@@ -14,6 +14,7 @@ mod docs;
 mod enforcement;
 mod guards;
 mod harness;
+mod interfaces;
 #[path = "../xtask/src/kernel.rs"]
 mod kernel;
 mod lifecycle;
@@ -24,4 +25,5 @@ mod reload;
 mod swap;
 mod tables;
 mod traffic;
+mod tun;
 mod verdict;

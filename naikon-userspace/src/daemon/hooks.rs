@@ -6,7 +6,7 @@ use crate::{
     config::Config,
     interface::{Interface, Selection, Wanted, select},
     kernel::{self, Attached, ErrorKind, Kernel, KernelError},
-    protocol::Hook,
+    protocol::{Cover, Hook},
 };
 
 /// What is known about the hooks.
@@ -14,6 +14,8 @@ use crate::{
 pub(crate) struct Hooks {
     /// Every wanted hook as the kernel confirmed it last.
     pub(crate) confirmed: Vec<Hook>,
+    /// Every interface that those cover.
+    pub(crate) covered: Vec<Cover>,
     /// Names that were protected at some time.
     known: BTreeSet<String>,
     /// What was said last about an interface, so that it is said once.
@@ -74,7 +76,7 @@ impl Hooks {
         self.say_notices(&selection);
         let held = kernel.attached()?;
         let mut again = Vec::new();
-        let mut all_attached = true;
+        let mut all_attached = selection.refused.is_empty();
         for interface in selection.attach.iter().filter_map(|index| interfaces.get(index)) {
             let ours = held.get(&interface.index).is_some_and(|held| held.by_us);
             if ours && kernel.carries(interface)? {
@@ -125,8 +127,10 @@ impl Hooks {
         };
         let held = kernel.attached()?;
         let mut confirmed = Vec::new();
+        let mut protected = BTreeSet::new();
         for interface in selection.attach.iter().filter_map(|index| interfaces.get(index)) {
             let ours = if kernel.carries(interface)? { interface.xdp } else { None };
+            protected.extend(ours.map(|_| interface.index));
             let name = held.get(&interface.index).and_then(|held| held.name.as_deref()).unwrap_or(&interface.name);
             confirmed.push(hook(name, interface.index, ours.map_or("none", |xdp| xdp.mode.as_str())));
         }
@@ -134,6 +138,7 @@ impl Hooks {
         let absent = selection.missing.iter().map(String::as_str).chain(refused);
         confirmed.extend(absent.map(|name| hook(name, 0, "none")));
         self.confirmed = confirmed;
+        self.covered = Cover::list(&interfaces, &protected);
         Ok(())
     }
 
@@ -190,7 +195,7 @@ fn missing(name: &str, interfaces: &BTreeMap<u32, Interface>) -> KernelError {
 pub(crate) fn names(interfaces: &BTreeMap<u32, Interface>) -> String {
     let names: Vec<&str> = interfaces
         .values()
-        .filter(|interface| !interface.loopback && !interface.is_controller() && interface.has_ethernet_header())
+        .filter(|interface| !interface.loopback && !interface.is_controller() && interface.framing().is_some())
         .map(|interface| interface.name.as_str())
         .collect();
     if names.is_empty() { "none but the loopback".into() } else { names.join(", ") }
