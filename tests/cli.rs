@@ -17,6 +17,7 @@ use serde_json::json;
 use crate::harness::{
     C2, C2_6, C2_NEIGHBOUR, Daemon, Lab, METRICS, RANGE, Run, binary, complete, get, needs_root, run_command,
 };
+use crate::verdict::PROGRAM_FRAGS;
 
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()
@@ -406,7 +407,7 @@ fn run_names_the_missing_capability_before_anything_changes() {
 
 /// A program that is not naikon's: the same object under another name.
 fn foreign_program() -> Ebpf {
-    let (own, other) = (abi::PROGRAM_FRAGS.as_bytes(), b"foreign_prog");
+    let (own, other) = (PROGRAM_FRAGS.as_bytes(), b"foreign_prog");
     assert_eq!(own.len(), other.len(), "names of one length keep the object whole");
     let mut bytes = OBJECT.to_vec();
     for at in 0..bytes.len() - own.len() {

@@ -4,8 +4,9 @@ mod layers;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-pub use self::layers::{Cover, covers, seen_by};
+pub use self::layers::{Cover, covers, judged, on_top, seen_by};
 use self::layers::{bond_of, lowest_ports, ports};
+use crate::hook::Stance;
 
 /// `ARPHRD_ETHER` (include/uapi/linux/if_arp.h): frames begin with an Ethernet header.
 const LINK_ETHERNET: u16 = 1;
@@ -41,6 +42,8 @@ pub struct Interface {
     pub lower: Option<u32>,
     /// Index of the bridge, bond, team or VRF that it belongs to.
     pub controller: Option<u32>,
+    /// Of a bond the indexes of its ports: there its native program runs.
+    pub ports: Vec<u32>,
     /// It is a tunnel, and the kernel leaves other headers in front of what comes out of it: which.
     pub in_front: Option<&'static str>,
     /// Whether it is the loopback.
@@ -55,30 +58,7 @@ pub struct AttachedXdp {
     /// Kernel id of the program.
     pub program_id: u32,
     /// Where it runs.
-    pub mode: XdpMode,
-}
-
-/// Where an XDP program runs.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum XdpMode {
-    /// In the driver.
-    Native,
-    /// In the stack, for any driver.
-    Generic,
-    /// On the card.
-    Offload,
-}
-
-impl XdpMode {
-    /// The name in metrics and messages.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            XdpMode::Native => "native",
-            XdpMode::Generic => "generic",
-            XdpMode::Offload => "offload",
-        }
-    }
+    pub mode: Stance,
 }
 
 impl Interface {

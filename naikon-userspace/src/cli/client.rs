@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     config::{CONTROL, PIN_DIR},
+    hook::Point,
     kernel::{self, ErrorKind, KernelError},
     protocol::{self, Hook, ReloadResult, Request, Response},
     ruleset::ListAction,
@@ -154,18 +155,19 @@ fn from_pins(command: &Status, no_daemon: Failure) -> Result<Code, Failure> {
         }
         Err(error) => return Err(error.into()),
     };
-    let protected = inspection.attached.iter().filter(|it| it.xdp.is_some()).map(|it| it.index).collect();
+    let sees_arrivals = inspection.attached.iter().filter(|(_, spot, _)| spot.point != Point::Egress);
+    let protected = sees_arrivals.map(|(_, spot, _)| spot.ifindex).collect();
     let status = protocol::Status {
         version: env!("CARGO_PKG_VERSION").into(),
         generation: inspection.generation,
         attached: inspection
             .attached
             .iter()
-            .map(|interface| Hook {
-                interface: interface.name.clone(),
-                ifindex: interface.index,
-                hook: "xdp".into(),
-                mode: interface.xdp.map_or("none", |xdp| xdp.mode.as_str()).into(),
+            .map(|(interface, spot, stance)| Hook {
+                interface: interface.clone(),
+                ifindex: spot.ifindex,
+                hook: spot.point.as_str().into(),
+                mode: stance.as_str().into(),
             })
             .collect(),
         covered: protocol::Cover::list(&kernel::interfaces()?, &protected),

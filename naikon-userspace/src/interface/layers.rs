@@ -45,6 +45,24 @@ pub fn covers(interfaces: &BTreeMap<u32, Interface>, protected: &BTreeSet<u32>) 
     interfaces.values().filter_map(cover).collect()
 }
 
+/// Interfaces whose packets have been judged when they come in: `protected` ones, and those above them that show the same
+/// packets again. A tunnel is none: what it shows was inside of what was judged.
+#[must_use]
+pub fn judged(interfaces: &BTreeMap<u32, Interface>, protected: &BTreeSet<u32>) -> BTreeSet<u32> {
+    let shows_judged = |index: &&u32| seen_within(**index, interfaces, protected, LAYERS_MAX).is_some();
+    interfaces.keys().filter(shows_judged).chain(protected).copied().collect()
+}
+
+/// The interfaces that lie directly on this one.
+pub fn on_top<'a>(
+    interface: &'a Interface,
+    interfaces: &'a BTreeMap<u32, Interface>,
+) -> impl Iterator<Item = &'a Interface> {
+    let lies_on =
+        |upper: &&Interface| upper.carrier() == Some(interface.index) || interface.controller == Some(upper.index);
+    interfaces.values().filter(lies_on)
+}
+
 /// Those of `protected` that see each frame of this interface before it does; `None` when some frame may come to it
 /// unseen.
 #[must_use]
@@ -156,6 +174,22 @@ mod tests {
         assert_eq!(seen(8, &[3, 7]), Some(vec![3, 7]));
         assert_eq!(seen(4, &[7]), Some(vec![7]), "a bond sees what its ports take in");
         assert_eq!(seen(3, &[6]), None, "a bridge does not");
+    }
+
+    #[test]
+    fn what_shows_judged_packets_again_has_been_judged() {
+        let judged_with = |protected: &[u32]| judged(&machine(), &protected.iter().copied().collect());
+        assert_eq!(judged_with(&[1]), [1, 2, 11].into(), "the VLAN on eth0, and the macvlan on that");
+        assert_eq!(judged_with(&[2]), [2, 11].into(), "not what lies below");
+        assert_eq!(judged_with(&[3]), [3].into(), "bond0 brings packets to the bridge that nobody judged");
+        assert_eq!(judged_with(&[3, 7]), [3, 6, 7, 8].into(), "the bridge, and the VLAN on it");
+    }
+
+    #[test]
+    fn what_lies_directly_on_an_interface_is_known() {
+        let machine = machine();
+        let names = |index: u32| on_top(&machine[&index], &machine).map(|it| it.name.clone()).collect::<Vec<_>>();
+        assert_eq!((names(1), names(4)), (vec!["eth0.7".into()], vec!["bond0".into()]));
     }
 
     #[test]

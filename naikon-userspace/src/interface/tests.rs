@@ -10,6 +10,7 @@ pub(super) fn interface(index: u32, name: &str) -> Interface {
         kind: None,
         lower: None,
         controller: None,
+        ports: Vec::new(),
         in_front: None,
         loopback: false,
         xdp: None,

@@ -14,7 +14,10 @@ use netlink_packet_route::{
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
 use super::error::{ErrorKind, KernelError};
-use crate::interface::{AttachedXdp, Interface, XdpMode};
+use crate::{
+    hook::Stance,
+    interface::{AttachedXdp, Interface},
+};
 
 /// `RTNLGRP_LINK`, `RTNLGRP_IPV4_IFADDR`, `RTNLGRP_IPV6_IFADDR` (include/uapi/linux/rtnetlink.h). Routes are left
 /// out: a gateway with a full table tells of many a second.
@@ -31,12 +34,19 @@ const BARE_TUNNELS: KernelVersion = KernelVersion::new(5, 14, 0);
 /// When the kernel does not answer or its answer cannot be read.
 pub fn interfaces() -> Result<BTreeMap<u32, Interface>, KernelError> {
     let request = || RouteNetlinkMessage::GetLink(LinkMessage::default());
-    collect("listing the interfaces", request, |found: &mut BTreeMap<u32, Interface>, message| {
+    let mut found = collect("listing the interfaces", request, |found: &mut BTreeMap<u32, Interface>, message| {
         if let RouteNetlinkMessage::NewLink(link) = message {
             let interface = interface(link);
             found.insert(interface.index, interface);
         }
-    })
+    })?;
+    let ports: Vec<(u32, u32)> = found.values().filter_map(|port| Some((port.controller?, port.index))).collect();
+    for (controller, port) in ports {
+        if let Some(bond) = found.get_mut(&controller).filter(|controller| controller.is_bond()) {
+            bond.ports.push(port);
+        }
+    }
+    Ok(found)
 }
 
 fn interface(link: LinkMessage) -> Interface {
@@ -47,6 +57,7 @@ fn interface(link: LinkMessage) -> Interface {
         kind: None,
         lower: None,
         controller: None,
+        ports: Vec::new(),
         in_front: None,
         loopback: link.header.flags.contains(LinkFlags::Loopback),
         xdp: None,
@@ -122,9 +133,9 @@ fn has_metadata(data: &InfoData) -> bool {
 
 fn attached(parts: &[LinkXdp]) -> Option<AttachedXdp> {
     let mode = parts.iter().find_map(|part| match part {
-        LinkXdp::Attached(XdpAttached::Driver) => Some(XdpMode::Native),
-        LinkXdp::Attached(XdpAttached::SocketBuffer) => Some(XdpMode::Generic),
-        LinkXdp::Attached(XdpAttached::Hardware) => Some(XdpMode::Offload),
+        LinkXdp::Attached(XdpAttached::Driver) => Some(Stance::Native),
+        LinkXdp::Attached(XdpAttached::SocketBuffer) => Some(Stance::Generic),
+        LinkXdp::Attached(XdpAttached::Hardware) => Some(Stance::Offload),
         _ => None,
     })?;
     let program_id = parts.iter().find_map(|part| match part {
