@@ -713,9 +713,10 @@ fn driver_without_xdp_falls_back_visibly() {
     let lab = Lab::new();
     lab.write("c2.txt", &format!("{C2}\n"));
     let daemon = Daemon::start_on(&lab, &["-i", "lo", "-i", "lan0", "-l", "c2.txt"]);
-    let attached = daemon.metrics().rows("naikon_attached", ["interface", "mode"]);
-    let expected = [("lo", "generic"), ("lan0", "native")];
-    let expected = expected.map(|(name, mode)| ([name, mode].map(str::to_owned), 1.0));
+    let attached = daemon.metrics().rows("naikon_attached", ["interface", "hook", "mode"]);
+    let expected =
+        [["lo", "xdp", "generic"], ["lo", "egress", "tcx"], ["lan0", "xdp", "native"], ["lan0", "egress", "tcx"]];
+    let expected = expected.map(|labels| (labels.map(str::to_owned), 1.0));
     assert_eq!(attached, expected.into());
     daemon.await_log("generic");
 }

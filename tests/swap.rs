@@ -223,7 +223,7 @@ fn list_that_outgrows_its_tables_while_no_interface_is_there_is_enforced_on_the_
         let daemon = Daemon::start_on(&lab, &arguments);
         lab.gateway.ip("link del lan0");
         daemon.await_metrics("the missing attachment should be told", |metrics| {
-            metrics.count("naikon_attached", &[("interface", "lan0"), ("mode", "none")]) == 1
+            metrics.count("naikon_attached", &[("interface", "lan0"), ("hook", "xdp"), ("mode", "none")]) == 1
         });
         let steady = Steady { listed: Vec::new(), clean: Vec::new() };
         let mut old = vec!["198.51.100.0/27", "2001:db8:f:bad::/70", "2001:db8:f:bae::7"];

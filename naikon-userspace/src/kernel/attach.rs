@@ -6,12 +6,12 @@ use std::{
     io,
 };
 
-use aya::programs::{SchedClassifier, TcAttachType, loaded_programs};
+use aya::programs::loaded_programs;
 
 use super::{
     Kernel, KernelVersion, Settings, TCX,
     error::{self, ErrorKind, KernelError},
-    link::{Link, Target},
+    link::{self, Link, Target},
     pins::{self, PinDir, Pinned, pinned_link},
 };
 use crate::{
@@ -99,17 +99,15 @@ impl Kernel {
     ///
     /// When the kernel does not tell what stands there.
     pub fn stands_before(&self, interface: &Interface, point: Point) -> Result<Option<String>, KernelError> {
-        let attach_type = match point {
-            Point::Xdp => return Ok(None),
-            Point::Ingress => TcAttachType::Ingress,
-            Point::Egress => TcAttachType::Egress,
-        };
+        if point == Point::Xdp {
+            return Ok(None);
+        }
         let Some(attachment) = self.attachments.get(&Spot { ifindex: interface.index, point }) else { return Ok(None) };
         let ours = self.program_id(point, attachment.is_raw)?;
-        let (_, programs) = SchedClassifier::query_tcx(&interface.name, attach_type)
+        let programs = link::programs_at(interface.index, point == Point::Egress)
             .map_err(|error| KernelError::of(format!("asking what stands at {point} of {}", interface.name), &error))?;
-        let first = programs.first().map(aya::programs::ProgramInfo::id).filter(|id| *id != ours);
-        Ok(first.map(|id| format!("program {id}{}", named(id))))
+        let first = programs.first().filter(|id| **id != ours);
+        Ok(first.map(|id| format!("program {id}{}", named(*id))))
     }
 
     /// Refuses a hook at which somebody else's program sits, before anything is changed.

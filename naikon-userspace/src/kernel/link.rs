@@ -115,6 +115,11 @@ impl Link {
     }
 }
 
+/// Ids of the programs at TC ingress or egress of an interface, in the order in which they see packets.
+pub(crate) fn programs_at(ifindex: u32, is_egress: bool) -> io::Result<Vec<u32>> {
+    sys::programs_at(ifindex, if is_egress { ATTACH_TCX_EGRESS } else { ATTACH_TCX_INGRESS })
+}
+
 fn number(fd: BorrowedFd<'_>) -> io::Result<u32> {
     u32::try_from(fd.as_raw_fd()).map_err(|_| io::ErrorKind::InvalidInput.into())
 }

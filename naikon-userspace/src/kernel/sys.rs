@@ -229,6 +229,40 @@ pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     Ok(LinkInfo { kind, program_id, ifindex, attach_type })
 }
 
+/// Ids of the programs at a hook of an interface, in the order in which they see packets (`BPF_PROG_QUERY`). More than fit are
+/// left out.
+pub(super) fn programs_at(ifindex: u32, attach_type: u32) -> io::Result<Vec<u32>> {
+    /// `struct { ... } query` of `union bpf_attr`.
+    #[repr(C)]
+    struct Attributes {
+        target: u32,
+        attach_type: u32,
+        query_flags: u32,
+        attach_flags: u32,
+        prog_ids: u64,
+        prog_cnt: u32,
+        padding: u32,
+        rest: [u64; 4],
+    }
+    /// `BPF_MPROG_MAX`.
+    const MOST: usize = 64;
+    let mut ids = vec![0_u32; MOST];
+    let mut attributes = Attributes {
+        target: ifindex,
+        attach_type,
+        query_flags: 0,
+        attach_flags: 0,
+        prog_ids: ids.as_mut_ptr() as u64,
+        prog_cnt: MOST as u32,
+        padding: 0,
+        rest: [0; 4],
+    };
+    // SAFETY: the kernel writes at most `prog_cnt` numbers to `ids`, which outlives the call.
+    unsafe { bpf(16, &mut attributes) }?;
+    ids.truncate(attributes.prog_cnt as usize);
+    Ok(ids)
+}
+
 /// bpf(2).
 ///
 /// # Safety
