@@ -155,6 +155,12 @@ impl Host {
         assert!(output.status.success(), "ip should accept:\n{batch}\n{errors}");
     }
 
+    /// Whether `ip` could make an interface of these words: not every kernel has every kind.
+    pub(crate) fn makes(&self, link: &str) -> bool {
+        let made = self.enter(|| Command::new("ip").args(["link", "add"]).args(link.split(' ')).output());
+        made.expect("iproute2 is installed").status.success()
+    }
+
     /// What `ip -json` says on this host.
     pub(crate) fn ip_json(&self, arguments: &[&str]) -> Value {
         let output =

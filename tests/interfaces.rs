@@ -281,7 +281,19 @@ fn tun_interface_is_protected_from_its_first_byte() {
     // What the gateway says by itself passes, too.
     assert!(passed >= 5.0, "the watched, the cut and three clean packets pass: {passed}");
 
-    // What is clean comes back through it.
+    // On the way out it is the same: here nobody else has judged these packets.
+    server.send(&Lab::from_server(packet(C2, FAR, "out-4")));
+    server.send(&Lab::from_server(packet(C2_6, FAR6, "out-6")));
     server.send(&Lab::from_server(packet(SERVER, FAR, "answer")));
-    eventually("an answer should come out of the tunnel", || (far.take(|it| holds(it, b"answer")) == 1).then_some(()));
+    let mut leaked = 0;
+    eventually("an answer should come out of the tunnel", || {
+        let mut is_there = false;
+        leaked += far.take(|packet| {
+            is_there |= holds(packet, b"answer");
+            holds(packet, b"out-")
+        });
+        is_there.then_some(())
+    });
+    assert_eq!(leaked, 0, "what a listed address sends should not come out");
+    daemon.expect_count("packets dropped on either way", 5.0, |it| it.sum("naikon_dropped_packets_total", &[]));
 }

@@ -17,6 +17,7 @@ mod harness;
 mod interfaces;
 #[path = "../xtask/src/kernel.rs"]
 mod kernel;
+mod kinds;
 mod lifecycle;
 mod lists;
 mod packets;
