@@ -3,6 +3,7 @@
 //! A kind that this kernel has not is left out and named; in the virtual machines of `cargo xtask kernels`, which load the
 //! modules, `NAIKON_ALL_KINDS=1` makes that a failure.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -145,14 +146,14 @@ fn every_kind_is_judged_where_its_frames_are_first_seen_or_refused_with_the_reas
     if needs_root() {
         return;
     }
-    let mut left_out = Vec::new();
+    let mut left_out = BTreeSet::new();
     for kind in kinds() {
         let lab = Lab::new();
         if lab.gateway.makes(kind.make) {
             lab.gateway.ip(&format!("{}\nlink set up0 up", kind.then));
             kind.hold(&lab);
         } else {
-            left_out.push(kind.make);
+            left_out.insert(kind.make);
         }
     }
     let told = format!("interfaces that this kernel has not: {left_out:?}\n");

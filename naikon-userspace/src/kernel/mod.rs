@@ -8,6 +8,7 @@ mod apply;
 mod attach;
 mod audit;
 mod error;
+mod filter;
 mod link;
 mod memory;
 mod netlink;

@@ -10,6 +10,7 @@ use netlink_packet_route::{
     address::{AddressAttribute, AddressMessage},
     link::{InfoData, InfoGre, InfoGre6, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp, XdpAttached},
     route::{RouteAddress, RouteAttribute, RouteMessage},
+    tc::{TcAttribute, TcFilterBpfOption, TcHandle, TcMessage, TcOption},
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
@@ -199,6 +200,47 @@ fn next_hops(attributes: &[RouteAttribute]) -> Vec<IpAddr> {
         }
     }
     found
+}
+
+/// A filter of a BPF program at clsact.
+pub(super) struct Filter {
+    pub(super) priority: u16,
+    pub(super) handle: u32,
+    pub(super) program_id: Option<u32>,
+    pub(super) name: Option<String>,
+}
+
+/// The filters at TC ingress or egress of an interface. One without clsact has none.
+pub(super) fn filters(ifindex: u32, is_egress: bool) -> Result<Vec<Filter>, KernelError> {
+    let minor = if is_egress { TcHandle::MIN_EGRESS } else { TcHandle::MIN_INGRESS };
+    let request = || {
+        let mut message = TcMessage::default();
+        message.header.index = ifindex.cast_signed();
+        message.header.parent = TcHandle { major: u16::MAX, minor };
+        RouteNetlinkMessage::GetTrafficFilter(message)
+    };
+    collect("listing the filters", request, |found: &mut Vec<Filter>, message| {
+        if let RouteNetlinkMessage::NewTrafficFilter(message) = message {
+            found.extend(filter(message));
+        }
+    })
+}
+
+/// A filter, of which a dump tells twice: once for all that have its priority, then with its handle.
+fn filter(message: TcMessage) -> Option<Filter> {
+    let handle = u32::from(message.header.handle);
+    let mut filter = Filter { priority: (message.header.info >> 16) as u16, handle, program_id: None, name: None };
+    for attribute in message.attributes {
+        let TcAttribute::Options(options) = attribute else { continue };
+        for option in options {
+            match option {
+                TcOption::Bpf(TcFilterBpfOption::ProgId(id)) => filter.program_id = Some(id),
+                TcOption::Bpf(TcFilterBpfOption::ProgName(name)) => filter.name = Some(name),
+                _ => {}
+            }
+        }
+    }
+    (handle != 0).then_some(filter)
 }
 
 /// Tells of interfaces and addresses that appear, change or vanish.
