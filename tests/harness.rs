@@ -80,9 +80,14 @@ fn naikon_binary() -> PathBuf {
     path
 }
 
+/// How many times slower this machine is than those that the deadline is for: an emulated one says so.
+fn slowness() -> u32 {
+    std::env::var("NAIKON_SLOWNESS").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
+}
+
 /// Looks until `look` finds something; `what` says what should have happened.
 pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    within(DEADLINE, what, &mut look)
+    within(DEADLINE * slowness(), what, &mut look)
 }
 
 /// Like [`eventually`], with a deadline that is itself the claim.
@@ -417,7 +422,7 @@ impl Lab {
         let pid = Pid::from_raw(child.id() as i32);
         let (sender, receiver) = mpsc::channel();
         thread::spawn(move || sender.send(child.wait_with_output()));
-        match receiver.recv_timeout(DEADLINE) {
+        match receiver.recv_timeout(DEADLINE * slowness()) {
             Ok(output) => Run::from(output.unwrap()),
             Err(_) => {
                 // It may have ended this very moment.

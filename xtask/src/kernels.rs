@@ -39,11 +39,10 @@ const SUITES: [&str; 3] = ["bullseye", "bookworm", "trixie"];
 /// The kernel of a suite for virtual machines: a third of the size of the one for all hardware.
 const META_PACKAGE: &str = "linux-image-cloud-amd64";
 /// Modules that the tests need; those that they need in turn are found.
-const MODULES: [&str; 13] = [
+const MODULES: [&str; 15] = [
     "veth",
     "tun",
     "8021q",
-    "macvlan",
     "ipvlan",
     "bonding",
     "bridge",
@@ -54,6 +53,8 @@ const MODULES: [&str; 13] = [
     "ip_gre",
     "ip_vti",
     "wireguard",
+    "sch_ingress",
+    "cls_bpf",
 ];
 /// Tests of the system test binary that run in the machine.
 const TESTS: [&str; 4] = ["budget::", "enforcement::", "kinds::", "interfaces::tun_"];
@@ -255,7 +256,7 @@ impl Kernel {
 /// The first process of the machine. The console goes to both: the tests' output is what we read.
 const INIT: &str = "#!/bin/sh
 /bin/busybox --install -s /bin
-export PATH=/bin RUST_BACKTRACE=0 NAIKON_REQUIRE_ROOT=1 NAIKON_ALL_KINDS=1 NAIKON_BIN=/tests/naikon
+export PATH=/bin RUST_BACKTRACE=0 NAIKON_REQUIRE_ROOT=1 NAIKON_ALL_KINDS=1 NAIKON_SLOWNESS=6 NAIKON_BIN=/tests/naikon
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
