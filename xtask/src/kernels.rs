@@ -39,7 +39,7 @@ const SUITES: [&str; 3] = ["bullseye", "bookworm", "trixie"];
 /// The kernel of a suite for virtual machines: a third of the size of the one for all hardware.
 const META_PACKAGE: &str = "linux-image-cloud-amd64";
 /// Modules that the tests need.
-const MODULES: [&str; 1] = ["veth"];
+const MODULES: [&str; 3] = ["veth", "sch_ingress", "cls_bpf"];
 /// Tests of the system test binary that run in the machine.
 const TESTS: [&str; 2] = ["budget::", "enforcement::"];
 /// What the tests call.
@@ -113,7 +113,17 @@ impl Programs {
         say("kernels", "building naikon and the tests");
         let build = ["build", "--quiet", "--package", "naikon-userspace", "--bin", "naikon"];
         run(cargo().current_dir(workspace).args(build))?;
-        let test = ["test", "--quiet", "--package", "naikon-tests", "--no-run", "--message-format", "json"];
+        let test = [
+            "test",
+            "--quiet",
+            "--package",
+            "naikon-tests",
+            "--test",
+            "system",
+            "--no-run",
+            "--message-format",
+            "json",
+        ];
         let messages = output_of(cargo().current_dir(workspace).args(test))?;
         let tests = messages
             .lines()
