@@ -129,7 +129,17 @@ impl Programs {
         say("kernels", "building naikon and the tests");
         let build = ["build", "--quiet", "--package", "naikon-userspace", "--bin", "naikon"];
         run(cargo().current_dir(workspace).args(build))?;
-        let test = ["test", "--quiet", "--package", "naikon-tests", "--no-run", "--message-format", "json"];
+        let test = [
+            "test",
+            "--quiet",
+            "--package",
+            "naikon-tests",
+            "--test",
+            "system",
+            "--no-run",
+            "--message-format",
+            "json",
+        ];
         let messages = output_of(cargo().current_dir(workspace).args(test))?;
         let tests = messages
             .lines()
