@@ -74,7 +74,7 @@ impl Interface {
     }
 
     /// The carrier that sees this interface's frames, with their tag, before it does.
-    fn carrier(&self) -> Option<u32> {
+    pub(crate) fn carrier(&self) -> Option<u32> {
         match self.kind.as_deref() {
             Some("vlan" | "macvlan") => self.lower,
             _ => None,

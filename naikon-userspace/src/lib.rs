@@ -10,6 +10,7 @@ pub mod cli;
 pub mod comparison;
 pub mod config;
 pub mod content;
+pub mod coverage;
 pub mod daemon;
 pub mod delta;
 pub mod explain;

@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     config::{CONTROL, PIN_DIR},
+    daemon::ways_past,
     kernel::{self, ErrorKind, KernelError},
     protocol::{self, Hook, ReloadResult, Request, Response},
     ruleset::ListAction,
@@ -154,24 +155,26 @@ fn from_pins(command: &Status, no_daemon: Failure) -> Result<Code, Failure> {
         }
         Err(error) => return Err(error.into()),
     };
+    let attached: Vec<Hook> = inspection
+        .attached
+        .iter()
+        .map(|interface| Hook {
+            interface: interface.name.clone(),
+            ifindex: interface.index,
+            hook: "xdp".into(),
+            mode: interface.xdp.map_or("none", |xdp| xdp.mode.as_str()).into(),
+        })
+        .collect();
+    let notice = "daemon not running; enforcement continues from pins".to_owned();
     let status = protocol::Status {
         version: env!("CARGO_PKG_VERSION").into(),
         generation: inspection.generation,
-        attached: inspection
-            .attached
-            .iter()
-            .map(|interface| Hook {
-                interface: interface.name.clone(),
-                ifindex: interface.index,
-                hook: "xdp".into(),
-                mode: interface.xdp.map_or("none", |xdp| xdp.mode.as_str()).into(),
-            })
-            .collect(),
         lists: Vec::new(),
         prefixes: inspection.prefixes.into(),
         dropped: inspection.counters.total(ListAction::Drop).into(),
         monitored: inspection.counters.total(ListAction::Monitor).into(),
-        notices: vec!["daemon not running; enforcement continues from pins".into()],
+        notices: [notice].into_iter().chain(ways_past(&attached)).collect(),
+        attached,
     };
     if command.json {
         output::json(&status)?;

@@ -8,6 +8,7 @@ mod apply;
 mod attach;
 mod audit;
 mod error;
+mod exchange;
 mod memory;
 mod netlink;
 mod offline;
@@ -15,6 +16,7 @@ mod pins;
 mod sys;
 mod tables;
 mod trace;
+mod traffic;
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -32,6 +34,7 @@ pub use self::{
     offline::{Inspection, detach_pins, has_pins, inspect},
     tables::CounterReader,
     trace::Trace,
+    traffic::traffic,
 };
 use self::{attach::Attachment, pins::PinDir, tables::Tables, trace::Loggers};
 use crate::{
