@@ -13,6 +13,7 @@ pub mod content;
 pub mod coverage;
 pub mod daemon;
 pub mod delta;
+pub mod doctor;
 pub mod explain;
 pub mod filter;
 pub mod interface;

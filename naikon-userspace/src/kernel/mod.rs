@@ -9,6 +9,8 @@ mod attach;
 mod audit;
 mod error;
 mod exchange;
+mod facts;
+mod generic;
 mod memory;
 mod netlink;
 mod offline;
@@ -29,6 +31,7 @@ pub use self::{
     attach::{Attached, Held},
     audit::{Agreement, AuditStep, Mended, TrieReader},
     error::{ErrorKind, KernelError},
+    facts::{daemon_facts, facts},
     memory::Mapped,
     netlink::{InterfaceChanges, default_gateways, interfaces, own_addresses},
     offline::{Inspection, detach_pins, has_pins, inspect},
