@@ -77,6 +77,7 @@ fn interface_that_is_left_out_is_told_by_doctor_and_status() {
     let daemon = Daemon::start_on(&lab, &["-i", "lan0", "-l", "c2.txt"]);
     let findings = doctor(&lab, &[]).exits(0).json();
     assert_eq!(wrong(&findings), ["warning coverage wan0"]);
+    assert_eq!(finding(&findings, "egress", "this machine")["level"], "ok");
     assert!(finding(&findings, "daemon", &format!("naikon, process {}", daemon.pid()))["level"] == "ok");
     let notices = daemon.status()["notices"].to_string();
     assert!(notices.contains("wan0 is not protected") && !notices.contains("lan0 is"), "{notices}");
@@ -84,6 +85,7 @@ fn interface_that_is_left_out_is_told_by_doctor_and_status() {
     // Without the daemon the pins tell what is protected.
     let findings = doctor(&lab, &[]).exits(0).json();
     assert_eq!(wrong(&findings), [format!("warning daemon {}", socket(&lab)), "warning coverage wan0".to_owned()]);
+    assert_eq!(finding(&findings, "egress", "this machine")["level"], "ok");
     assert!(finding(&findings, "daemon", &socket(&lab))["finding"].to_string().contains("what is pinned goes on"));
     let status = lab.naikon(&["status"]).exits(9);
     assert!(status.out.contains("wan0 is not protected"), "{status}");
@@ -153,28 +155,48 @@ fn foreign_programs_are_named() {
     let mut ebpf = foreign_program();
     let program: &mut Xdp = ebpf.program_mut("foreign_prog").unwrap().try_into().unwrap();
     lab.gateway.enter(|| program.attach("wan0", XdpMode::Driver).unwrap());
-    attach_foreign_tcx(&lab, "lan0");
+    attach_foreign_tcx(&lab, "lan0", "after");
     let run = doctor(&lab, &["-i", "lan0", "-i", "wan0"]).exits(1);
     let findings = run.json();
     assert_eq!(finding(&findings, "xdp", "wan0")["level"], "failure");
     let told = finding(&findings, "xdp", "wan0")["finding"].to_string();
     assert!(told.contains("foreign_prog"), "{told}");
     assert_eq!(finding(&findings, "xdp", "lan0")["level"], "ok");
-    let told = finding(&findings, "tc", "lan0")["finding"].to_string();
-    assert!(told.contains("foreign_tc"), "{told}");
+    let tc = |findings: &Value| {
+        let found = finding(findings, "tc", "lan0");
+        (found["level"].as_str().unwrap().to_owned(), found["finding"].as_str().unwrap().to_owned())
+    };
+    let (level, told) = tc(&findings);
+    assert!(level == "ok" && told.contains("foreign_tc"), "{told}");
+
+    // Beside the foreign program at XDP it is '--mode tc' that works, first of all at TCX.
+    lab.write("c2.txt", &format!("{C2}\n"));
+    let _daemon = Daemon::start(&lab, &["-l", "c2.txt", "--mode", "tc"]);
+    let findings = doctor(&lab, &[]).exits(0).json();
+    assert_eq!(wrong(&findings), ["warning xdp wan0"]);
+    let (level, told) = tc(&findings);
+    assert!(level == "ok" && told.contains("naikon stands first"), "{told}");
+    attach_foreign_tcx(&lab, "lan0", "before");
+    let findings = doctor(&lab, &[]).exits(0).json();
+    let before =
+        findings.as_array().unwrap().iter().find(|found| found["check"] == "tc" && found["level"] == "warning");
+    let told = before.expect("what stands before naikon is a way past it")["finding"].to_string();
+    assert!(told.contains("egress: before naikon stand foreign_tc"), "{told}");
+    assert_eq!(wrong(&findings), ["warning tc lan0", "warning xdp wan0"]);
 }
 
-/// Puts a program that lets everything pass at the TCX egress hook, pinned in the lab's bpffs. Perl is in every Debian.
-fn attach_foreign_tcx(lab: &Lab, interface: &str) {
+/// Puts a program that lets everything pass at the TCX egress hook, `before` or `after` all others, pinned in the lab's bpffs.
+/// Perl is in every Debian.
+fn attach_foreign_tcx(lab: &Lab, interface: &str, place: &str) {
     let bpf = if cfg!(target_arch = "x86_64") { "321" } else { "280" };
     // r0 = 0; exit: BPF_PROG_LOAD as BPF_PROG_TYPE_SCHED_CLS, BPF_LINK_CREATE at BPF_TCX_EGRESS, BPF_OBJ_PIN.
     let script = r#"
-        my ($bpf, $index, $path) = (0 + $ARGV[0], 0 + $ARGV[1], $ARGV[2]);
+        my ($bpf, $index, $flags, $path) = (0 + $ARGV[0], 0 + $ARGV[1], 0 + $ARGV[2], $ARGV[3]);
         my ($insns, $license) = (pack("CCsl" x 2, 0xb7, 0, 0, 0, 0x95, 0, 0, 0), "GPL\0");
         my $attr = pack("LLppLLQLLa16", 3, 2, $insns, $license, 0, 0, 0, 0, 0, "foreign_tc");
         my $program = syscall($bpf, 5, $attr, length $attr);
         die "loading: $!" if $program < 0;
-        $attr = pack("LLLL", $program, $index, 47, 0);
+        $attr = pack("LLLL", $program, $index, 47, $flags);
         my $link = syscall($bpf, 28, $attr, length $attr);
         die "attaching: $!" if $link < 0;
         $attr = pack("pLL", $path, $link, 0);
@@ -182,7 +204,9 @@ fn attach_foreign_tcx(lab: &Lab, interface: &str) {
     "#;
     let index = lab.gateway.ip_json(&["link", "show", interface])[0]["ifindex"].to_string();
     let mut command = Command::new("perl");
-    command.args(["-e", script, bpf, &index]).arg(Path::new("/sys/fs/bpf/foreign_tc"));
+    // BPF_F_BEFORE and BPF_F_AFTER.
+    let flags = if place == "before" { "8" } else { "16" };
+    command.args(["-e", script, bpf, &index, flags]).arg(Path::new("/sys/fs/bpf").join(place));
     lab.run(command).exits(0);
 }
 

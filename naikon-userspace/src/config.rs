@@ -34,8 +34,10 @@ pub struct Config {
     pub allow: Vec<PathBuf>,
     /// Warninglists.
     pub warnlists: Vec<WarnlistEntry>,
-    /// XDP mode.
+    /// How to attach for what comes in.
     pub mode: Mode,
+    /// What leaves is judged, too.
+    pub egress: bool,
     /// What happens to frames that cannot be read.
     pub unparsed: Unparsed,
     /// Where metrics are served; `None` serves none.
@@ -89,7 +91,7 @@ pub enum WarnAction {
     Refuse,
 }
 
-/// Which XDP mode to attach in.
+/// How to attach for what comes in.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
@@ -100,6 +102,18 @@ pub enum Mode {
     Native,
     /// In the stack.
     Generic,
+    /// Not by XDP but at TC ingress: beside somebody else's XDP program.
+    Tc,
+}
+
+/// A switch, as people write it.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub enum Switch {
+    /// It happens.
+    On,
+    /// It does not.
+    Off,
 }
 
 /// What happens to frames that cannot be read. They are counted in any case.
@@ -137,6 +151,8 @@ pub struct Overrides {
     pub warnlists: Vec<(PathBuf, WarnAction)>,
     /// `--mode`.
     pub mode: Option<Mode>,
+    /// `--egress`.
+    pub egress: Option<Switch>,
     /// `--unparsed`.
     pub unparsed: Option<Unparsed>,
     /// `--listen`.
@@ -173,6 +189,7 @@ struct File {
     #[serde(default)]
     interfaces: Vec<String>,
     mode: Option<Mode>,
+    egress: Option<Switch>,
     unparsed: Option<Unparsed>,
     listen: Option<String>,
     pin_dir: Option<PathBuf>,
@@ -318,6 +335,7 @@ impl Config {
             allow,
             warnlists,
             mode: cli.mode.or(file.mode).unwrap_or_default(),
+            egress: cli.egress.or(file.egress) != Some(Switch::Off),
             unparsed: cli.unparsed.or(file.unparsed).unwrap_or_default(),
             listen: parse_listen(cli.listen.as_deref().or(file.listen.as_deref()).unwrap_or(LISTEN))?,
             pin_dir,
@@ -338,6 +356,7 @@ impl Config {
             }
         };
         compare("mode", self.mode == running.mode);
+        compare("egress", self.egress == running.egress);
         compare("unparsed", self.unparsed == running.unparsed);
         compare("listen", self.listen == running.listen);
         compare("pin_dir", self.pin_dir == running.pin_dir);

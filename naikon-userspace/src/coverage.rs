@@ -3,7 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::{interface::Interface, protocol::Hook};
+use crate::{
+    interface::{Interface, judged},
+    protocol::Hook,
+};
 
 /// Kinds on which nothing arrives that did not come in elsewhere: a VRF lends its members a table, an ifb is handed what
 /// another interface received, a dummy swallows.
@@ -58,28 +61,11 @@ pub fn protected(hooks: &[Hook]) -> BTreeSet<u32> {
     hooks.iter().filter(sees_arrivals).map(|hook| hook.ifindex).collect()
 }
 
-/// Whether what arrives there passes an interface that is protected: itself, its carrier, or each of its ports.
+/// Interfaces of which what arrives has passed one that is protected: itself, its carrier, or each of its ports that is up.
 #[must_use]
-pub fn is_covered(
-    interface: &Interface,
-    interfaces: &BTreeMap<u32, Interface>,
-    up: &BTreeSet<u32>,
-    protected: &BTreeSet<u32>,
-) -> bool {
-    // Carriers may be stacked; each lies below the one before, so this ends, but a kernel's answer is not trusted with that.
-    let mut next = Some(interface);
-    for _ in 0..=interfaces.len() {
-        let Some(seen) = next else { return false };
-        if protected.contains(&seen.index) {
-            return true;
-        }
-        if seen.is_controller() {
-            let mut ports = ports(seen, interfaces, up).peekable();
-            return ports.peek().is_some() && ports.all(|port| protected.contains(&port.index));
-        }
-        next = seen.carrier().and_then(|index| interfaces.get(&index));
-    }
-    false
+pub fn covered(interfaces: &BTreeMap<u32, Interface>, up: &BTreeSet<u32>, protected: &BTreeSet<u32>) -> BTreeSet<u32> {
+    let alive = interfaces.iter().filter(|(index, _)| up.contains(index));
+    judged(&alive.map(|(index, interface)| (*index, interface.clone())).collect(), protected)
 }
 
 /// The interfaces that packets can take past naikon, by index. `protected` are those on which naikon is.
@@ -89,6 +75,7 @@ pub fn uncovered(
     traffic: &Traffic,
     protected: &BTreeSet<u32>,
 ) -> Vec<Uncovered> {
+    let covered = covered(interfaces, &traffic.up, protected);
     let mut found = Vec::new();
     for interface in interfaces.values().filter(|interface| traffic.up.contains(&interface.index)) {
         let is_silent = interface.kind.as_deref().is_some_and(|kind| SILENT.contains(&kind));
@@ -99,10 +86,10 @@ pub fn uncovered(
         // Two ports make a bridge that forwards, even if the machine itself has no address on it.
         let forwards = interface.is_controller() && up_ports.len() > 1;
         let reaches = traffic.addressed.contains(&interface.index) || traffic.routed.contains(&interface.index);
-        if !(forwards || reaches) || is_covered(interface, interfaces, &traffic.up, protected) {
+        if !(forwards || reaches) || covered.contains(&interface.index) {
             continue;
         }
-        let bare = up_ports.iter().filter(|port| !protected.contains(&port.index));
+        let bare = up_ports.iter().filter(|port| !covered.contains(&port.index));
         found.push(Uncovered {
             index: interface.index,
             name: interface.name.clone(),

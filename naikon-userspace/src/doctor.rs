@@ -20,6 +20,7 @@ use serde::Serialize;
 use crate::{
     config::Mode,
     coverage::{self, Traffic},
+    hook::Point,
     interface::{Interface, Selection, Wanted, select},
     protocol::Hook,
 };
@@ -228,8 +229,10 @@ pub struct Facts {
 pub struct Intent {
     /// Interfaces to protect; none given looks at all that are up.
     pub interfaces: Vec<Wanted>,
-    /// Which XDP mode to attach in.
+    /// How to attach for what comes in.
     pub mode: Mode,
+    /// What leaves is judged, too.
+    pub egress: bool,
     /// Where a daemon would answer.
     pub control: PathBuf,
 }
@@ -264,14 +267,14 @@ fn choose(facts: &Facts, intent: &Intent, report: &mut Report) -> Vec<u32> {
     for (name, reason) in refused {
         report.failure("interface", name, reason, "'naikon run' refuses it until then");
     }
+    let covered = coverage::covered(&facts.interfaces, &facts.traffic.up, &attach.iter().copied().collect());
     for (name, notice) in notices {
         let Some(interface) = facts.interfaces.values().find(|interface| interface.name == name) else { continue };
         // A glob says of masters and the loopback that it skips them: their ports are looked at, and what they leave open.
         if interface.loopback || interface.is_controller() || !facts.traffic.up.contains(&interface.index) {
             continue;
         }
-        let protected: BTreeSet<u32> = attach.iter().copied().collect();
-        if coverage::is_covered(interface, &facts.interfaces, &facts.traffic.up, &protected) {
+        if covered.contains(&interface.index) {
             report.ok("interface", name, notice);
         } else {
             report.warning("interface", name, notice, "or make sure that it carries nothing from or to strangers");
@@ -290,7 +293,9 @@ fn choose(facts: &Facts, intent: &Intent, report: &mut Report) -> Vec<u32> {
 
 /// Ways past the interfaces that are protected, or that would be.
 fn uncovered(facts: &Facts, intent: &Intent, looked_at: &[u32], report: &mut Report) {
+    // The indexes of one in another namespace mean other interfaces.
     let daemon = facts.daemon.as_ref().ok().and_then(Option::as_ref);
+    let daemon = daemon.filter(|daemon| daemon.same_network != Ok(false));
     let mut protected: BTreeSet<u32> = match daemon {
         Some(daemon) => daemon.protected().collect(),
         None if !intent.interfaces.is_empty() => looked_at.iter().copied().collect(),
@@ -301,7 +306,7 @@ fn uncovered(facts: &Facts, intent: &Intent, looked_at: &[u32], report: &mut Rep
         let ours = |interface: &&Interface| facts.is_ours(interface) == Ok(true);
         protected.extend(facts.interfaces.values().filter(ours).map(|interface| interface.index));
     }
-    if protected.is_empty() {
+    if protected.is_empty() && daemon.is_none() {
         // That nothing is protected has been said where the daemon was looked for.
         return;
     }
@@ -325,14 +330,20 @@ impl Facts {
     /// Whether the XDP program on an interface is naikon's.
     fn is_ours(&self, interface: &Interface) -> Seen<bool> {
         let Some(xdp) = interface.xdp else { return Ok(false) };
-        let daemon = self.daemon.as_ref().ok().and_then(Option::as_ref);
-        let confirmed = |hook: &Hook| hook.hook == "xdp" && hook.ifindex == interface.index && hook.mode != "none";
-        // Its indexes mean other interfaces where it is in another namespace.
-        if daemon.is_some_and(|daemon| daemon.same_network != Ok(false) && daemon.hooks.iter().any(confirmed)) {
+        if self.has_hook(interface, Point::Xdp) {
             return Ok(true);
         }
         let programs = self.programs.as_ref().map_err(Clone::clone)?;
         Ok(programs.get(&xdp.program_id).is_some_and(|program| program.is_ours))
+    }
+
+    /// Whether the daemon says that the kernel confirms its program at a hook of this interface.
+    fn has_hook(&self, interface: &Interface, point: Point) -> bool {
+        let confirmed =
+            |hook: &Hook| hook.hook == point.as_str() && hook.ifindex == interface.index && hook.mode != "none";
+        let daemon = self.daemon.as_ref().ok().and_then(Option::as_ref);
+        // Its indexes mean other interfaces where it is in another namespace.
+        daemon.is_some_and(|daemon| daemon.same_network != Ok(false) && daemon.hooks.iter().any(confirmed))
     }
 
     fn forwards(&self) -> bool {

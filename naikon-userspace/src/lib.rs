@@ -16,6 +16,7 @@ pub mod delta;
 pub mod doctor;
 pub mod explain;
 pub mod filter;
+pub mod hook;
 pub mod interface;
 pub mod kernel;
 pub mod list;

@@ -14,7 +14,7 @@ use super::{
     output::{self, Paint},
 };
 use crate::{
-    config::{CONTROL, Overrides, PIN_DIR},
+    config::{CONTROL, Config, Overrides, PIN_DIR},
     daemon::Origin,
     doctor::{self, Daemon, Finding, Intent, Level, Seen, Unseen},
     kernel,
@@ -48,7 +48,8 @@ pub(super) fn run(command: &Doctor) -> Result<Code, Failure> {
     };
     let config = Origin { file: command.config.clone(), overrides }.read()?;
     let facts = kernel::facts(config.pin_dir.as_deref(), daemon(&config.control))?;
-    let intent = Intent { interfaces: config.interfaces, mode: config.mode, control: config.control };
+    let Config { interfaces, mode, egress, control, .. } = config;
+    let intent = Intent { interfaces, mode, egress, control };
     let findings = doctor::examine(&facts, &intent);
     if command.json {
         output::json(&findings)?;

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::{Capabilities, Daemon, Facts, Intent, Pins, Report, Unseen, Version};
+use crate::{hook::Point, protocol::Hook};
 
 /// The oldest kernel that naikon runs on.
 const OLDEST: Version = Version::new(5, 10);
@@ -33,6 +34,7 @@ pub(super) fn examine(facts: &Facts, intent: &Intent, report: &mut Report) {
     bpffs(facts, report);
     jit(facts, report);
     daemon(facts, intent, report);
+    egress(facts, intent, report);
     cgroup(facts, report);
     forwarding(facts, report);
     flowtables(facts, report);
@@ -186,15 +188,31 @@ fn daemon(facts: &Facts, intent: &Intent, report: &mut Report) {
         let finding = "works in another network namespace: its interfaces are not those that are looked at here";
         report.warning(CHECK, &object, finding, "enter its namespace with nsenter(1)");
     }
-    let bare: Vec<&str> =
-        daemon.hooks.iter().filter(|hook| hook.mode == "none").map(|hook| hook.interface.as_str()).collect();
-    for interface in &bare {
-        report.failure(CHECK, *interface, "the daemon should protect it and does not", "its log says why");
+    let bare: Vec<&Hook> = daemon.hooks.iter().filter(|hook| hook.mode == "none").collect();
+    for hook in &bare {
+        let finding = format!("the daemon should be at its {} hook and is not", hook.hook);
+        report.failure(CHECK, &hook.interface, finding, "its log says why");
     }
     match (daemon.hooks.len(), bare.is_empty()) {
         (0, _) => report.failure(CHECK, object, "runs and protects no interface", "name one with --interface"),
         (_, true) => report.ok(CHECK, object, "runs, and every hook that it wants is confirmed by the kernel"),
         (_, false) => {}
+    }
+}
+
+/// What the machine itself sends does not come in anywhere.
+fn egress(facts: &Facts, intent: &Intent, report: &mut Report) {
+    const CHECK: &str = "egress";
+    const OBJECT: &str = "this machine";
+    let is_judged = match known_daemon(facts) {
+        Some(daemon) => daemon.hooks.iter().any(|hook| hook.hook == Point::Egress.as_str()),
+        None => intent.egress,
+    };
+    if is_judged {
+        report.ok(CHECK, OBJECT, "what it sends by itself is judged, too");
+    } else {
+        let finding = "what it sends by itself is not judged; only the answers are, where they come in";
+        report.warning(CHECK, OBJECT, finding, "run naikon with '--egress on'");
     }
 }
 

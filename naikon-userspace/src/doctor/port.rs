@@ -3,7 +3,8 @@
 use super::{Details, Facts, Intent, Program, Report, Seen, Unseen, Version};
 use crate::{
     config::Mode,
-    interface::{AttachedXdp, Interface, XdpMode},
+    hook::{Point, Stance},
+    interface::{AttachedXdp, Interface},
 };
 
 /// `NETDEV_XDP_ACT_BASIC` (include/uapi/linux/netdev.h): the driver runs XDP programs.
@@ -23,12 +24,14 @@ const TELLS_XDP: Version = Version::new(6, 3);
 const TCX: Version = Version::new(6, 6);
 
 pub(super) fn examine(facts: &Facts, intent: &Intent, interface: &Interface, report: &mut Report) {
-    let ours = hook(facts, interface, report);
+    // What a daemon does says more than what it might be told.
+    let mode = if facts.has_hook(interface, Point::Ingress) { Mode::Tc } else { intent.mode };
+    let ours = hook(facts, mode, interface, report);
     let Some(details) = facts.details.get(&interface.index) else {
         let finding = "it has gone while it was looked at";
         return report.warning("interface", &interface.name, finding, "run 'naikon doctor' again");
     };
-    let port = Port { facts, mode: intent.mode, interface, details, ours };
+    let port = Port { facts, mode, interface, details, ours };
     port.native(report);
     port.mtu(report);
     port.features(report);
@@ -37,27 +40,31 @@ pub(super) fn examine(facts: &Facts, intent: &Intent, interface: &Interface, rep
 }
 
 /// Who holds the XDP hook. Gives the mode in which naikon does.
-fn hook(facts: &Facts, interface: &Interface, report: &mut Report) -> Option<XdpMode> {
+fn hook(facts: &Facts, mode: Mode, interface: &Interface, report: &mut Report) -> Option<Stance> {
     const CHECK: &str = "xdp";
     let name = &interface.name;
-    let Some(AttachedXdp { program_id, mode }) = interface.xdp else {
+    let Some(AttachedXdp { program_id, mode: stance }) = interface.xdp else {
         report.ok(CHECK, name, "the hook is free");
         return None;
     };
-    let cure = format!(
-        "look at it with 'bpftool prog show id {program_id}'; it must leave {name}, or run naikon beside it with '--mode tc'"
-    );
+    let look = format!("look at it with 'bpftool prog show id {program_id}'");
     match facts.is_ours(interface) {
         Ok(true) => {
-            report.ok(CHECK, name, format!("naikon is there, in {} mode", mode.as_str()));
-            return Some(mode);
+            report.ok(CHECK, name, format!("naikon is there, in {} mode", stance.as_str()));
+            return Some(stance);
         }
         Ok(false) => {
             let programs = facts.programs.as_ref().ok();
             let told = programs.and_then(|programs| programs.get(&program_id)).map(|program| program.name.as_str());
             let told = told.filter(|told| !told.is_empty()).map(|told| format!(" ({told})")).unwrap_or_default();
-            let mode = mode.as_str();
-            report.failure(CHECK, name, format!("another program is there: id {program_id}{told}, {mode} mode"), cure);
+            let finding = format!("another program is there: id {program_id}{told}, {} mode", stance.as_str());
+            if mode == Mode::Tc {
+                let finding = format!("{finding}; what it drops, redirects or hands to AF_XDP naikon does not see");
+                report.warning(CHECK, name, finding, look);
+            } else {
+                let cure = format!("{look}; it must leave {name}, or run naikon behind it with '--mode tc'");
+                report.failure(CHECK, name, finding, cure);
+            }
         }
         Err(_) => report.warning(
             CHECK,
@@ -75,7 +82,7 @@ struct Port<'a> {
     interface: &'a Interface,
     details: &'a Details,
     /// The mode in which naikon is there.
-    ours: Option<XdpMode>,
+    ours: Option<Stance>,
 }
 
 impl Port<'_> {
@@ -93,11 +100,12 @@ impl Port<'_> {
         };
         let costs = "generic mode costs more for each packet";
         match (self.ours, self.has(XDP_BASIC)) {
-            (Some(XdpMode::Native | XdpMode::Offload), _) => report.ok(CHECK, name, format!("{driver} runs naikon")),
+            (Some(Stance::Native | Stance::Offload), _) => report.ok(CHECK, name, format!("{driver} runs naikon")),
             (_, _) if self.mode == Mode::Generic => {
                 report.ok(CHECK, name, format!("{driver}; generic mode was asked for"));
             }
-            (Some(XdpMode::Generic), Some(true)) => report.warning(
+            (_, _) if self.mode == Mode::Tc => report.ok(CHECK, name, format!("{driver}; naikon stands at tc")),
+            (Some(Stance::Generic), Some(true)) => report.warning(
                 CHECK,
                 name,
                 format!(
@@ -109,13 +117,13 @@ impl Port<'_> {
             (_, Some(false)) if self.mode == Mode::Native => {
                 report.failure(CHECK, name, format!("{driver} has no native XDP"), "use '--mode auto'");
             }
-            (Some(XdpMode::Generic), None) | (_, Some(false)) => report.warning(
+            (Some(Stance::Generic), None) | (_, Some(false)) => report.warning(
                 CHECK,
                 name,
                 format!("{driver} has no native XDP: {costs}"),
                 "a card whose driver has it, where the speed matters",
             ),
-            (None, None) => {
+            (_, None) => {
                 let why = if self.facts.is_before(TELLS_XDP) {
                     format!("kernels before {TELLS_XDP} do not tell")
                 } else {
@@ -134,7 +142,7 @@ impl Port<'_> {
         let cure = format!(
             "lower it with 'ip link set {name} mtu {room}', or leave it to '--mode auto', which takes generic mode then"
         );
-        let is_generic = self.mode == Mode::Generic || self.ours == Some(XdpMode::Generic);
+        let is_generic = matches!(self.mode, Mode::Generic | Mode::Tc);
         if mtu <= room {
             report.ok(CHECK, name, format!("{mtu}: every frame fits into one buffer"));
         } else if self.ours.is_some() || is_generic {
@@ -166,7 +174,7 @@ impl Port<'_> {
             }
         };
         // In generic mode the kernel switches it off by itself (`generic_xdp_install` in net/core/dev.c).
-        if features.contains("rx-lro") && self.ours.is_none() && self.mode != Mode::Generic {
+        if features.contains("rx-lro") && self.ours.is_none() && !matches!(self.mode, Mode::Generic | Mode::Tc) {
             report.warning(
                 "lro",
                 name,

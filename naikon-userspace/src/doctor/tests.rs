@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::*;
 use crate::{
     config::{CONTROL, PIN_DIR},
-    interface::{AttachedXdp, XdpMode},
+    hook::Stance,
+    interface::AttachedXdp,
 };
 
 const ALL: Capabilities =
@@ -77,21 +78,28 @@ fn sound() -> Facts {
 }
 
 fn daemon(hooks: &[(u32, &str, &str)]) -> Daemon {
-    let hook = |(ifindex, interface, mode): &(u32, &str, &str)| Hook {
-        interface: (*interface).into(),
-        ifindex: *ifindex,
-        hook: "xdp".into(),
-        mode: (*mode).into(),
+    let both = |(ifindex, interface, mode): &(u32, &str, &str)| {
+        [hook(*ifindex, interface, "xdp", mode), hook(*ifindex, interface, "egress", "tcx")]
     };
-    Daemon { process: Some(7), hooks: hooks.iter().map(hook).collect(), capabilities: Ok(ALL), same_network: Ok(true) }
+    Daemon {
+        process: Some(7),
+        hooks: hooks.iter().flat_map(both).collect(),
+        capabilities: Ok(ALL),
+        same_network: Ok(true),
+    }
 }
 
 fn intent(wanted: &[&str]) -> Intent {
     Intent {
         interfaces: wanted.iter().map(|text| Wanted::parse(text).unwrap()).collect(),
         mode: Mode::Auto,
+        egress: true,
         control: CONTROL.into(),
     }
+}
+
+fn hook(ifindex: u32, interface: &str, hook: &str, mode: &str) -> Hook {
+    Hook { interface: interface.into(), ifindex, hook: hook.into(), mode: mode.into() }
 }
 
 /// What is not ok on a sound machine after this change: level, check, object.
@@ -128,8 +136,12 @@ fn port(facts: &mut Facts, index: u32) -> &mut Details {
     facts.details.get_mut(&index).unwrap()
 }
 
+fn foreign_xdp_at(facts: &mut Facts, index: u32) {
+    facts.interfaces.get_mut(&index).unwrap().xdp = Some(AttachedXdp { program_id: 9, mode: Stance::Native });
+}
+
 fn foreign_xdp(facts: &mut Facts, name: &str) {
-    facts.interfaces.get_mut(&3).unwrap().xdp = Some(AttachedXdp { program_id: 9, mode: XdpMode::Native });
+    foreign_xdp_at(facts, 3);
     facts.programs = Ok([(9, program(9, name))].into());
     facts.daemon = Ok(Some(daemon(&[(2, "eth0", "native")])));
     facts.traffic.addressed.remove(&3);
@@ -259,6 +271,28 @@ fn foreign_program_at_xdp_fails_and_ours_does_not() {
 }
 
 #[test]
+fn hooks_of_the_daemon_tell_its_mode_and_whether_egress_is_judged() {
+    let only_at = |point: &'static str| {
+        move |facts: &mut Facts| {
+            let hooks = [(2, "eth0"), (3, "eth1")].map(|(index, name)| hook(index, name, point, "tcx"));
+            facts.daemon.as_mut().unwrap().as_mut().unwrap().hooks = hooks.to_vec();
+        }
+    };
+    only(only_at("ingress"), Level::Warning, "egress", "this machine");
+    let at_tc = |facts: &mut Facts| {
+        only_at("ingress")(facts);
+        port(facts, 2).xdp_features = Ok(0);
+        port(facts, 2).features = Ok(["rx-lro".to_owned()].into());
+        foreign_xdp_at(facts, 2);
+    };
+    let found = wrong(at_tc);
+    assert_eq!(found[1..], [(Level::Warning, "xdp", "eth0".into())], "beside XDP only what comes before matters");
+    let found = wrong(only_at("egress"));
+    assert_eq!(found.len(), 2, "egress alone sees nothing of what arrives: {found:?}");
+    assert!(found.iter().all(|(_, check, _)| *check == "coverage"), "{found:?}");
+}
+
+#[test]
 fn program_before_ours_at_tcx_is_a_way_past() {
     let row = |names: &'static [&'static str]| {
         move |facts: &mut Facts| {
@@ -282,7 +316,7 @@ fn driver_is_judged_by_mode_and_by_what_it_tells() {
     let generic = Intent { mode: Mode::Generic, ..intent(&[]) };
     assert_eq!(wrong_of(&facts, &generic), []);
     let attached = |facts: &mut Facts| {
-        facts.interfaces.get_mut(&2).unwrap().xdp = Some(AttachedXdp { program_id: 4, mode: XdpMode::Generic });
+        facts.interfaces.get_mut(&2).unwrap().xdp = Some(AttachedXdp { program_id: 4, mode: Stance::Generic });
     };
     only(attached, Level::Warning, "driver", "eth0");
 }

@@ -2,13 +2,16 @@
 //! that cannot be read why.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
 };
 
-use aya::programs::{ProgramInfo, SchedClassifier, TcAttachType, loaded_programs};
-use naikon_ebpf::abi;
+use aya::{
+    maps::loaded_maps,
+    programs::{ProgramInfo, loaded_programs},
+};
+use naikon_ebpf::abi::{self, Place};
 use procfs::{ProcError, process::Process};
 use rustix::{
     fs::StatVfsMountFlags,
@@ -20,6 +23,7 @@ use super::{
     CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON, CAP_SYS_ADMIN,
     error::{self, ErrorKind, KernelError},
     generic, has_pins, interfaces,
+    link::programs_at,
     pins::is_bpffs,
     traffic::{mtus, traffic},
 };
@@ -41,7 +45,7 @@ const CAP_SYS_RESOURCE: u64 = 1 << 24;
 pub fn facts(pin_dir: Option<&Path>, daemon: Seen<Option<Daemon>>) -> Result<Facts, KernelError> {
     let interfaces = interfaces()?;
     let (programs, any_jitted) = programs();
-    let details = details(&interfaces)?;
+    let details = details(&interfaces, &programs)?;
     Ok(Facts {
         kernel: procfs::sys::kernel::Version::current()
             .map(|version| Version::new(version.major, version.minor))
@@ -184,37 +188,57 @@ fn cgroup() -> Seen<Option<PathBuf>> {
 
 /// Every loaded program, and whether one of them became machine code.
 fn programs() -> (Seen<BTreeMap<u32, Program>>, bool) {
+    let refused =
+        |error: &(dyn std::error::Error + 'static)| of_kernel(&KernelError::of("listing the programs", error));
     let mut found = BTreeMap::new();
     let mut any_jitted = false;
+    let own_maps: BTreeSet<u32> = loaded_maps()
+        .filter_map(Result::ok)
+        .filter(|map| map.name_as_str() == Some(abi::FRAMES))
+        .map(|map| map.id())
+        .collect();
     for info in loaded_programs() {
         match info {
             Ok(info) => {
                 any_jitted |= info.size_jitted() > 0;
-                found.insert(info.id(), program(&info));
+                found.insert(info.id(), program(&info, &own_maps));
             }
             // It has been unloaded since it was listed.
             Err(error) if error::errno(&error) == Some(Errno::NOENT) => {}
-            Err(error) => return (Err(of_kernel(&KernelError::of("listing the programs", &error))), any_jitted),
+            Err(error) => return (Err(refused(&error)), any_jitted),
         }
     }
     (Ok(found), any_jitted)
 }
 
-fn program(info: &ProgramInfo) -> Program {
+/// Ours bear a name of ours and count in a map of ours: either alone is what others may have, too.
+fn program(info: &ProgramInfo, own_maps: &BTreeSet<u32>) -> Program {
     let name = String::from_utf8_lossy(info.name()).into_owned();
-    let own = [abi::PROGRAM_FRAGS, abi::PROGRAM_LINEAR, abi::PROGRAM_TRACE_FRAGS, abi::PROGRAM_TRACE_LINEAR];
-    let is_ours = name.starts_with(abi::PROGRAM_LINEAR) || own.contains(&name.as_str());
-    Program { id: info.id(), name, is_ours }
+    let places = [Place::Xdp { frags: true }, Place::Xdp { frags: false }, Place::Ingress, Place::Egress];
+    let kinds = [(false, false), (false, true), (true, false), (true, true)];
+    let mut own = places.iter().flat_map(|place| kinds.map(|(raw, trace)| abi::entry_point(*place, raw, trace)));
+    // The kernel keeps 15 bytes of a name (BPF_OBJ_NAME_LEN).
+    let bears_ours = own.any(|own| own.bytes().take(15).eq(name.bytes()));
+    let maps = if bears_ours { info.map_ids().ok().flatten().unwrap_or_default() } else { Vec::new() };
+    Program { id: info.id(), is_ours: maps.iter().any(|map| own_maps.contains(map)), name }
 }
 
 /// The programs at a TCX hook, in the order in which they run.
-fn row(interface: &str, hook: TcAttachType) -> Seen<Vec<Program>> {
-    let (_, programs) = SchedClassifier::query_tcx(interface, hook)
-        .map_err(|error| of_kernel(&KernelError::of("asking for programs at tc", &error)))?;
-    Ok(programs.iter().map(program).collect())
+fn row(index: u32, is_egress: bool, programs: &Seen<BTreeMap<u32, Program>>) -> Seen<Vec<Program>> {
+    let ids = programs_at(index, is_egress).map_err(|error| of_io(&error))?;
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let programs = programs.as_ref().map_err(Clone::clone)?;
+    // One that came since they were listed is none of ours: naikon takes its hooks at start.
+    let unknown = |id| Program { id, name: String::new(), is_ours: false };
+    Ok(ids.into_iter().map(|id| programs.get(&id).cloned().unwrap_or_else(|| unknown(id))).collect())
 }
 
-fn details(interfaces: &BTreeMap<u32, Interface>) -> Result<BTreeMap<u32, Details>, KernelError> {
+fn details(
+    interfaces: &BTreeMap<u32, Interface>,
+    programs: &Seen<BTreeMap<u32, Program>>,
+) -> Result<BTreeMap<u32, Details>, KernelError> {
     let xdp_features = generic::xdp_features().map_err(|error| of_io(&error));
     let features = generic::active_features(interfaces.keys().copied()).map_err(|error| of_io(&error));
     let all_rp_filter = setting(Path::new("/proc/sys/net/ipv4/conf/all/rp_filter"));
@@ -234,8 +258,8 @@ fn details(interfaces: &BTreeMap<u32, Interface>) -> Result<BTreeMap<u32, Detail
                     .clone()
                     .and_then(|features| features.get(&index).copied().ok_or_else(untold)),
                 features: features.as_ref().map_err(Clone::clone).and_then(of_all),
-                ingress: row(&interface.name, TcAttachType::Ingress),
-                egress: row(&interface.name, TcAttachType::Egress),
+                ingress: row(index, false, programs),
+                egress: row(index, true, programs),
                 // The stricter of both holds (Documentation/networking/ip-sysctl.rst).
                 rp_filter: all_rp_filter.clone().and_then(|all| Ok(own?.max(all))),
             };

@@ -15,7 +15,10 @@ use super::{
     error::{ErrorKind, KernelError},
     exchange::{Ask, exchange},
 };
-use crate::interface::{AttachedXdp, Interface, XdpMode};
+use crate::{
+    hook::Stance,
+    interface::{AttachedXdp, Interface},
+};
 
 /// `RTNLGRP_LINK`, `RTNLGRP_IPV4_IFADDR`, `RTNLGRP_IPV6_IFADDR` (include/uapi/linux/rtnetlink.h). Routes are left
 /// out: a gateway with a full table tells of many a second.
@@ -71,9 +74,9 @@ fn interface(link: LinkMessage) -> Interface {
 
 fn attached(parts: &[LinkXdp]) -> Option<AttachedXdp> {
     let mode = parts.iter().find_map(|part| match part {
-        LinkXdp::Attached(XdpAttached::Driver) => Some(XdpMode::Native),
-        LinkXdp::Attached(XdpAttached::SocketBuffer) => Some(XdpMode::Generic),
-        LinkXdp::Attached(XdpAttached::Hardware) => Some(XdpMode::Offload),
+        LinkXdp::Attached(XdpAttached::Driver) => Some(Stance::Native),
+        LinkXdp::Attached(XdpAttached::SocketBuffer) => Some(Stance::Generic),
+        LinkXdp::Attached(XdpAttached::Hardware) => Some(Stance::Offload),
         _ => None,
     })?;
     let program_id = parts.iter().find_map(|part| match part {
