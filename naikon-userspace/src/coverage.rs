@@ -12,6 +12,9 @@ use crate::{
 /// another interface received, a dummy swallows.
 const SILENT: [&str; 4] = ["dummy", "ifb", "nlmon", "vrf"];
 
+/// `ARPHRD_PPP` (include/uapi/linux/if_arp.h).
+const LINK_PPP: u16 = 512;
+
 /// Where packets may go, by interface index.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Traffic {
@@ -21,6 +24,8 @@ pub struct Traffic {
     pub addressed: BTreeSet<u32>,
     /// Those without one through which a route goes all the same.
     pub routed: BTreeSet<u32>,
+    /// What each PPPoE session runs over. The kernel does not tell which ppp interface is whose.
+    pub pppoe: Vec<u32>,
 }
 
 /// An interface that packets can take past naikon.
@@ -63,9 +68,16 @@ pub fn protected(hooks: &[Hook]) -> BTreeSet<u32> {
 
 /// Interfaces of which what arrives has passed one that is protected: itself, its carrier, or each of its ports that is up.
 #[must_use]
-pub fn covered(interfaces: &BTreeMap<u32, Interface>, up: &BTreeSet<u32>, protected: &BTreeSet<u32>) -> BTreeSet<u32> {
-    let alive = interfaces.iter().filter(|(index, _)| up.contains(index));
-    judged(&alive.map(|(index, interface)| (*index, interface.clone())).collect(), protected)
+pub fn covered(interfaces: &BTreeMap<u32, Interface>, traffic: &Traffic, protected: &BTreeSet<u32>) -> BTreeSet<u32> {
+    let alive = interfaces.iter().filter(|(index, _)| traffic.up.contains(index));
+    let alive: BTreeMap<u32, Interface> = alive.map(|(index, found)| (*index, found.clone())).collect();
+    let mut covered = judged(&alive, protected);
+    // naikon reads PPPoE on the carrier. Where there are more ppp interfaces than sessions, one of them is of another kind.
+    let ppp: Vec<u32> = alive.values().filter(|found| found.link_type == LINK_PPP).map(|found| found.index).collect();
+    if ppp.len() <= traffic.pppoe.len() && traffic.pppoe.iter().all(|carrier| covered.contains(carrier)) {
+        covered.extend(ppp);
+    }
+    covered
 }
 
 /// The interfaces that packets can take past naikon, by index. `protected` are those on which naikon is.
@@ -75,7 +87,7 @@ pub fn uncovered(
     traffic: &Traffic,
     protected: &BTreeSet<u32>,
 ) -> Vec<Uncovered> {
-    let covered = covered(interfaces, &traffic.up, protected);
+    let covered = covered(interfaces, traffic, protected);
     let mut found = Vec::new();
     for interface in interfaces.values().filter(|interface| traffic.up.contains(&interface.index)) {
         let is_silent = interface.kind.as_deref().is_some_and(|kind| SILENT.contains(&kind));
@@ -154,7 +166,7 @@ mod tests {
         let traffic = Traffic {
             up: machine.keys().copied().collect(),
             addressed: reaching.iter().copied().collect(),
-            routed: BTreeSet::new(),
+            ..Traffic::default()
         };
         let protected = protected.iter().copied().collect();
         uncovered(&machine, &traffic, &protected).into_iter().map(|found| found.name).collect()
@@ -189,8 +201,30 @@ mod tests {
     #[test]
     fn interface_that_is_down_is_no_way() {
         let machine = machine();
-        let traffic = Traffic { up: [5, 6].into(), addressed: [2].into(), routed: [2].into() };
+        let traffic = Traffic { up: [5, 6].into(), addressed: [2].into(), routed: [2].into(), ..Traffic::default() };
         assert_eq!(uncovered(&machine, &traffic, &BTreeSet::new()), [], "one port alone forwards nothing");
+    }
+
+    #[test]
+    fn pppoe_is_seen_on_its_carrier() {
+        let mut machine = machine();
+        machine.insert(10, Interface { link_type: LINK_PPP, ..interface(10, "ppp0") });
+        let told = |machine: &BTreeMap<u32, Interface>, pppoe: &[u32], protected: &[u32]| {
+            let traffic = Traffic {
+                up: [2, 10, 11].into(),
+                addressed: [10, 11].into(),
+                pppoe: pppoe.to_vec(),
+                ..Traffic::default()
+            };
+            let protected = protected.iter().copied().collect();
+            uncovered(machine, &traffic, &protected).into_iter().map(|found| found.name).collect::<Vec<_>>()
+        };
+        assert_eq!(told(&machine, &[2], &[2]), Vec::<String>::new());
+        assert_eq!(told(&machine, &[2], &[7]), ["ppp0"], "the carrier is bare");
+        assert_eq!(told(&machine, &[], &[2]), ["ppp0"], "no PPPoE");
+        machine.insert(11, Interface { link_type: LINK_PPP, ..interface(11, "ppp1") });
+        assert_eq!(told(&machine, &[2], &[2]), ["ppp0", "ppp1"], "one of them is something else");
+        assert_eq!(told(&machine, &[2, 2], &[2]), Vec::<String>::new());
     }
 
     #[test]

@@ -267,7 +267,7 @@ fn choose(facts: &Facts, intent: &Intent, report: &mut Report) -> Vec<u32> {
     for (name, reason) in refused {
         report.failure("interface", name, reason, "'naikon run' refuses it until then");
     }
-    let covered = coverage::covered(&facts.interfaces, &facts.traffic.up, &attach.iter().copied().collect());
+    let covered = coverage::covered(&facts.interfaces, &facts.traffic, &attach.iter().copied().collect());
     for (name, notice) in notices {
         let Some(interface) = facts.interfaces.values().find(|interface| interface.name == name) else { continue };
         // A glob says of masters and the loopback that it skips them: their ports are looked at, and what they leave open.

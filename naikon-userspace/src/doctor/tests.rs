@@ -69,7 +69,7 @@ fn sound() -> Facts {
         forwards_ipv4: Ok(true),
         forwards_ipv6: Ok(false),
         flowtables: Ok(Vec::new()),
-        traffic: Traffic { up: [1, 2, 3].into(), addressed: [1, 2, 3].into(), routed: BTreeSet::new() },
+        traffic: Traffic { up: [1, 2, 3].into(), addressed: [1, 2, 3].into(), ..Traffic::default() },
         details: interfaces.keys().map(|index| (*index, details())).collect(),
         interfaces,
         programs: Ok(BTreeMap::new()),
@@ -404,6 +404,17 @@ fn what_this_user_may_not_see_is_told_in_one_line() {
         }
     };
     only(blind, Level::Warning, "privilege", "this process");
+}
+
+#[test]
+fn daemon_that_this_user_may_not_ask_is_no_missing_daemon() {
+    let closed = |facts: &mut Facts| {
+        facts.is_root = false;
+        facts.capabilities =
+            Ok(Capabilities { bpf: false, net_admin: false, perfmon: false, sys_ptrace: false, sys_resource: false });
+        facts.daemon = Err(Unseen::Privilege);
+    };
+    only(closed, Level::Warning, "privilege", "this process");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Where packets may go on this machine: interfaces that are up, with addresses, with routes.
 
-use std::{collections::BTreeMap, io, net::IpAddr};
+use std::{collections::BTreeMap, fs, io, net::IpAddr};
 
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
@@ -34,6 +34,7 @@ pub fn traffic(interfaces: &BTreeMap<u32, Interface>) -> Result<Traffic, KernelE
         }
     })?
     .addressed;
+    traffic.pppoe = pppoe(interfaces);
     for interface in interfaces.values() {
         let index = interface.index;
         // An address brings a route along, and a full table is not walked for what is known.
@@ -52,6 +53,19 @@ pub fn traffic(interfaces: &BTreeMap<u32, Interface>) -> Result<Traffic, KernelE
         }
     }
     Ok(traffic)
+}
+
+/// What PPPoE sessions run over. Without the module there is no such file, and no session.
+fn pppoe(interfaces: &BTreeMap<u32, Interface>) -> Vec<u32> {
+    let sessions = fs::read_to_string("/proc/net/pppoe").unwrap_or_default();
+    let index = |name: &str| interfaces.values().find(|interface| interface.name == name).map(|found| found.index);
+    // An interface with no name here has index 0, which none has and nothing covers.
+    carriers(&sessions).map(|name| index(name).unwrap_or_default()).collect()
+}
+
+/// `Id Address Device` in a head and in each line (`pppoe_seq_show` in drivers/net/ppp/pppoe.c).
+fn carriers(sessions: &str) -> impl Iterator<Item = &str> {
+    sessions.lines().skip(1).filter_map(|line| line.split_ascii_whitespace().nth(2))
 }
 
 /// The MTUs of all interfaces, or of those that are up, by index.
@@ -109,6 +123,13 @@ fn leads_elsewhere(route: &RouteMessage) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn carriers_of_pppoe_sessions_are_read() {
+        let text = "Id       Address              Device\n00000007 02:00:00:00:00:01     eth0\n0000000A 02:00:00:00:00:02     eth1\n";
+        assert_eq!(carriers(text).collect::<Vec<_>>(), ["eth0", "eth1"]);
+        assert_eq!(carriers("").count(), 0);
+    }
 
     #[test]
     fn loopback_has_an_mtu_and_no_route_to_elsewhere() {
