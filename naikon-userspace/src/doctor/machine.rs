@@ -160,7 +160,13 @@ fn jit(facts: &Facts, report: &mut Report) {
             "are interpreted, which costs several times more a packet",
             "sysctl -w net.core.bpf_jit_enable=1",
         ),
-        Err(why) => report.unseen(CHECK, OBJECT, "whether there is a JIT", why, "sysctl net.core.bpf_jit_enable"),
+        Err(why) => report.unseen(
+            CHECK,
+            OBJECT,
+            "whether there is a JIT",
+            why,
+            "look at 'sysctl net.core.bpf_jit_enable' there",
+        ),
     }
     match &facts.jit_harden {
         Ok(2) => report.warning(
