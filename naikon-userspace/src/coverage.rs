@@ -113,7 +113,8 @@ pub fn uncovered(
 
 /// Whether its frames go up to a bridge, bond or team, which is judged in its place. Members of a VRF keep their own.
 fn is_port(interface: &Interface, interfaces: &BTreeMap<u32, Interface>) -> bool {
-    interface.controller.and_then(|index| interfaces.get(&index)).is_some_and(Interface::is_controller)
+    let controller = interface.controller.and_then(|index| interfaces.get(&index));
+    controller.is_some_and(|controller| controller.is_controller() && controller.kind.as_deref() != Some("vrf"))
 }
 
 fn ports<'a>(
@@ -137,6 +138,8 @@ mod tests {
             kind: None,
             lower: None,
             controller: None,
+            ports: Vec::new(),
+            in_front: None,
             loopback: false,
             xdp: None,
         }
@@ -196,6 +199,19 @@ mod tests {
         let found = uncovered(&machine, &traffic, &[6].into());
         assert_eq!(found[0].ports, ["eth2"]);
         assert!(found[0].cure().contains("--interface eth2"), "{}", found[0].cure());
+    }
+
+    #[test]
+    fn members_of_a_vrf_are_judged_by_themselves() {
+        let mut machine = machine();
+        machine.insert(10, Interface { kind: Some("vrf".into()), ..interface(10, "red") });
+        machine.get_mut(&2).unwrap().controller = Some(10);
+        let traffic = Traffic { up: [2, 10].into(), addressed: [2, 10].into(), ..Traffic::default() };
+        let names = |protected: &[u32]| {
+            let found = uncovered(&machine, &traffic, &protected.iter().copied().collect());
+            found.into_iter().map(|found| found.name).collect::<Vec<_>>()
+        };
+        assert_eq!((names(&[]), names(&[2])), (vec!["eth0".to_owned()], vec![]));
     }
 
     #[test]

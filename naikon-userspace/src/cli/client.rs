@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     config::{CONTROL, PIN_DIR},
+    coverage,
     daemon::ways_past,
     kernel::{self, ErrorKind, KernelError},
     protocol::{self, Hook, ReloadResult, Request, Response},
@@ -169,6 +170,7 @@ fn from_pins(command: &Status, no_daemon: Failure) -> Result<Code, Failure> {
     let status = protocol::Status {
         version: env!("CARGO_PKG_VERSION").into(),
         generation: inspection.generation,
+        covered: protocol::Cover::list(&kernel::interfaces()?, &coverage::protected(&attached)),
         lists: Vec::new(),
         prefixes: inspection.prefixes.into(),
         dropped: inspection.counters.total(ListAction::Drop).into(),
@@ -211,6 +213,16 @@ fn show_status(status: &protocol::Status) -> io::Result<()> {
     }
     writeln!(out)?;
     output::table(&mut out, &hooks, paint)?;
+    if !status.covered.is_empty() {
+        let mut covered = vec![["COVERED", "INDEX", "BY"].map(str::to_owned).to_vec()];
+        for cover in &status.covered {
+            let condition = cover.condition.as_ref().map_or_else(String::new, |condition| format!(" ({condition})"));
+            let by = text::escape(&(cover.by.join(", ") + &condition));
+            covered.push(vec![text::escape(&cover.interface), cover.ifindex.to_string(), by]);
+        }
+        writeln!(out)?;
+        output::table(&mut out, &covered, paint)?;
+    }
     if !status.lists.is_empty() {
         let mut lists = vec![["LIST", "ACTION", "UP", "IPV4", "IPV6", "LAST SUCCESS"].map(str::to_owned).to_vec()];
         for list in &status.lists {

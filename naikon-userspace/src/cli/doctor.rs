@@ -27,6 +27,9 @@ pub(super) struct Doctor {
     /// Interface to look at; repeatable; a glob such as 'ppp*' too [default: all that are up]
     #[arg(short, long = "interface", value_name = "NAME")]
     interfaces: Vec<String>,
+    /// Of a bridge, bond, team or VRF that is named, look at the ports
+    #[arg(long)]
+    ports: bool,
     /// TOML file of the daemon: its interfaces, mode, pin directory and socket are taken
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -42,6 +45,7 @@ pub(super) struct Doctor {
 pub(super) fn run(command: &Doctor) -> Result<Code, Failure> {
     let overrides = Overrides {
         interfaces: command.interfaces.clone(),
+        ports: command.ports,
         control: command.control.clone(),
         pin_dir: command.pin_dir.clone(),
         ..Overrides::default()

@@ -23,6 +23,8 @@ fn interface(index: u32, name: &str) -> Interface {
         kind: None,
         lower: None,
         controller: None,
+        ports: Vec::new(),
+        in_front: None,
         loopback: false,
         xdp: None,
     }

@@ -3,6 +3,7 @@
 
 use crate::{
     delta::{Delta, Op},
+    hook::Spot,
     ruleset::Rule,
     tables::{Change, Counts, Set, Shape, Tries},
 };
@@ -11,10 +12,11 @@ use naikon_ebpf::abi;
 
 use super::{
     Kernel,
+    attach::{Attachment, Hold},
     error::{ErrorKind, KernelError},
-    load, load_program,
+    filter, load, load_program,
     memory::Mapped,
-    program, seeds,
+    netlink, program, seeds,
     tables::{Tables, require_room, wait_for_readers},
 };
 
@@ -182,33 +184,38 @@ impl Kernel {
         Ok(())
     }
 
-    /// Puts the programs of another load, which give the same answers, on every link of this process, or on none.
-    fn put_on_links(&self, ebpf: &mut Ebpf) -> Result<(), KernelError> {
-        let mut done = Vec::new();
-        for (spot, attachment) in &self.attachments {
+    /// Puts the programs of another load, which give the same answers, at every hook of this process, or at none.
+    fn put_on_links(&mut self, ebpf: &mut Ebpf) -> Result<(), KernelError> {
+        for (done, (spot, attachment)) in self.attachments.iter().enumerate() {
             let entry = self.settings.entry_point(spot.point, attachment.is_raw);
-            let put = load_program(ebpf, entry).and_then(|()| {
-                let refused = |error| {
-                    let operation = format!("replacing the {} program on {}", spot.point, attachment.interface);
-                    KernelError::of(operation, &error)
-                };
-                attachment.link.update(program(ebpf, entry)?).map_err(refused)
-            });
-            let Err(error) = put else {
-                done.push((spot, attachment));
-                continue;
-            };
-            for (spot, attachment) in done {
+            let Err(error) = put(ebpf, entry, *spot, attachment) else { continue };
+            for (spot, attachment) in self.attachments.iter().take(done) {
+                let entry = self.settings.entry_point(spot.point, attachment.is_raw);
                 // What looks after the interfaces finds one that does not go back, and attaches it anew.
-                if let Err(second) = self.put(&attachment.link, spot.point, attachment.is_raw, &attachment.interface) {
+                if let Err(second) = put(&mut self.ebpf, entry, *spot, attachment) {
                     tracing::error!("{second}; it is attached anew");
                 }
             }
             return Err(error);
         }
-        if !done.is_empty() {
+        if !self.attachments.is_empty() {
             wait_for_readers();
         }
         Ok(())
+    }
+}
+
+/// Puts a program at a hook in place of the one that is there.
+fn put(ebpf: &mut Ebpf, entry: &'static str, spot: Spot, attachment: &Attachment) -> Result<(), KernelError> {
+    load_program(ebpf, entry)?;
+    match &attachment.hold {
+        Hold::Filter => match netlink::interfaces()?.get(&spot.ifindex) {
+            Some(interface) => filter::put(ebpf, entry, &interface.name, spot.point, true),
+            // What looks after the interfaces cleans up.
+            None => Ok(()),
+        },
+        Hold::Link(link) => link.update(program(ebpf, entry)?).map_err(|error| {
+            KernelError::of(format!("replacing the {} program on {}", spot.point, attachment.interface), &error)
+        }),
     }
 }

@@ -11,7 +11,9 @@ use aya::programs::loaded_programs;
 use super::{
     Kernel, KernelVersion, Settings, TCX,
     error::{self, ErrorKind, KernelError},
+    filter,
     link::{self, Link, Target},
+    netlink,
     pins::{self, PinDir, Pinned, pinned_link},
 };
 use crate::{
@@ -23,12 +25,19 @@ use crate::{
 /// The program at one hook.
 pub(super) struct Attachment {
     pub(super) interface: String,
-    /// Closing it detaches, unless the link is pinned.
-    pub(super) link: Link,
+    pub(super) hold: Hold,
     /// Packets begin with their IP header.
     pub(super) is_raw: bool,
     /// It was attached before this process.
     pub(super) adopted: bool,
+}
+
+/// What keeps a program at its hook.
+pub(super) enum Hold {
+    /// Closing it detaches, unless the link is pinned.
+    Link(Link),
+    /// A filter, which stays until it is removed.
+    Filter,
 }
 
 /// What attaching gave.
@@ -74,16 +83,24 @@ impl Kernel {
     /// When our pin for it is no link of that kind.
     pub fn stance(&self, interface: &Interface, point: Point) -> Result<Option<Stance>, KernelError> {
         let spot = Spot { ifindex: interface.index, point };
+        if is_filter(point) {
+            let found = filter::at(interface.index, &interface.name, point)?;
+            let is_ours = match (found, self.attachments.get(&spot)) {
+                (Some(id), Some(attachment)) => id == self.program_id(point, attachment.is_raw)?,
+                (found, _) => found.is_some(),
+            };
+            return Ok(is_ours.then_some(Stance::Clsact));
+        }
         let held = match self.attachments.get(&spot) {
-            Some(attachment) => {
-                let held = attachment.link.held();
+            Some(Attachment { hold: Hold::Link(link), is_raw, .. }) => {
+                let held = link.held();
                 let held = held.map_err(|error| {
                     KernelError::of(format!("looking at the {point} link of {}", interface.name), &error)
                 })?;
-                let ours = self.program_id(point, attachment.is_raw)?;
+                let ours = self.program_id(point, *is_raw)?;
                 Some(held).filter(|held| held.program_id == ours)
             }
-            None => self.pinned_link(spot)?.map(|pinned| pinned.held),
+            _ => self.pinned_link(spot)?.map(|pinned| pinned.held),
         };
         let Some(held) = held.filter(|held| held.ifindex == interface.index) else { return Ok(None) };
         Ok(match point {
@@ -99,7 +116,8 @@ impl Kernel {
     ///
     /// When the kernel does not tell what stands there.
     pub fn stands_before(&self, interface: &Interface, point: Point) -> Result<Option<String>, KernelError> {
-        if point == Point::Xdp {
+        // The priority of a filter says that it is the first.
+        if point == Point::Xdp || is_filter(point) {
             return Ok(None);
         }
         let Some(attachment) = self.attachments.get(&Spot { ifindex: interface.index, point }) else { return Ok(None) };
@@ -147,16 +165,45 @@ impl Kernel {
         let is_raw = !interface.has_ethernet_header();
         self.load_program(point, is_raw)?;
         // The index is the identity: a renamed interface goes on under the name that its counters have.
-        let name = self.name_of(interface.index)?.unwrap_or_else(|| interface.name.clone());
+        // One that carries nothing may have the slot of a bond that it was a port of.
+        let is_held = self.attached()?.keys().any(|held| held.ifindex == interface.index);
+        let known = if is_held { self.name_of(interface.index)? } else { None };
+        let name = known.unwrap_or_else(|| interface.name.clone());
         let slot = self.slot(&name)?;
         self.tables.set_slot(interface.index, slot)?;
-        let (link, attached) = match self.adopt(interface, spot, is_raw)? {
-            Some(adopted) => adopted,
-            None => self.attach_anew(interface, spot, is_raw)?,
+        self.count_ports(interface)?;
+        let (hold, attached) = if is_filter(point) {
+            let adopted = filter::at(interface.index, &interface.name, point)?.is_some();
+            let entry = self.settings.entry_point(point, is_raw);
+            filter::put(&mut self.ebpf, entry, &interface.name, point, adopted)?;
+            (Hold::Filter, Attached { stance: Stance::Clsact, adopted, notice: None })
+        } else {
+            let (link, attached) = match self.adopt(interface, spot, is_raw)? {
+                Some(adopted) => adopted,
+                None => self.attach_anew(interface, spot, is_raw)?,
+            };
+            (Hold::Link(link), attached)
         };
         let adopted = attached.adopted;
-        self.attachments.insert(spot, Attachment { interface: name, link, is_raw, adopted });
+        self.attachments.insert(spot, Attachment { interface: name, hold, is_raw, adopted });
         Ok(attached)
+    }
+
+    /// Counts as the bond's own what its ports take in: a native program of a bond runs there, and is told their index.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be written.
+    pub fn count_ports(&mut self, interface: &Interface) -> Result<(), KernelError> {
+        let Some(slot) = self.tables.slot(interface.index)?.filter(|_| !interface.ports.is_empty()) else {
+            return Ok(());
+        };
+        for port in &interface.ports {
+            if self.tables.slot(*port)? != Some(slot) {
+                self.tables.set_slot(*port, slot)?;
+            }
+        }
+        Ok(())
     }
 
     /// Replaces the program on a live link of ours. A dead link is removed.
@@ -241,7 +288,7 @@ impl Kernel {
     }
 
     /// Puts the program of this load on a link in place of the one that is there: no packet passes unseen.
-    pub(super) fn put(&self, link: &Link, point: Point, is_raw: bool, interface: &str) -> Result<(), KernelError> {
+    fn put(&self, link: &Link, point: Point, is_raw: bool, interface: &str) -> Result<(), KernelError> {
         let program = self.program(point, is_raw)?;
         link.update(program)
             .map_err(|error| KernelError::of(format!("replacing the {point} program on {interface}"), &error))
@@ -257,6 +304,9 @@ impl Kernel {
         if let Some(pins) = &self.pins {
             // The pin goes first: closing the descriptor then detaches at once, not from a worker.
             pins::unpin(&pins.link(spot))?;
+        }
+        if is_filter(spot.point) {
+            remove_filter(spot)?;
         }
         self.attachments.remove(&spot);
         // The other hooks of an interface count in the same slot.
@@ -275,6 +325,9 @@ impl Kernel {
         let mut found = BTreeMap::new();
         if let Some(pins) = &self.pins {
             for spot in pins.links()? {
+                found.insert(spot, Held { name: self.name_of(spot.ifindex)?, by_us: false });
+            }
+            for spot in filters()? {
                 found.insert(spot, Held { name: self.name_of(spot.ifindex)?, by_us: false });
             }
         }
@@ -348,6 +401,35 @@ impl Kernel {
     }
 }
 
+/// Whether programs stand at a hook by filters: kernels before 6.6 have no links at TC.
+fn is_filter(point: Point) -> bool {
+    point != Point::Xdp && KernelVersion::current().is_ok_and(|running| running < TCX)
+}
+
+/// Filters of ours on this machine. There are none where there are links.
+pub(super) fn filters() -> Result<Vec<Spot>, KernelError> {
+    let mut found = Vec::new();
+    for interface in netlink::interfaces()?.into_values().filter(|_| is_filter(Point::Egress)) {
+        for point in [Point::Ingress, Point::Egress] {
+            // Somebody else's filter is told when we want the place.
+            if let Ok(Some(_)) = filter::at(interface.index, &interface.name, point) {
+                found.push(Spot { ifindex: interface.index, point });
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Removes our filter from a hook, if it is there.
+pub(super) fn remove_filter(spot: Spot) -> Result<(), KernelError> {
+    let interfaces = netlink::interfaces()?;
+    let Some(interface) = interfaces.get(&spot.ifindex) else { return Ok(()) };
+    match filter::at(spot.ifindex, &interface.name, spot.point)? {
+        Some(_) => filter::remove(&interface.name, spot.point),
+        None => Ok(()),
+    }
+}
+
 /// A program's name for messages, where the kernel tells it (CAP_SYS_ADMIN).
 fn named(id: u32) -> String {
     let program = loaded_programs().filter_map(Result::ok).find(|program| program.id() == id);
@@ -393,10 +475,6 @@ fn attach_error(interface: &Interface, point: Point, stance: Stance, error: &io:
 /// What the kernel says against a program at TC.
 fn tc_error(interface: &Interface, point: Point, error: &io::Error) -> KernelError {
     let operation = format!("attaching to {} at {point}", interface.name);
-    if KernelVersion::current().is_ok_and(|running| running < TCX) {
-        return KernelError::new(operation, ErrorKind::Unsupported, "this kernel has no TCX, which came with 6.6")
-            .cure("use --egress off, and an XDP mode");
-    }
     let refused = KernelError::of(operation, error);
     if refused.kind == ErrorKind::Other { KernelError { kind: ErrorKind::Interface, ..refused } } else { refused }
 }

@@ -10,6 +10,7 @@ mod audit;
 mod error;
 mod exchange;
 mod facts;
+mod filter;
 mod generic;
 mod link;
 mod memory;

@@ -6,6 +6,7 @@ use naikon_ebpf::abi;
 
 use super::{
     PinDir,
+    attach::{filters, remove_filter},
     error::KernelError,
     netlink::interfaces,
     pins::{self, pinned_link},
@@ -51,6 +52,11 @@ pub fn inspect(pin_dir: &Path) -> Result<Inspection, KernelError> {
             attached.push((interface.name.clone(), spot, stance));
         }
     }
+    for spot in filters()? {
+        if let Some(interface) = interfaces.get(&spot.ifindex) {
+            attached.push((interface.name.clone(), spot, Stance::Clsact));
+        }
+    }
     let mut prefixes = (0, 0);
     for rule in tables.observed()?.iter().filter(|rule| rule.action.is_drop() || rule.action.is_monitor()) {
         if rule.prefix.is_ipv4() {
@@ -86,6 +92,8 @@ pub fn detach_pins(pin_dir: &Path) -> Result<usize, KernelError> {
         pins::unpin(&pins.link(*spot))?;
         drop(link);
     }
+    let filters = filters()?;
+    filters.iter().try_for_each(|spot| remove_filter(*spot))?;
     pins.remove()?;
-    Ok(links.len())
+    Ok(links.len() + filters.len())
 }
