@@ -11,6 +11,7 @@ mod audit;
 mod budget;
 mod cli;
 mod docs;
+mod doctor;
 mod enforcement;
 mod guards;
 mod harness;

@@ -8,7 +8,10 @@ mod apply;
 mod attach;
 mod audit;
 mod error;
+mod exchange;
+mod facts;
 mod filter;
+mod generic;
 mod link;
 mod memory;
 mod netlink;
@@ -17,6 +20,7 @@ mod pins;
 mod sys;
 mod tables;
 mod trace;
+mod traffic;
 
 use std::{
     collections::BTreeMap,
@@ -37,11 +41,13 @@ pub use self::{
     attach::{Attached, Held},
     audit::{Agreement, AuditStep, Mended, TrieReader},
     error::{ErrorKind, KernelError},
+    facts::{daemon_facts, facts},
     memory::Mapped,
     netlink::{InterfaceChanges, default_gateways, interfaces, own_addresses},
     offline::{Inspection, detach_pins, has_pins, inspect},
     tables::CounterReader,
     trace::Trace,
+    traffic::traffic,
 };
 use self::{attach::Attachment, pins::PinDir, tables::Tables, trace::Loggers};
 use crate::{
