@@ -12,6 +12,7 @@ mod budget;
 mod cli;
 mod connect;
 mod docs;
+mod doctor;
 mod enforcement;
 mod guards;
 mod harness;

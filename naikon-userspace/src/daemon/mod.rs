@@ -54,7 +54,7 @@ use crate::{
     sources::{self, Fingerprint},
 };
 
-pub(crate) use self::{clock::wall as wall_clock, holds::Holds, host::Facts as HostFacts};
+pub(crate) use self::{clock::wall as wall_clock, holds::Holds, host::Facts as HostFacts, snapshot::ways_past};
 
 /// Between looks at the interfaces when the kernel tells of no change: a link can be detached without an event.
 const RECONCILE_INTERVAL: Duration = Duration::from_secs(2);

@@ -12,6 +12,7 @@ use super::{clock::Clock, connects, holds::Holds, host::Facts, reload::ListState
 use crate::{
     config::Config,
     content::Content,
+    coverage, kernel,
     prefix::Prefix,
     protocol::{Cover, Families, Hook, ListStatus, Lookup, Status},
     ruleset::{ListAction, Ruleset},
@@ -119,7 +120,7 @@ impl Snapshot {
             prefixes: self.ruleset.count().into(),
             dropped: counters.total(ListAction::Drop).into(),
             monitored: counters.total(ListAction::Monitor).into(),
-            notices: self.notices.iter().cloned().chain(self.clock_notice()).collect(),
+            notices: self.notices.iter().cloned().chain(self.clock_notice()).chain(ways_past(&self.hooks)).collect(),
         }
     }
 
@@ -169,6 +170,23 @@ impl ListView {
             reason: self.fault.clone(),
         }
     }
+}
+
+/// Interfaces that packets can take past these hooks. Looked for when somebody asks: nothing tells of every route that comes.
+pub(crate) fn ways_past(hooks: &[Hook]) -> Vec<String> {
+    let look = || {
+        let interfaces = kernel::interfaces()?;
+        let traffic = kernel::traffic(&interfaces)?;
+        Ok(coverage::uncovered(&interfaces, &traffic, &coverage::protected(hooks)))
+    };
+    let found = match look() {
+        Ok(found) => found,
+        Err::<_, kernel::KernelError>(error) => return vec![format!("looking for unprotected interfaces: {error}")],
+    };
+    // Those that it should be on have a notice of their own.
+    let wanted: BTreeSet<u32> = hooks.iter().map(|hook| hook.ifindex).collect();
+    let others = found.iter().filter(|found| !wanted.contains(&found.index));
+    others.map(|found| format!("{} is {}; {}", found.name, found.finding(), found.cure())).collect()
 }
 
 /// A time as JSON prints it, in whole seconds.

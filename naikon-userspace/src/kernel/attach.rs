@@ -300,11 +300,12 @@ impl Kernel {
     ///
     /// When the pin is not ours or cannot be removed.
     pub fn release(&mut self, spot: Spot) -> Result<(), KernelError> {
-        self.pinned_link(spot)?;
+        let pinned = self.pinned_link(spot)?;
         if let Some(pins) = &self.pins {
             // The pin goes first: closing the descriptor then detaches at once, not from a worker.
             pins::unpin(&pins.link(spot))?;
         }
+        drop(pinned);
         if is_filter(spot.point) {
             remove_filter(spot)?;
         }

@@ -9,7 +9,10 @@ mod attach;
 mod audit;
 mod connect;
 mod error;
+mod exchange;
+mod facts;
 mod filter;
+mod generic;
 mod link;
 mod memory;
 mod netlink;
@@ -19,6 +22,7 @@ mod reports;
 mod sys;
 mod tables;
 mod trace;
+mod traffic;
 
 use std::{
     collections::BTreeMap,
@@ -40,12 +44,14 @@ pub use self::{
     audit::{Agreement, AuditStep, Mended, TrieReader},
     connect::{Connected, cgroup_path},
     error::{ErrorKind, KernelError},
+    facts::{daemon_facts, facts},
     memory::Mapped,
     netlink::{InterfaceChanges, default_gateways, interfaces, own_addresses},
     offline::{Inspection, detach_pins, has_pins, inspect},
     reports::Reports,
     tables::CounterReader,
     trace::Trace,
+    traffic::traffic,
 };
 use self::{attach::Attachment, connect::Connects, pins::PinDir, reports::Reporters, tables::Tables, trace::Loggers};
 use crate::{

@@ -271,15 +271,18 @@ fn require_bpffs(root: &Path) -> Result<(), KernelError> {
     let Some(existing) = root.ancestors().find(|path| path.exists()) else {
         return Err(KernelError::new(operation, ErrorKind::Unsupported, "it has no existing ancestor"));
     };
-    let stat =
-        rustix::fs::statfs(existing).map_err(|error| KernelError::of(operation.clone(), &io::Error::from(error)))?;
-    if stat.f_type as u64 == BPF_FS_MAGIC {
+    if is_bpffs(existing).map_err(|error| KernelError::of(operation.clone(), &error))? {
         return Ok(());
     }
     Err(KernelError::new(operation, ErrorKind::Unsupported, format!("{} is not on a bpffs", existing.display())).cure(
         "mount one with 'mount -t bpf bpf /sys/fs/bpf', or run without pins: '--pin-dir none' (enforcement then ends \
          with the daemon)",
     ))
+}
+
+/// Whether this lies on a bpffs.
+pub(super) fn is_bpffs(path: &Path) -> io::Result<bool> {
+    Ok(rustix::fs::statfs(path)?.f_type as u64 == BPF_FS_MAGIC)
 }
 
 fn make(directory: &Path) -> Result<(), KernelError> {
