@@ -23,7 +23,7 @@ use aya::programs::{Program, ProgramError, ProgramInfo};
 use aya::util::KernelVersion;
 use aya::{Ebpf, VerifierLogLevel};
 use naikon_ebpf::abi::{
-    Place,
+    PROGRAMS_CONNECT, PROGRAMS_NAMELESS, Place,
     Place::{Egress, Ingress},
     entry_point,
 };
@@ -230,8 +230,8 @@ fn measure_into(file: &Path) {
         programs.retain(|name| {
             // Without CAP_PERFMON naikon loads the nameless ones, where it starts at all.
             let may_load = perfmon || KernelVersion::current().unwrap() >= LEAST;
-            let is_nameless = abi::PROGRAMS_NAMELESS.contains(&name.as_str());
-            let is_named = abi::PROGRAMS_CONNECT.contains(&name.as_str());
+            let is_nameless = PROGRAMS_NAMELESS.contains(&name.as_str());
+            let is_named = PROGRAMS_CONNECT.contains(&name.as_str());
             !(is_named && !perfmon || is_nameless && !may_load)
         });
         programs.sort();
