@@ -10,6 +10,7 @@
 mod audit;
 mod budget;
 mod cli;
+mod connect;
 mod docs;
 mod doctor;
 mod enforcement;

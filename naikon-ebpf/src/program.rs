@@ -107,7 +107,7 @@ fn examine_v6<H: Hook>(
 
 /// The stored answer for an IPv6 address in all its forms: itself first, then the IPv4 addresses inside it.
 #[inline(always)]
-fn stored_v6(address: [u64; 2]) -> Action {
+pub(crate) fn stored_v6(address: [u64; 2]) -> Action {
     let [high, low] = address;
     let own = match lookup::sifted_v6(&Maps, high, low, lookup::subnet_v6(&Maps, high)) {
         0 => Action::NONE,
@@ -128,7 +128,7 @@ fn inner_v4(address: u32) -> Action {
 
 /// Actions cross the boundary of a function as they are stored.
 #[inline(never)]
-fn listed_v4(address: u32) -> u32 {
+pub(crate) fn listed_v4(address: u32) -> u32 {
     match lookup::sifted_v4(&Maps, address, lookup::subnet_v4(&Maps, address)) {
         0 => Action::NONE.to_raw(),
         subnet => lookup::action_v4(&Maps, address, subnet).to_raw(),

@@ -156,6 +156,13 @@ fn from_pins(command: &Status, no_daemon: Failure) -> Result<Code, Failure> {
         }
         Err(error) => return Err(error.into()),
     };
+    let calls = inspection.cgroup.map(|cgroup| Hook {
+        // Its path is known to the daemon alone.
+        interface: format!("cgroup {cgroup}"),
+        ifindex: 0,
+        hook: "connect".into(),
+        mode: "cgroup".into(),
+    });
     let attached: Vec<Hook> = inspection
         .attached
         .iter()
@@ -165,6 +172,7 @@ fn from_pins(command: &Status, no_daemon: Failure) -> Result<Code, Failure> {
             hook: spot.point.as_str().into(),
             mode: stance.as_str().into(),
         })
+        .chain(calls)
         .collect();
     let notice = "daemon not running; enforcement continues from pins".to_owned();
     let status = protocol::Status {

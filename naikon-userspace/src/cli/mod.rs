@@ -125,6 +125,12 @@ struct Run {
     /// Also judge what this machine sends by itself, or passes on from elsewhere [default: on]
     #[arg(long, value_enum)]
     egress: Option<SwitchArg>,
+    /// Refuse calls of local processes to listed addresses, and name those who call [default: off]
+    #[arg(long, value_enum)]
+    connect: Option<SwitchArg>,
+    /// Directory of the cgroup v2 whose processes those are; spans network namespaces [default: the root]
+    #[arg(long, value_name = "PATH")]
+    cgroup: Option<PathBuf>,
     /// Frames that cannot be read: counted in any case [default: pass]
     #[arg(long, value_enum)]
     unparsed: Option<UnparsedArg>,
@@ -159,6 +165,15 @@ enum SwitchArg {
     Off,
 }
 
+impl From<SwitchArg> for Switch {
+    fn from(switch: SwitchArg) -> Self {
+        match switch {
+            SwitchArg::On => Switch::On,
+            SwitchArg::Off => Switch::Off,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum UnparsedArg {
     Pass,
@@ -182,10 +197,9 @@ impl Run {
                 ModeArg::Generic => Mode::Generic,
                 ModeArg::Tc => Mode::Tc,
             }),
-            egress: self.egress.map(|egress| match egress {
-                SwitchArg::On => Switch::On,
-                SwitchArg::Off => Switch::Off,
-            }),
+            egress: self.egress.map(Switch::from),
+            connect: self.connect.map(Switch::from),
+            cgroup: self.cgroup,
             unparsed: self.unparsed.map(|unparsed| match unparsed {
                 UnparsedArg::Pass => Unparsed::Pass,
                 UnparsedArg::Drop => Unparsed::Drop,

@@ -8,7 +8,7 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::{clock::Clock, holds::Holds, host::Facts, reload::ListState};
+use super::{clock::Clock, connects, holds::Holds, host::Facts, reload::ListState};
 use crate::{
     config::Config,
     content::Content,
@@ -94,8 +94,9 @@ impl Snapshot {
         let (ipv4, ipv6) = self.ruleset.count();
         let names =
             |hooks: &mut dyn Iterator<Item = &Hook>| hooks.map(|hook| hook.interface.clone()).collect::<BTreeSet<_>>();
-        let all = names(&mut self.hooks.iter());
-        let bare = names(&mut self.hooks.iter().filter(|hook| hook.mode == "none"));
+        let interfaces = || self.hooks.iter().filter(|hook| hook.hook != connects::HOOK);
+        let all = names(&mut interfaces());
+        let bare = names(&mut interfaces().filter(|hook| hook.mode == "none"));
         let down = self.lists.iter().filter(|list| list.fault.is_some()).count();
         let mut text = format!(
             "generation {}: {ipv4} IPv4 and {ipv6} IPv6 prefixes on {} of {} interfaces",

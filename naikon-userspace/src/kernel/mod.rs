@@ -7,6 +7,7 @@
 mod apply;
 mod attach;
 mod audit;
+mod connect;
 mod error;
 mod exchange;
 mod facts;
@@ -17,6 +18,7 @@ mod memory;
 mod netlink;
 mod offline;
 mod pins;
+mod reports;
 mod sys;
 mod tables;
 mod trace;
@@ -40,16 +42,18 @@ pub use self::{
     apply::{Enforced, Refused},
     attach::{Attached, Held},
     audit::{Agreement, AuditStep, Mended, TrieReader},
+    connect::{Connected, cgroup_path},
     error::{ErrorKind, KernelError},
     facts::{daemon_facts, facts},
     memory::Mapped,
     netlink::{InterfaceChanges, default_gateways, interfaces, own_addresses},
     offline::{Inspection, detach_pins, has_pins, inspect},
+    reports::Reports,
     tables::CounterReader,
     trace::Trace,
     traffic::traffic,
 };
-use self::{attach::Attachment, pins::PinDir, tables::Tables, trace::Loggers};
+use self::{attach::Attachment, connect::Connects, pins::PinDir, reports::Reporters, tables::Tables, trace::Loggers};
 use crate::{
     config::Mode,
     hook::{Point, Spot},
@@ -84,6 +88,8 @@ pub struct Settings {
     pub mode: Mode,
     /// Attach for what goes out, too.
     pub egress: bool,
+    /// The cgroup whose processes are to be kept from calling listed addresses, if any.
+    pub cgroup: Option<PathBuf>,
     /// Drop the frames that cannot be read.
     pub unparsed_drop: bool,
     /// Log every decision.
@@ -102,10 +108,12 @@ pub struct Kernel {
     audit: Option<Audit>,
     settings: Settings,
     loggers: Loggers,
+    reporters: Reporters,
     pins: Option<PinDir>,
     lists: BTreeMap<String, u16>,
     slots: BTreeMap<String, u16>,
     attachments: BTreeMap<Spot, Attachment>,
+    connects: Option<Connects>,
     /// No maps were pinned before this process: there is nothing that a failed start must leave in place.
     fresh: bool,
 }
@@ -179,10 +187,22 @@ impl Kernel {
         };
         let lists = tables.names(abi::NAME_LIST)?;
         let slots = tables.names(abi::NAME_INTERFACE)?;
-        let attachments = BTreeMap::new();
-        let (settings, loggers) = (settings.clone(), Loggers::default());
-        let (is_filled, audit) = (false, None);
-        Ok(Kernel { ebpf, tables, set, is_filled, audit, settings, loggers, pins, lists, slots, attachments, fresh })
+        Ok(Kernel {
+            ebpf,
+            tables,
+            set,
+            is_filled: false,
+            audit: None,
+            settings: settings.clone(),
+            loggers: Loggers::default(),
+            reporters: Reporters::default(),
+            pins,
+            lists,
+            slots,
+            attachments: BTreeMap::new(),
+            connects: None,
+            fresh,
+        })
     }
 
     /// The rules that the kernel enforces now, sorted by prefix.
@@ -222,11 +242,13 @@ impl Kernel {
             let id = *id;
             let slots: Vec<u16> = self.slots.values().copied().collect();
             self.tables.prepare_hits(&[id], &slots)?;
+            self.prepare_connects(id)?;
             return Ok(id);
         }
         let id = next_id(&self.lists, abi::LISTS_MAX, "list")?;
         let slots: Vec<u16> = self.slots.values().copied().collect();
         self.tables.prepare_hits(&[id], &slots)?;
+        self.prepare_connects(id)?;
         self.tables.set_name(abi::NAME_LIST, name, id)?;
         self.lists.insert(name.to_owned(), id);
         Ok(id)
@@ -237,6 +259,9 @@ impl Kernel {
         let lists: Vec<u16> = self.lists.values().copied().collect();
         let slots: Vec<u16> = self.slots.values().copied().collect();
         tables.prepare_hits(&lists, &slots)?;
+        if self.settings.cgroup.is_some() {
+            tables.prepare_connects(lists)?;
+        }
         for (kind, names) in [(abi::NAME_LIST, &self.lists), (abi::NAME_INTERFACE, &self.slots)] {
             names.iter().try_for_each(|(name, id)| tables.set_name(kind, name, *id))?;
         }
@@ -256,6 +281,11 @@ impl Kernel {
             self.slots.insert(interface.to_owned(), slot);
         }
         Ok(slot)
+    }
+
+    /// Counters of calls are made only where calls are looked at.
+    fn prepare_connects(&mut self, list: u16) -> Result<(), KernelError> {
+        if self.settings.cgroup.is_some() { self.tables.prepare_connects([list]) } else { Ok(()) }
     }
 
     /// A reader of the counters that does not wait for this writer.
@@ -305,7 +335,7 @@ impl Settings {
 ///
 /// When the kernel refuses the object.
 pub fn load_alone(entry: &'static str, unparsed_drop: bool, shape: Shape) -> Result<(Ebpf, Set<Mapped>), KernelError> {
-    let mut ebpf = load_object(unparsed_drop, None, &shape)?;
+    let mut ebpf = load_object(unparsed_drop, false, None, &shape)?;
     load_program(&mut ebpf, entry)?;
     let memory = Mapped::take(&mut ebpf, &shape)?;
     Ok((ebpf, Set::new(memory, shape)))
@@ -313,9 +343,12 @@ pub fn load_alone(entry: &'static str, unparsed_drop: bool, shape: Shape) -> Res
 
 /// Loads the object and the programs that interfaces with an Ethernet header need.
 fn load(settings: &Settings, pins: Option<&PinDir>, shape: &Shape) -> Result<Ebpf, KernelError> {
-    let mut ebpf = load_object(settings.unparsed_drop, pins, shape)?;
+    let mut ebpf = load_object(settings.unparsed_drop, settings.cgroup.is_some(), pins, shape)?;
     for point in settings.points() {
         load_program(&mut ebpf, settings.entry_point(point, false))?;
+    }
+    if settings.cgroup.is_some() {
+        connect::load(&mut ebpf)?;
     }
     Ok(ebpf)
 }
@@ -357,10 +390,18 @@ pub fn loader<'a>(unparsed_drop: bool, shape: &'a Shape) -> EbpfLoader<'a> {
 }
 
 /// Loads the object's maps.
-fn load_object(unparsed_drop: bool, pins: Option<&PinDir>, shape: &Shape) -> Result<Ebpf, KernelError> {
+fn load_object(unparsed_drop: bool, calls: bool, pins: Option<&PinDir>, shape: &Shape) -> Result<Ebpf, KernelError> {
     let mut loader = loader(unparsed_drop, shape);
+    if calls {
+        loader.map_max_entries(abi::REPORTS, abi::REPORTS_BYTES);
+    }
+    // What was counted before goes on being told; else calls that nobody looks at cost nothing.
+    let counts_calls = calls || pins.is_some_and(|pins| pins.map(abi::CONNECTS).exists());
+    if !counts_calls {
+        loader.map_max_entries(abi::CONNECTS, 1);
+    }
     if let Some(pins) = pins {
-        for name in PinDir::map_names() {
+        for name in PinDir::map_names().filter(|name| counts_calls || *name != abi::CONNECTS) {
             loader.map_pin_path(name, pins.map(name));
         }
     }
@@ -375,6 +416,7 @@ fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), KernelError> 
     let loaded = match ebpf.program_mut(name) {
         Some(Program::Xdp(program)) if unloaded(program.fd()) => program.load(),
         Some(Program::SchedClassifier(program)) if unloaded(program.fd()) => program.load(),
+        Some(Program::CgroupSockAddr(program)) if unloaded(program.fd()) => program.load(),
         _ => Ok(()),
     };
     loaded.map_err(|error| {
