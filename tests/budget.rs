@@ -227,13 +227,10 @@ fn measure_into(file: &Path) {
         let mut ebpf = object(way, VerifierLogLevel::STATS);
         let mut programs: Vec<String> = ebpf.programs().map(|(name, _)| name.to_owned()).collect();
         programs.retain(|name| !name.ends_with("frags") || KernelVersion::current().unwrap() >= FRAGS);
-        programs.retain(|name| {
-            // Without CAP_PERFMON naikon loads the nameless ones, where it starts at all.
-            let may_load = perfmon || KernelVersion::current().unwrap() >= LEAST;
-            let is_nameless = PROGRAMS_NAMELESS.contains(&name.as_str());
-            let is_named = PROGRAMS_CONNECT.contains(&name.as_str());
-            !(is_named && !perfmon || is_nameless && !may_load)
-        });
+        // Without CAP_PERFMON naikon loads the nameless ones, where it starts at all.
+        let may_load = perfmon || KernelVersion::current().unwrap() >= LEAST;
+        programs.retain(|name| perfmon || !PROGRAMS_CONNECT.contains(&name.as_str()));
+        programs.retain(|name| may_load || !PROGRAMS_NAMELESS.contains(&name.as_str()));
         programs.sort();
         for program in programs {
             let budget = BUDGETS.iter().find(|budget| budget.program == program);

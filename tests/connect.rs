@@ -55,8 +55,15 @@ impl<'a> Cgroup<'a> {
 impl Drop for Cgroup<'_> {
     fn drop(&mut self) {
         let path = &self.path;
-        if self.lab.gateway.enter(|| path.exists()) && !std::thread::panicking() {
-            self.remove();
+        if !self.lab.gateway.enter(|| path.exists()) {
+            return;
+        }
+        if !std::thread::panicking() {
+            return self.remove();
+        }
+        // A second panic would hide the first; who was in it has been killed.
+        if let Err(error) = self.lab.gateway.enter(|| fs::remove_dir(path)) {
+            eprintln!("the cgroup {} stays: {error}", path.display());
         }
     }
 }

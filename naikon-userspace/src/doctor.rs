@@ -233,6 +233,8 @@ pub struct Intent {
     pub mode: Mode,
     /// What leaves is judged, too.
     pub egress: bool,
+    /// Processes that call listed addresses are refused.
+    pub connect: bool,
     /// Where a daemon would answer.
     pub control: PathBuf,
 }

@@ -52,8 +52,8 @@ pub(super) fn run(command: &Doctor) -> Result<Code, Failure> {
     };
     let config = Origin { file: command.config.clone(), overrides }.read()?;
     let facts = kernel::facts(config.pin_dir.as_deref(), daemon(&config.control))?;
-    let Config { interfaces, mode, egress, control, .. } = config;
-    let intent = Intent { interfaces, mode, egress, control };
+    let Config { interfaces, mode, egress, connect, control, .. } = config;
+    let intent = Intent { interfaces, mode, egress, connect, control };
     let findings = doctor::examine(&facts, &intent);
     if command.json {
         output::json(&findings)?;

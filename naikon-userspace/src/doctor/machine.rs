@@ -35,7 +35,7 @@ pub(super) fn examine(facts: &Facts, intent: &Intent, report: &mut Report) {
     jit(facts, report);
     daemon(facts, intent, report);
     egress(facts, intent, report);
-    cgroup(facts, report);
+    cgroup(facts, intent, report);
     forwarding(facts, report);
     flowtables(facts, report);
 }
@@ -255,18 +255,17 @@ fn no_daemon(facts: &Facts, control: &Path, report: &mut Report) {
     }
 }
 
-fn cgroup(facts: &Facts, report: &mut Report) {
+fn cgroup(facts: &Facts, intent: &Intent, report: &mut Report) {
+    const CHECK: &str = "cgroup";
+    const OBJECT: &str = "cgroup v2";
     match &facts.cgroup {
-        Ok(Some(path)) => report.ok("cgroup", text(path), "cgroup v2, which '--connect on' needs"),
-        Ok(None) => report.warning(
-            "cgroup",
-            "cgroup v2",
-            "not mounted: '--connect on' has nothing to attach to; nothing else needs it",
-            "mount -t cgroup2 none /sys/fs/cgroup",
-        ),
-        Err(why) => {
-            report.unseen("cgroup", "cgroup v2", "where cgroup v2 is mounted", why, "look at 'findmnt -t cgroup2'")
+        Ok(Some(path)) => report.ok(CHECK, text(path), "cgroup v2, where '--connect on' attaches"),
+        Ok(None) if intent.connect => {
+            let finding = "not mounted, and '--connect on' has nothing to attach to";
+            report.failure(CHECK, OBJECT, finding, "mount -t cgroup2 none /sys/fs/cgroup");
         }
+        Ok(None) => report.ok(CHECK, OBJECT, "not mounted; nothing but '--connect on' needs it"),
+        Err(why) => report.unseen(CHECK, OBJECT, "where cgroup v2 is mounted", why, "look at 'findmnt -t cgroup2'"),
     }
 }
 

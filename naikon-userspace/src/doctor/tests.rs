@@ -96,6 +96,7 @@ fn intent(wanted: &[&str]) -> Intent {
         interfaces: wanted.iter().map(|text| Wanted::parse(text).unwrap()).collect(),
         mode: Mode::Auto,
         egress: true,
+        connect: false,
         control: CONTROL.into(),
     }
 }
@@ -246,8 +247,16 @@ fn hook_that_the_daemon_wants_and_has_not_fails() {
 fn costs_of_the_machine_are_warnings() {
     only(|facts| facts.jit = Ok(false), Level::Warning, "jit", "BPF programs");
     only(|facts| facts.jit_harden = Ok(2), Level::Warning, "jit", "BPF programs");
-    only(|facts| facts.cgroup = Ok(None), Level::Warning, "cgroup", "cgroup v2");
     assert_eq!(wrong(|facts| facts.jit_harden = Ok(1)), []);
+}
+
+#[test]
+fn cgroup_v2_matters_to_who_wants_process_sight() {
+    let mut facts = sound();
+    facts.cgroup = Ok(None);
+    assert_eq!(wrong_of(&facts, &intent(&[])), []);
+    let wanted = Intent { connect: true, ..intent(&[]) };
+    assert_eq!(wrong_of(&facts, &wanted), [(Level::Failure, "cgroup", "cgroup v2".into())]);
 }
 
 #[test]
