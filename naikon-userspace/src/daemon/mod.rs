@@ -149,7 +149,7 @@ fn start(origin: Origin, config: Config) -> Result<Started, RunError> {
     };
     let kernel = Kernel::open(&settings)?;
     let looked_at = sources::fingerprint(&config, origin.file.as_deref());
-    let prepared = Lists::new(&kernel, &config.state_dir);
+    let prepared = Lists::new(&kernel, &config);
     let mut enforcer = match prepared {
         Ok(lists) => Enforcer {
             kernel,

@@ -13,6 +13,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use naikon_ebpf::embedded::Carriers;
+
 use super::{clock::Clock, holds::Holds, hooks, host, state::StateDir};
 use crate::{
     config::{Config, ConfigError, Overrides},
@@ -68,6 +70,8 @@ impl Origin {
 
 /// The lists and what the kernel enforces of them.
 pub(crate) struct Lists {
+    /// Those of the loaded program.
+    carriers: Carriers,
     state_dir: StateDir,
     clock: Arc<Clock>,
     /// When its time was stored last.
@@ -153,13 +157,14 @@ pub(crate) enum Cause {
 
 impl Lists {
     /// Begins with what the kernel enforces from before.
-    pub(crate) fn new(kernel: &Kernel, state_dir: &Path) -> Result<Self, KernelError> {
-        let state_dir = StateDir::new(state_dir);
+    pub(crate) fn new(kernel: &Kernel, config: &Config) -> Result<Self, KernelError> {
+        let state_dir = StateDir::new(&config.state_dir);
         let last = state_dir.time().unwrap_or_else(|error| {
             tracing::warn!("reading when naikon last ran: {error}; the system's clock is taken as it is");
             None
         });
         Ok(Lists {
+            carriers: config.carriers(),
             state_dir,
             clock: Arc::new(Clock::start(last)),
             time_saved: None,
@@ -222,7 +227,7 @@ impl Lists {
         let now = self.clock.now();
         self.save_time(now.steady);
         let host = host.unwrap_or_else(|| Arc::clone(&self.host));
-        let guards = host.guards(self.warninglists.guards());
+        let guards = host.guards(self.warninglists.guards(), self.carriers);
         // People log in and out all day; few of them from where a list points.
         let is_due = self.states().any(|list| list.holds.is_due(now));
         let listed: Vec<_> = self.states().filter_map(|list| list.good.as_ref()).map(|good| &good.content).collect();
@@ -293,7 +298,7 @@ impl Lists {
         }
         let mut host = host::Facts::clone(&self.host);
         host.refresh();
-        let guards = host.guards(warninglists.guards());
+        let guards = host.guards(warninglists.guards(), self.carriers);
         let warnings = warninglists.warnings();
         let (mut lists, before): (Vec<ListState>, Vec<Option<Good>>) =
             found.iter().map(|source| self.fetch(source, &guards, &warnings, now, force)).unzip();
