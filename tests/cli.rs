@@ -17,6 +17,7 @@ use serde_json::json;
 use crate::harness::{
     C2, C2_6, C2_NEIGHBOUR, Daemon, Lab, METRICS, RANGE, Run, binary, complete, get, needs_root, run_command,
 };
+use crate::verdict::PROGRAM_FRAGS;
 
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()
@@ -406,7 +407,7 @@ fn run_names_the_missing_capability_before_anything_changes() {
 
 /// A program that is not naikon's: the same object under another name.
 fn foreign_program() -> Ebpf {
-    let (own, other) = (abi::PROGRAM_FRAGS.as_bytes(), b"foreign_prog");
+    let (own, other) = (PROGRAM_FRAGS.as_bytes(), b"foreign_prog");
     assert_eq!(own.len(), other.len(), "names of one length keep the object whole");
     let mut bytes = OBJECT.to_vec();
     for at in 0..bytes.len() - own.len() {
@@ -714,9 +715,10 @@ fn driver_without_xdp_falls_back_visibly() {
     let lab = Lab::new();
     lab.write("c2.txt", &format!("{C2}\n"));
     let daemon = Daemon::start_on(&lab, &["-i", "lo", "-i", "lan0", "-l", "c2.txt"]);
-    let attached = daemon.metrics().rows("naikon_attached", ["interface", "mode"]);
-    let expected = [("lo", "generic"), ("lan0", "native")];
-    let expected = expected.map(|(name, mode)| ([name, mode].map(str::to_owned), 1.0));
+    let attached = daemon.metrics().rows("naikon_attached", ["interface", "hook", "mode"]);
+    let expected =
+        [["lo", "xdp", "generic"], ["lo", "egress", "tcx"], ["lan0", "xdp", "native"], ["lan0", "egress", "tcx"]];
+    let expected = expected.map(|labels| (labels.map(str::to_owned), 1.0));
     assert_eq!(attached, expected.into());
     daemon.await_log("generic");
 }

@@ -98,6 +98,11 @@ fn listed_addresses_are_dropped_and_no_others_under_the_capabilities_of_the_unit
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// In the gateway's own packet to one of two addresses.
+fn mark(index: usize) -> Vec<u8> {
+    format!("the gateway's own {index}").into_bytes()
+}
+
 struct Enforced {
     mode: String,
     right: usize,
@@ -127,14 +132,40 @@ fn enforce(capabilities: &str) -> Result<Enforced, String> {
     let mode = daemon.status()["attached"][0]["mode"].as_str().unwrap_or("unknown").to_owned();
     let mut enforced = Enforced { mode, right: 0, failures: Vec::new() };
     enforced.try_rows(&lab, 0);
+    enforced.try_own(&lab, 0);
     lab.write("c2.txt", &format!("{C2_NEIGHBOUR}\n{C2_6_NEIGHBOUR}\n{networks}"));
     daemon.await_verdict(&C2_6_NEIGHBOUR.to_string(), "drop");
     enforced.try_rows(&lab, 1);
+    enforced.try_own(&lab, 1);
     lab.naikon(&["detach"]).exits(0);
     Ok(enforced)
 }
 
 impl Enforced {
+    /// Sends a packet from the gateway itself to either address, of which this phase lists one.
+    fn try_own(&mut self, lab: &Lab, phase: usize) {
+        let server = lab.server.wire("eth0");
+        let _sink = lab.server.udp((std::net::Ipv6Addr::UNSPECIFIED, 9));
+        let destinations = [C2, C2_NEIGHBOUR];
+        for (index, destination) in destinations.into_iter().enumerate() {
+            // The kernel may tell the socket that a filter took it.
+            let _told = lab.gateway.udp(([0, 0, 0, 0], 0)).send_to(&mark(index), (destination, 9));
+        }
+        let clean = 1 - phase;
+        let mut came = Vec::new();
+        eventually("the gateway's clean packet should arrive", || {
+            server.take(|frame| {
+                came.push(frame.to_vec());
+                false
+            });
+            came.iter().any(|frame| holds(frame, &mark(clean))).then_some(())
+        });
+        match came.iter().any(|frame| holds(frame, &mark(phase))) {
+            false => self.right += 1,
+            true => self.failures.push(format!("the gateway's own packet to {} passed", destinations[phase])),
+        }
+    }
+
     /// Sends every frame once and compares what came through with the column of this phase.
     fn try_rows(&mut self, lab: &Lab, phase: usize) {
         let (client, gateway) = (lab.client.wire("eth0"), lab.gateway.wire("lan0"));

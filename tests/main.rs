@@ -19,6 +19,7 @@ mod kernel;
 mod lifecycle;
 mod lists;
 mod packets;
+mod paths;
 mod random;
 mod reload;
 mod swap;

@@ -15,7 +15,7 @@ use crate::harness::{Daemon, Lab, eventually, needs_root};
 use crate::lifecycle::expect_nothing_left;
 use crate::random::Random;
 use crate::reload::{Flooder, frame_to};
-use crate::verdict::{Bench, XDP_DROP, XDP_PASS, fitting_with, undersized};
+use crate::verdict::{Bench, PROGRAM_FRAGS, XDP_DROP, XDP_PASS, fitting_with, undersized};
 
 /// Addresses that stay listed, and addresses that stay clean, whatever the lists do around them.
 struct Steady {
@@ -223,7 +223,7 @@ fn list_that_outgrows_its_tables_while_no_interface_is_there_is_enforced_on_the_
         let daemon = Daemon::start_on(&lab, &arguments);
         lab.gateway.ip("link del lan0");
         daemon.await_metrics("the missing attachment should be told", |metrics| {
-            metrics.count("naikon_attached", &[("interface", "lan0"), ("mode", "none")]) == 1
+            metrics.count("naikon_attached", &[("interface", "lan0"), ("hook", "xdp"), ("mode", "none")]) == 1
         });
         let steady = Steady { listed: Vec::new(), clean: Vec::new() };
         let mut old = vec!["198.51.100.0/27", "2001:db8:f:bad::/70", "2001:db8:f:bae::7"];
@@ -281,7 +281,7 @@ fn arithmetic_progressions_spill_next_to_nothing_and_are_all_found() {
             rules.sort_by_key(|rule| rule.prefix);
             rules.dedup_by_key(|rule| rule.prefix);
             let seeds = [random.word(), random.word(), random.word(), random.word()];
-            let mut bench = Bench::empty(abi::PROGRAM_FRAGS, false, fitting_with(&rules, seeds), &[0]);
+            let mut bench = Bench::empty(PROGRAM_FRAGS, false, fitting_with(&rules, seeds), &[0]);
             bench.become_rules(rules.clone());
             let spilled = spilled(&bench);
             assert!(
@@ -305,7 +305,7 @@ fn arithmetic_progressions_spill_next_to_nothing_and_are_all_found() {
     }
     // Tables made for nothing spill most of it: the count counts.
     let rules = progression(first_v6, 0);
-    let mut bench = Bench::empty(abi::PROGRAM_FRAGS, false, undersized(), &[0]);
+    let mut bench = Bench::empty(PROGRAM_FRAGS, false, undersized(), &[0]);
     bench.become_rules(rules.clone());
     assert!(spilled(&bench) * 2 > rules.len(), "tables that are too small should spill: {}", spilled(&bench));
 }

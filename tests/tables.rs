@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use naikon_ebpf::abi::{self, Action, Family};
+use naikon_ebpf::abi::{Action, Family};
 use naikon_ebpf::embedded::{Embedded, embedded, halves};
 use naikon_userspace::prefix::Prefix;
 use naikon_userspace::ruleset::Rule;
@@ -18,7 +18,9 @@ use naikon_userspace::tables::Shape;
 use crate::harness::needs_root;
 use crate::packets::{ipv4, ipv6, udp};
 use crate::random::Random;
-use crate::verdict::{Bench, Counts, Expected, asking, fitting, oversized, settle, spellings, undersized};
+use crate::verdict::{
+    Bench, Counts, Expected, PROGRAM_FRAGS, PROGRAM_LINEAR, asking, fitting, oversized, settle, spellings, undersized,
+};
 
 const RULES_V4: usize = 6_000;
 const RULES_V6: usize = 3_000;
@@ -268,7 +270,7 @@ fn random_rules_get_the_verdicts_of_a_naive_search_from_tables_made_for_them() {
     if needs_root() {
         return;
     }
-    for entry in [abi::PROGRAM_FRAGS, abi::PROGRAM_LINEAR] {
+    for entry in [PROGRAM_FRAGS, PROGRAM_LINEAR] {
         try_shape("fitting", entry, fitting, FEW_LISTS, 1);
     }
 }
@@ -278,7 +280,7 @@ fn random_rules_get_the_verdicts_of_a_naive_search_from_tables_that_ask_the_trie
     if needs_root() {
         return;
     }
-    for entry in [abi::PROGRAM_FRAGS, abi::PROGRAM_LINEAR] {
+    for entry in [PROGRAM_FRAGS, PROGRAM_LINEAR] {
         try_shape("asking", entry, asking, FEW_LISTS, 2);
     }
 }
@@ -288,7 +290,7 @@ fn random_rules_get_the_verdicts_of_a_naive_search_from_oversized_tables() {
     if needs_root() {
         return;
     }
-    for entry in [abi::PROGRAM_FRAGS, abi::PROGRAM_LINEAR] {
+    for entry in [PROGRAM_FRAGS, PROGRAM_LINEAR] {
         try_shape("oversized", entry, oversized, FEW_LISTS, 3);
     }
 }
@@ -298,7 +300,7 @@ fn random_rules_get_the_verdicts_of_a_naive_search_from_tables_that_overflow() {
     if needs_root() {
         return;
     }
-    for entry in [abi::PROGRAM_FRAGS, abi::PROGRAM_LINEAR] {
+    for entry in [PROGRAM_FRAGS, PROGRAM_LINEAR] {
         try_shape("overflowing", entry, |_| undersized(), FEW_LISTS, 4);
     }
 }
@@ -309,6 +311,6 @@ fn more_actions_than_classes_get_the_verdicts_of_a_naive_search() {
         return;
     }
     for (name, shape) in [("fitting", fitting as fn(&[Rule]) -> Shape), ("oversized", oversized)] {
-        try_shape(name, abi::PROGRAM_FRAGS, shape, MANY_LISTS, 5);
+        try_shape(name, PROGRAM_FRAGS, shape, MANY_LISTS, 5);
     }
 }

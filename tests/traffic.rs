@@ -113,8 +113,9 @@ fn listed_addresses_are_dropped_in_both_directions_and_counted_exactly() {
         let list = lab.write("c2.txt", &format!("{C2}\n{C2_6}\n"));
         let daemon = Daemon::start(&lab, &["-l", list.to_str().unwrap(), "--mode", mode]);
         let attached = daemon.metrics().rows("naikon_attached", ["interface", "hook", "mode"]);
-        let expected = ["lan0", "wan0"].map(|name| ([name, "xdp", mode].map(str::to_owned), 1.0));
-        assert_eq!(attached, expected.into(), "both interfaces should be attached in {mode} mode");
+        let expected = ["lan0", "wan0"].map(|name| [[name, "xdp", mode], [name, "egress", "tcx"]]);
+        let expected = expected.into_iter().flatten().map(|labels| (labels.map(str::to_owned), 1.0));
+        assert_eq!(attached, expected.collect(), "both interfaces should be attached in {mode} mode");
 
         let _sink = sink(&lab);
         let (client, server) = (lab.client.wire("eth0"), lab.server.wire("eth0"));
@@ -386,7 +387,7 @@ fn interface_that_comes_back_is_attached_again_within_a_second() {
     lab.gateway.ip("link del lan0");
     let gone = |metrics: &Metrics| {
         let labels = [("interface", "lan0"), ("hook", "xdp")];
-        metrics.count("naikon_attached", &[("interface", "lan0"), ("mode", "none")]) == 1
+        metrics.count("naikon_attached", &[("interface", "lan0"), ("hook", "xdp"), ("mode", "none")]) == 1
             && metrics.sum("naikon_attached", &labels) == 0.0
     };
     daemon.await_metrics("the missing attachment should be told", gone);

@@ -34,7 +34,8 @@ pub const PREFIXES: &str = "PREFIXES";
 pub const PREFIXES_SPILL: &str = "PREFIXES_SPILL";
 /// Array of [`CLASSES`] words, mapped: the [`Action`] of each class.
 pub const ACTIONS: &str = "ACTIONS";
-/// Array of [`INTERFACES_LEN`] `u64`, see [`interface_entry`]: which counter slot an interface uses.
+/// Array of [`INTERFACES_LEN`] `u64`, see [`interface_entry`]: which counter slot an interface uses, and whether what comes
+/// in there has been judged.
 pub const INTERFACES: &str = "INTERFACES";
 /// Per-CPU array of `u64`, by [`frames_index`]: frames that passed or could not be read, by interface slot.
 pub const FRAMES: &str = "FRAMES";
@@ -49,14 +50,44 @@ pub const NAMES: &str = "NAMES";
 /// Array of [`META_LEN`] `u64`: generation and the mark of an unfinished apply. Only user space reads it.
 pub const META: &str = "META";
 
-/// Entry point with `xdp.frags`, for kernels from 5.18.
-pub const PROGRAM_FRAGS: &str = "naikon_frags";
-/// The same program for kernels that know no multi-buffer frames.
-pub const PROGRAM_LINEAR: &str = "naikon";
-/// As [`PROGRAM_FRAGS`], and logs every decision.
-pub const PROGRAM_TRACE_FRAGS: &str = "trace_frags";
-/// As [`PROGRAM_LINEAR`], and logs every decision.
-pub const PROGRAM_TRACE_LINEAR: &str = "trace";
+/// Where a program stands.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Place {
+    /// XDP; frames of several buffers come from kernel 5.18 on.
+    Xdp {
+        /// Such frames are taken.
+        frags: bool,
+    },
+    /// TC ingress.
+    Ingress,
+    /// TC egress.
+    Egress,
+}
+
+/// The name of the program for a place, for packets that begin with their IP header (`raw`) or with an Ethernet header, with
+/// a log of every decision (`trace`) or without.
+#[must_use]
+pub const fn entry_point(place: Place, raw: bool, trace: bool) -> &'static str {
+    match (place, raw, trace) {
+        (Place::Xdp { frags: true }, false, false) => "naikon_frags",
+        (Place::Xdp { frags: false }, false, false) => "naikon",
+        (Place::Ingress, false, false) => "ingress",
+        (Place::Egress, false, false) => "egress",
+        (Place::Xdp { frags: true }, true, false) => "raw_frags",
+        (Place::Xdp { frags: false }, true, false) => "raw",
+        (Place::Ingress, true, false) => "raw_ingress",
+        (Place::Egress, true, false) => "raw_egress",
+        (Place::Xdp { frags: true }, false, true) => "trace_frags",
+        (Place::Xdp { frags: false }, false, true) => "trace",
+        (Place::Ingress, false, true) => "trace_ingress",
+        (Place::Egress, false, true) => "trace_egress",
+        (Place::Xdp { frags: true }, true, true) => "trace_raw_frags",
+        (Place::Xdp { frags: false }, true, true) => "trace_raw",
+        (Place::Ingress, true, true) => "trace_raw_ingress",
+        (Place::Egress, true, true) => "trace_raw_egress",
+    }
+}
+
 /// Read-only global `u8`: 1 drops the frames that the walk cannot read, 0 passes them.
 pub const UNPARSED_DROP: &str = "UNPARSED_DROP";
 
@@ -295,24 +326,36 @@ pub const fn interface_index(ifindex: u32) -> u32 {
     ifindex & (INTERFACES_LEN - 1)
 }
 
-/// Value of [`INTERFACES`]: the whole interface index, so that an index which shares the low bits is told apart,
-/// and the slot. Zero is free (no interface has index 0).
+/// Slot of an interface that carries no program of ours.
+pub const NO_SLOT: u16 = u16::MAX;
+/// Bit of an entry of [`INTERFACES`]: what comes in here has been judged, here or on a device below.
+const JUDGED: u64 = 1 << 16;
+
+/// Value of [`INTERFACES`]: the whole interface index, so that an index which shares the low bits is told apart, whether what
+/// comes in there has been judged, and the slot. Zero is free (no interface has index 0).
 #[must_use]
 #[inline(always)]
-pub const fn interface_entry(ifindex: u32, slot: u16) -> u64 {
-    ((ifindex as u64) << 32) | slot as u64
+pub const fn interface_entry(ifindex: u32, slot: u16, judged: bool) -> u64 {
+    ((ifindex as u64) << 32) | if judged { JUDGED } else { 0 } | slot as u64
 }
 
-/// The slot of `ifindex` in its entry of [`INTERFACES`], if the entry is its own.
+/// The slot of `ifindex` in its entry of [`INTERFACES`], if the entry is its own and it has one.
 #[must_use]
 #[inline(always)]
 pub const fn slot_of(entry: u64, ifindex: u32) -> Option<u16> {
-    if entry >> 32 == ifindex as u64 { Some(entry as u16) } else { None }
+    if entry >> 32 == ifindex as u64 && entry as u16 != NO_SLOT { Some(entry as u16) } else { None }
+}
+
+/// Whether what came in on `ifindex` has been judged, by its entry of [`INTERFACES`].
+#[must_use]
+#[inline(always)]
+pub const fn is_judged(entry: u64, ifindex: u32) -> bool {
+    entry & JUDGED != 0 && entry >> 32 == ifindex as u64
 }
 
 const _: () = {
     assert!(size_of::<NameKey>() == 256);
-    assert!(SLOTS_MAX <= 1 << 16);
+    assert!(SLOTS_MAX <= NO_SLOT as u32);
     assert!(hit_cell(Action::monitor(0), Direction::From, Family::V6) < HIT_CELLS);
     assert!(FRAME_UNPARSED + crate::packet::Unparsed::COUNT as u32 <= FRAME_KINDS);
 };
@@ -356,8 +399,12 @@ mod tests {
 
     #[test]
     fn interface_that_shares_the_low_bits_is_told_apart() {
-        let entry = interface_entry(7, 3);
-        assert_eq!(slot_of(entry, 7), Some(3));
+        let entry = interface_entry(7, 3, true);
+        assert_eq!((slot_of(entry, 7), is_judged(entry, 7)), (Some(3), true));
+        assert!(
+            !is_judged(entry, 7 + INTERFACES_LEN) && !is_judged(interface_entry(7, 3, false), 7) && !is_judged(0, 0)
+        );
+        assert_eq!(slot_of(interface_entry(7, NO_SLOT, true), 7), None);
         assert_eq!(slot_of(entry, 7 + INTERFACES_LEN), None);
         assert_eq!(interface_index(7), interface_index(7 + INTERFACES_LEN));
         assert_eq!(slot_of(0, 7), None);

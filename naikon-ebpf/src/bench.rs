@@ -22,7 +22,11 @@ use naikon_ebpf::{
     packet::{self, Sight},
 };
 
-use crate::program::{Maps, XdpFrame, decide, settle};
+use crate::{
+    hook::{Packet, Xdp},
+    maps::Maps,
+    program::{decide, settle},
+};
 
 /// Pairs of one round; a power of two. User space fills all of them.
 const PAIRS: u32 = 1 << 16;
@@ -162,10 +166,10 @@ fn trie_v6(address: [u8; 16]) -> Action {
 pub(crate) fn plain(ctx: XdpContext) -> u32 {
     match packet::endpoints(frame_of(&ctx)) {
         Sight::V4 { source, destination } => {
-            settle::<true>(&ctx, Family::V4, decide(trie_v4(destination), trie_v4(source)))
+            settle(&Xdp::<true, false, false>(ctx), Family::V4, decide(trie_v4(destination), trie_v4(source)))
         }
         Sight::V6 { source, destination } => {
-            settle::<true>(&ctx, Family::V6, decide(trie_v6(destination), trie_v6(source)))
+            settle(&Xdp::<true, false, false>(ctx), Family::V6, decide(trie_v6(destination), trie_v6(source)))
         }
         Sight::NotIp | Sight::Unparsed(_) => XDP_ABORTED,
     }
@@ -181,8 +185,8 @@ fn keep(mut value: u64) {
 }
 
 #[inline(always)]
-fn frame_of(ctx: &XdpContext) -> XdpFrame {
-    XdpFrame { start: ctx.data(), end: ctx.data_end() }
+fn frame_of(ctx: &XdpContext) -> Packet {
+    Packet { start: ctx.data(), end: ctx.data_end() }
 }
 
 /// The place of the next pair.

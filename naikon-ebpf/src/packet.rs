@@ -1,4 +1,4 @@
-//! The walk from an Ethernet frame to its two IP addresses. Pure: the kernel runs it over a packet, the tests over
+//! The walk from a frame to its two IP addresses. Pure: the kernel runs it over a packet, the tests over
 //! a byte slice.
 //!
 //! Seen through: up to four VLAN tags of any of the four TPIDs in use, then a PPPoE session header. Not looked at:
@@ -11,7 +11,7 @@ use network_types::{
     vlan::VlanHdr,
 };
 
-/// A frame, starting at its Ethernet header.
+/// A frame, starting at its Ethernet header, or at its IP header where the device has no other.
 pub trait Frame: Sized {
     /// Copies `T` out of the frame at `offset` bytes; `None` when it does not lie there as a whole.
     ///
@@ -143,12 +143,16 @@ pub fn endpoints<F: Frame>(mut frame: F) -> Sight {
         frame = frame.advance(VlanHdr::LEN);
     }
     match ether_type {
-        IPV4 => ipv4(&frame),
-        IPV6 => ipv6(&frame),
+        IPV4 => ipv4::<F, { EthHdr::LEN }>(&frame),
+        IPV6 => ipv6::<F, { EthHdr::LEN }>(&frame),
         PPPOE_SESSION => match frame.read::<PppoeHeader>(EthHdr::LEN) {
             None => Sight::Unparsed(Unparsed::Truncated),
-            Some(PppoeHeader { protocol: PPP_IPV4, .. }) => ipv4(&frame.advance(size_of::<PppoeHeader>())),
-            Some(PppoeHeader { protocol: PPP_IPV6, .. }) => ipv6(&frame.advance(size_of::<PppoeHeader>())),
+            Some(PppoeHeader { protocol: PPP_IPV4, .. }) => {
+                ipv4::<F, { EthHdr::LEN }>(&frame.advance(size_of::<PppoeHeader>()))
+            }
+            Some(PppoeHeader { protocol: PPP_IPV6, .. }) => {
+                ipv6::<F, { EthHdr::LEN }>(&frame.advance(size_of::<PppoeHeader>()))
+            }
             Some(_) => Sight::NotIp,
         },
         _ if is_tag(ether_type) => Sight::Unparsed(Unparsed::Tags),
@@ -161,9 +165,20 @@ pub(crate) fn is_tag(ether_type: u16) -> bool {
     matches!(ether_type, TAG_8021Q | TAG_8021AD | TAG_QINQ_9100 | TAG_QINQ_9200)
 }
 
+/// Finds the addresses of a packet that begins with its IP header, as tunnels and PPP devices hand it over.
 #[inline(always)]
-fn ipv4<F: Frame>(frame: &F) -> Sight {
-    match frame.read::<Ipv4Hdr>(EthHdr::LEN) {
+pub fn endpoints_of_ip<F: Frame>(packet: &F) -> Sight {
+    match packet.read::<Ipv4Hdr>(0) {
+        // The shorter of the two.
+        None => Sight::Unparsed(Unparsed::Truncated),
+        Some(header) if header.vihl >> 4 == 6 => ipv6::<F, 0>(packet),
+        Some(_) => ipv4::<F, 0>(packet),
+    }
+}
+
+#[inline(always)]
+fn ipv4<F: Frame, const OFFSET: usize>(frame: &F) -> Sight {
+    match frame.read::<Ipv4Hdr>(OFFSET) {
         None => Sight::Unparsed(Unparsed::Truncated),
         Some(header) if header.vihl >> 4 != 4 => Sight::Unparsed(Unparsed::Malformed),
         Some(header) => Sight::V4 { source: header.src_addr, destination: header.dst_addr },
@@ -171,8 +186,8 @@ fn ipv4<F: Frame>(frame: &F) -> Sight {
 }
 
 #[inline(always)]
-fn ipv6<F: Frame>(frame: &F) -> Sight {
-    match frame.read::<Ipv6Hdr>(EthHdr::LEN) {
+fn ipv6<F: Frame, const OFFSET: usize>(frame: &F) -> Sight {
+    match frame.read::<Ipv6Hdr>(OFFSET) {
         None => Sight::Unparsed(Unparsed::Truncated),
         Some(Ipv6Hdr { vcf: [first, ..], .. }) if first >> 4 != 6 => Sight::Unparsed(Unparsed::Malformed),
         Some(header) => Sight::V6 { source: header.src_addr, destination: header.dst_addr },

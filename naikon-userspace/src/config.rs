@@ -37,8 +37,10 @@ pub struct Config {
     pub allow: Vec<PathBuf>,
     /// Warninglists.
     pub warnlists: Vec<WarnlistEntry>,
-    /// XDP mode.
+    /// How to attach for what comes in.
     pub mode: Mode,
+    /// What leaves is judged, too.
+    pub egress: bool,
     /// What happens to frames that cannot be read.
     pub unparsed: Unparsed,
     /// Look into tunnels, labels, routes and ISATAP addresses.
@@ -96,7 +98,7 @@ pub enum WarnAction {
     Refuse,
 }
 
-/// Which XDP mode to attach in.
+/// How to attach for what comes in.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
@@ -107,6 +109,18 @@ pub enum Mode {
     Native,
     /// In the stack.
     Generic,
+    /// Not by XDP but at TC ingress: beside somebody else's XDP program.
+    Tc,
+}
+
+/// A switch, as people write it.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub enum Switch {
+    /// It happens.
+    On,
+    /// It does not.
+    Off,
 }
 
 /// What happens to frames that cannot be read. They are counted in any case.
@@ -144,6 +158,8 @@ pub struct Overrides {
     pub warnlists: Vec<(PathBuf, WarnAction)>,
     /// `--mode`.
     pub mode: Option<Mode>,
+    /// `--egress`.
+    pub egress: Option<Switch>,
     /// `--unparsed`.
     pub unparsed: Option<Unparsed>,
     /// `--deep`.
@@ -182,6 +198,7 @@ struct File {
     #[serde(default)]
     interfaces: Vec<String>,
     mode: Option<Mode>,
+    egress: Option<Switch>,
     unparsed: Option<Unparsed>,
     #[serde(default)]
     deep: bool,
@@ -331,6 +348,7 @@ impl Config {
             allow,
             warnlists,
             mode: cli.mode.or(file.mode).unwrap_or_default(),
+            egress: cli.egress.or(file.egress) != Some(Switch::Off),
             unparsed: cli.unparsed.or(file.unparsed).unwrap_or_default(),
             deep: cli.deep || file.deep,
             nat64: nat64::parse(&file.nat64)?,
@@ -363,6 +381,7 @@ impl Config {
             }
         };
         compare("mode", self.mode == running.mode);
+        compare("egress", self.egress == running.egress);
         compare("unparsed", self.unparsed == running.unparsed);
         compare("deep", self.deep == running.deep);
         compare("nat64", self.nat64 == running.nat64);

@@ -1,6 +1,8 @@
 //! Which interfaces to protect: names and globs against what the machine has.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::hook::Stance;
 
 /// `ARPHRD_ETHER` (include/uapi/linux/if_arp.h): frames begin with an Ethernet header.
 const LINK_ETHERNET: u16 = 1;
@@ -34,30 +36,7 @@ pub struct AttachedXdp {
     /// Kernel id of the program.
     pub program_id: u32,
     /// Where it runs.
-    pub mode: XdpMode,
-}
-
-/// Where an XDP program runs.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum XdpMode {
-    /// In the driver.
-    Native,
-    /// In the stack, for any driver.
-    Generic,
-    /// On the card.
-    Offload,
-}
-
-impl XdpMode {
-    /// The name in metrics and messages.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            XdpMode::Native => "native",
-            XdpMode::Generic => "generic",
-            XdpMode::Offload => "offload",
-        }
-    }
+    pub mode: Stance,
 }
 
 impl Interface {
@@ -188,6 +167,31 @@ pub fn select(wanted: &[Wanted], interfaces: &BTreeMap<u32, Interface>, held: &B
     selection
 }
 
+/// Interfaces whose packets have been judged when they come in: `protected` ones, and those on top of them that show the same
+/// packets again. A tunnel is none: what it shows was inside of what was judged.
+#[must_use]
+pub fn judged(interfaces: &BTreeMap<u32, Interface>, protected: &BTreeSet<u32>) -> BTreeSet<u32> {
+    let mut judged = protected.clone();
+    loop {
+        let shows_judged = |interface: &&Interface| {
+            let mut ports = interfaces.values().filter(|port| port.controller == Some(interface.index)).peekable();
+            let by_ports =
+                interface.is_controller() && ports.peek().is_some() && ports.all(|port| judged.contains(&port.index));
+            by_ports || interface.carrier().is_some_and(|carrier| judged.contains(&carrier))
+        };
+        let more: Vec<u32> = interfaces
+            .values()
+            .filter(|interface| !judged.contains(&interface.index))
+            .filter(shows_judged)
+            .map(|interface| interface.index)
+            .collect();
+        if more.is_empty() {
+            return judged;
+        }
+        judged.extend(more);
+    }
+}
+
 /// Why the program would not see this interface's traffic, with the cure.
 fn unfit(interface: &Interface, interfaces: &BTreeMap<u32, Interface>) -> Option<String> {
     if interface.is_controller() {
@@ -290,6 +294,17 @@ mod tests {
         let held = [(2, "lan0".to_owned())].into();
         let selection = select(&wanted, &machine(), &held);
         assert_eq!((selection.attach, selection.missing), (vec![2], vec![]));
+    }
+
+    #[test]
+    fn what_shows_judged_packets_again_has_been_judged() {
+        let judged_with = |protected: &[u32]| judged(&machine(), &protected.iter().copied().collect());
+        assert_eq!(judged_with(&[2]), [2, 4].into(), "the VLAN on eth0");
+        assert_eq!(judged_with(&[3]), [3, 5].into(), "the bridge whose only port is eth1");
+        assert_eq!(judged_with(&[4]), [4].into(), "not what lies below");
+        let mut machine = machine();
+        machine.insert(7, Interface { controller: Some(5), ..interface(7, "eth2") });
+        assert_eq!(judged(&machine, &[3].into()), [3].into(), "eth2 brings packets to the bridge that nobody judged");
     }
 
     #[test]

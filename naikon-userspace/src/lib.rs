@@ -14,6 +14,7 @@ pub mod daemon;
 pub mod delta;
 pub mod explain;
 pub mod filter;
+pub mod hook;
 pub mod interface;
 pub mod kernel;
 pub mod list;

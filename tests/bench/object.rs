@@ -169,7 +169,7 @@ impl Object {
         let mut interfaces: Array<&mut MapData, u64> = self.map(abi::INTERFACES)?;
         let entry = interfaces.get(&abi::interface_index(other), 0)?;
         let slot = abi::slot_of(entry, other).context("the daemon's interface has a slot")?;
-        Ok(interfaces.set(abi::interface_index(ifindex), abi::interface_entry(ifindex, slot), 0)?)
+        Ok(interfaces.set(abi::interface_index(ifindex), abi::interface_entry(ifindex, slot, true), 0)?)
     }
 
     /// The next pair is this one.

@@ -160,11 +160,11 @@ fn from_pins(command: &Status, no_daemon: Failure) -> Result<Code, Failure> {
         attached: inspection
             .attached
             .iter()
-            .map(|interface| Hook {
-                interface: interface.name.clone(),
-                ifindex: interface.index,
-                hook: "xdp".into(),
-                mode: interface.xdp.map_or("none", |xdp| xdp.mode.as_str()).into(),
+            .map(|(interface, spot, stance)| Hook {
+                interface: interface.clone(),
+                ifindex: spot.ifindex,
+                hook: spot.point.as_str().into(),
+                mode: stance.as_str().into(),
             })
             .collect(),
         lists: Vec::new(),

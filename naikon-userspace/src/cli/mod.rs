@@ -16,7 +16,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use self::exit::{Code, Failure};
 use crate::{
-    config::{CONTROL, LISTEN, Mode, OnExit, Overrides, PIN_DIR, STATE_DIR, Unparsed, WarnAction},
+    config::{CONTROL, LISTEN, Mode, OnExit, Overrides, PIN_DIR, STATE_DIR, Switch, Unparsed, WarnAction},
     daemon::{self, Origin},
     ruleset::ListAction,
 };
@@ -112,9 +112,12 @@ struct Run {
     interfaces: Vec<String>,
     #[command(flatten)]
     lists: Lists,
-    /// XDP mode; auto tries native, falls back to generic and says so [default: auto]
+    /// XDP mode, or tc for TC ingress; auto tries native, falls back to generic and says so [default: auto]
     #[arg(long, value_enum)]
     mode: Option<ModeArg>,
+    /// Also judge what this machine sends by itself, or passes on from elsewhere [default: on]
+    #[arg(long, value_enum)]
+    egress: Option<SwitchArg>,
     /// Frames that cannot be read: counted in any case [default: pass]
     #[arg(long, value_enum)]
     unparsed: Option<UnparsedArg>,
@@ -143,6 +146,13 @@ enum ModeArg {
     Auto,
     Native,
     Generic,
+    Tc,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum SwitchArg {
+    On,
+    Off,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -165,6 +175,11 @@ impl Run {
                 ModeArg::Auto => Mode::Auto,
                 ModeArg::Native => Mode::Native,
                 ModeArg::Generic => Mode::Generic,
+                ModeArg::Tc => Mode::Tc,
+            }),
+            egress: self.egress.map(|egress| match egress {
+                SwitchArg::On => Switch::On,
+                SwitchArg::Off => Switch::Off,
             }),
             unparsed: self.unparsed.map(|unparsed| match unparsed {
                 UnparsedArg::Pass => Unparsed::Pass,

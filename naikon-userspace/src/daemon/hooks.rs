@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     config::Config,
-    interface::{Interface, Selection, Wanted, select},
+    hook::{Point, Spot, Stance},
+    interface::{Interface, Selection, Wanted, judged, select},
     kernel::{self, Attached, ErrorKind, Kernel, KernelError},
     protocol::Hook,
 };
@@ -14,6 +15,8 @@ use crate::{
 pub(crate) struct Hooks {
     /// Every wanted hook as the kernel confirmed it last.
     pub(crate) confirmed: Vec<Hook>,
+    /// What else somebody who asks for the status should know of them.
+    pub(crate) notices: Vec<String>,
     /// Names that were protected at some time.
     known: BTreeSet<String>,
     /// What was said last about an interface, so that it is said once.
@@ -38,11 +41,10 @@ impl Hooks {
             }
             tracing::warn!("no interface {name}; its protection begins when it appears");
         }
-        selection
-            .attach
-            .iter()
-            .filter_map(|index| interfaces.get(index))
-            .try_for_each(|found| kernel.require_free(found))
+        for interface in selection.attach.iter().filter_map(|index| interfaces.get(index)) {
+            kernel.points().into_iter().try_for_each(|point| kernel.require_free(interface, point))?;
+        }
+        Ok(())
     }
 
     /// Attaches to everything that is there now, or fails at the first that refuses.
@@ -53,12 +55,14 @@ impl Hooks {
     pub(crate) fn start(&mut self, kernel: &mut Kernel, config: &Config) -> Result<(), KernelError> {
         let (interfaces, selection) = look(kernel, &config.interfaces)?;
         for interface in selection.attach.iter().filter_map(|index| interfaces.get(index)) {
-            let attached = kernel.attach(interface)?;
-            self.announce(interface, &attached);
+            for point in kernel.points() {
+                let attached = kernel.attach(interface, point)?;
+                self.announce(interface, point, &attached);
+            }
         }
         self.say_notices(&selection);
-        for (index, name) in unwanted(kernel, &selection)? {
-            self.release(kernel, index, &name);
+        for (spot, name) in unwanted(kernel, &selection)? {
+            self.release(kernel, spot, &name);
         }
         kernel.remove_other_versions()?;
         self.confirm(kernel, &config.interfaces)
@@ -75,19 +79,21 @@ impl Hooks {
         let held = kernel.attached()?;
         let mut again = Vec::new();
         let mut all_attached = true;
-        for interface in selection.attach.iter().filter_map(|index| interfaces.get(index)) {
-            let ours = held.get(&interface.index).is_some_and(|held| held.by_us);
-            if ours && kernel.carries(interface)? {
+        let wanted_spots = selection.attach.iter().filter_map(|index| interfaces.get(index));
+        let points = kernel.points();
+        for (interface, point) in wanted_spots.flat_map(|interface| points.iter().map(move |point| (interface, *point)))
+        {
+            let held = held.get(&Spot { ifindex: interface.index, point });
+            if held.is_some_and(|held| held.by_us) && kernel.stance(interface, point)?.is_some() {
                 continue;
             }
-            match kernel.attach(interface) {
+            match kernel.attach(interface, point) {
                 Ok(attached) => {
-                    let name = held.get(&interface.index).and_then(|held| held.name.as_deref());
-                    let name = name.unwrap_or(&interface.name);
-                    if self.known.contains(name) {
+                    let name = held.and_then(|held| held.name.as_deref()).unwrap_or(&interface.name);
+                    if self.known.contains(name) && !again.iter().any(|known| known == name) {
                         again.push(name.to_owned());
                     }
-                    self.announce(interface, &attached);
+                    self.announce(interface, point, &attached);
                 }
                 Err(error) => {
                     all_attached = false;
@@ -97,9 +103,9 @@ impl Hooks {
         }
         // What is there keeps its program until everything else has one: an interface may be about to be covered by
         // a carrier that refuses.
-        for (index, name) in unwanted(kernel, &selection)? {
-            if all_attached || !interfaces.contains_key(&index) {
-                self.release(kernel, index, &name);
+        for (spot, name) in unwanted(kernel, &selection)? {
+            if all_attached || !interfaces.contains_key(&spot.ifindex) {
+                self.release(kernel, spot, &name);
             }
         }
         self.confirm(kernel, wanted)?;
@@ -107,45 +113,60 @@ impl Hooks {
     }
 
     /// Takes the program off an interface that is wanted no longer, or cleans up after one that is gone.
-    fn release(&mut self, kernel: &mut Kernel, index: u32, name: &str) {
-        match kernel.release(index) {
-            Ok(()) => tracing::warn!("{name} (index {index}) is gone or wanted no longer; released"),
+    fn release(&mut self, kernel: &mut Kernel, spot: Spot, name: &str) {
+        let Spot { point, ifindex } = spot;
+        match kernel.release(spot) {
+            Ok(()) => tracing::warn!("{name} (index {ifindex}) is gone or wanted no longer at {point}; released"),
             Err(error) => self.say_once(name, &error.to_string()),
         }
     }
 
     /// Asks the kernel again: what is told is what it confirms, not what was asked of it.
-    fn confirm(&mut self, kernel: &Kernel, wanted: &[Wanted]) -> Result<(), KernelError> {
+    fn confirm(&mut self, kernel: &mut Kernel, wanted: &[Wanted]) -> Result<(), KernelError> {
         let (interfaces, selection) = look(kernel, wanted)?;
-        let hook = |interface: &str, ifindex, mode: &str| Hook {
+        let points = kernel.points();
+        let hook = |interface: &str, ifindex, point: Point, mode: &str| Hook {
             interface: interface.to_owned(),
             ifindex,
-            hook: "xdp".into(),
+            hook: point.as_str().into(),
             mode: mode.into(),
         };
         let held = kernel.attached()?;
         let mut confirmed = Vec::new();
+        let (mut protected, mut notices) = (BTreeSet::new(), Vec::new());
         for interface in selection.attach.iter().filter_map(|index| interfaces.get(index)) {
-            let ours = if kernel.carries(interface)? { interface.xdp } else { None };
-            let name = held.get(&interface.index).and_then(|held| held.name.as_deref()).unwrap_or(&interface.name);
-            confirmed.push(hook(name, interface.index, ours.map_or("none", |xdp| xdp.mode.as_str())));
+            for point in &points {
+                let stance = kernel.stance(interface, *point)?;
+                let held = held.get(&Spot { ifindex: interface.index, point: *point });
+                let name = held.and_then(|held| held.name.as_deref()).unwrap_or(&interface.name);
+                confirmed.push(hook(name, interface.index, *point, stance.map_or("none", Stance::as_str)));
+                if stance.is_some() && *point != Point::Egress {
+                    protected.insert(interface.index);
+                }
+                if let Some(other) = stance.map_or(Ok(None), |_| kernel.stands_before(interface, *point))? {
+                    notices.push(format!("{name}: {other} stands before ours at {point}; what it passes on is judged, what it keeps is not seen"));
+                }
+            }
         }
         let refused = selection.refused.iter().map(|(name, _)| name.as_str());
         let absent = selection.missing.iter().map(String::as_str).chain(refused);
-        confirmed.extend(absent.map(|name| hook(name, 0, "none")));
-        self.confirmed = confirmed;
-        Ok(())
+        confirmed.extend(absent.flat_map(|name| points.iter().map(move |point| hook(name, 0, *point, "none"))));
+        for notice in notices.iter().filter(|notice| !self.notices.contains(notice)) {
+            tracing::warn!("{notice}");
+        }
+        (self.confirmed, self.notices) = (confirmed, notices);
+        kernel.set_judged(&interfaces.keys().copied().collect(), &judged(&interfaces, &protected))
     }
 
-    fn announce(&mut self, interface: &Interface, attached: &Attached) {
+    fn announce(&mut self, interface: &Interface, point: Point, attached: &Attached) {
         let name = &interface.name;
         self.said.remove(name);
         self.known.insert(name.clone());
-        let mode = attached.mode.as_str();
+        let mode = attached.stance.as_str();
         if attached.adopted {
-            tracing::info!("{name}: took over the program in {mode} mode without a gap");
+            tracing::info!("{name}: took over the {point} program in {mode} mode without a gap");
         } else {
-            tracing::info!("{name}: attached in {mode} mode");
+            tracing::info!("{name}: attached at {point} in {mode} mode");
         }
         if let Some(notice) = &attached.notice {
             tracing::warn!("{name}: {notice}");
@@ -170,15 +191,17 @@ impl Hooks {
 /// What there is, and what of it is wanted.
 fn look(kernel: &Kernel, wanted: &[Wanted]) -> Result<(BTreeMap<u32, Interface>, Selection), KernelError> {
     let interfaces = kernel::interfaces()?;
-    let held = kernel.attached()?.into_iter().filter_map(|(index, held)| Some((index, held.name?))).collect();
+    let held = kernel.attached()?.into_iter().filter_map(|(spot, held)| Some((spot.ifindex, held.name?))).collect();
     let selection = select(wanted, &interfaces, &held);
     Ok((interfaces, selection))
 }
 
-/// Interfaces that have a link of ours and should have none, with a name to call them by.
-fn unwanted(kernel: &Kernel, selection: &Selection) -> Result<Vec<(u32, String)>, KernelError> {
-    let held = kernel.attached()?.into_iter().filter(|(index, _)| !selection.attach.contains(index));
-    Ok(held.map(|(index, held)| (index, held.name.unwrap_or_else(|| "an interface".into()))).collect())
+/// Hooks that have a link of ours and should have none, with a name to call the interface by.
+fn unwanted(kernel: &Kernel, selection: &Selection) -> Result<Vec<(Spot, String)>, KernelError> {
+    let points = kernel.points();
+    let is_wanted = |spot: &Spot| selection.attach.contains(&spot.ifindex) && points.contains(&spot.point);
+    let held = kernel.attached()?.into_iter().filter(|(spot, _)| !is_wanted(spot));
+    Ok(held.map(|(spot, held)| (spot, held.name.unwrap_or_else(|| "an interface".into()))).collect())
 }
 
 fn missing(name: &str, interfaces: &BTreeMap<u32, Interface>) -> KernelError {

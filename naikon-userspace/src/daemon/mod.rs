@@ -144,6 +144,7 @@ fn start(origin: Origin, config: Config) -> Result<Started, RunError> {
     let settings = Settings {
         pin_dir: config.pin_dir.clone(),
         mode: config.mode,
+        egress: config.egress,
         unparsed_drop: config.unparsed == crate::config::Unparsed::Drop,
         trace: config.trace,
     };

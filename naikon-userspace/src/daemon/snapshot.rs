@@ -1,6 +1,10 @@
 //! What the worker publishes after every change, for those who read: metrics, control socket, service manager.
 
-use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::SystemTime,
+};
 
 use jiff::Timestamp;
 
@@ -86,12 +90,16 @@ impl Snapshot {
     /// One line for the service manager.
     pub(crate) fn summary(&self) -> String {
         let (ipv4, ipv6) = self.ruleset.count();
-        let attached = self.hooks.iter().filter(|hook| hook.mode != "none").count();
+        let names =
+            |hooks: &mut dyn Iterator<Item = &Hook>| hooks.map(|hook| hook.interface.clone()).collect::<BTreeSet<_>>();
+        let all = names(&mut self.hooks.iter());
+        let bare = names(&mut self.hooks.iter().filter(|hook| hook.mode == "none"));
         let down = self.lists.iter().filter(|list| list.fault.is_some()).count();
         let mut text = format!(
-            "generation {}: {ipv4} IPv4 and {ipv6} IPv6 prefixes on {attached} of {} interfaces",
+            "generation {}: {ipv4} IPv4 and {ipv6} IPv6 prefixes on {} of {} interfaces",
             self.generation,
-            self.hooks.len()
+            all.len() - bare.len(),
+            all.len()
         );
         if down > 0 {
             text.push_str(&format!("; {down} of {} lists not up", self.lists.len()));

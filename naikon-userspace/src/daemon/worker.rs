@@ -384,12 +384,12 @@ impl Enforcer {
 
     /// Puts the program back where it should be. Whether anything is different now.
     pub(crate) fn reconcile(&mut self) -> bool {
-        let before = self.hooks.confirmed.clone();
+        let before = (self.hooks.confirmed.clone(), self.hooks.notices.clone());
         match self.hooks.reconcile(&mut self.kernel, &self.config.interfaces) {
             Ok(again) => again.iter().for_each(|interface| self.instruments.reattached(interface)),
             Err(error) => tracing::error!("looking after the interfaces: {error}"),
         }
-        before != self.hooks.confirmed
+        before != (self.hooks.confirmed.clone(), self.hooks.notices.clone())
     }
 
     pub(crate) fn snapshot(&self) -> Snapshot {
@@ -400,14 +400,19 @@ impl Enforcer {
         let not_up =
             lists.iter().filter_map(|list| Some(format!("list {} is not up: {}", list.name, list.fault.as_ref()?)));
         let bare = self.hooks.confirmed.iter().filter(|hook| hook.mode == "none");
-        let unprotected = bare.map(|hook| format!("{} is not protected", hook.interface));
+        let unprotected = bare.map(|hook| format!("{} is not protected at {}", hook.interface, hook.hook));
         let warninglists = self.lists.warninglist_faults().cloned();
         Snapshot {
             config: Arc::new(self.config.clone()),
             generation: self.kernel.generation().unwrap_or_default(),
             ruleset: self.lists.ruleset(),
             names: self.lists.names(),
-            notices: not_up.chain(unprotected).chain(warninglists).chain(self.refused.clone()).collect(),
+            notices: not_up
+                .chain(unprotected)
+                .chain(warninglists)
+                .chain(self.hooks.notices.iter().cloned())
+                .chain(self.refused.clone())
+                .collect(),
             host: self.lists.host(),
             warnings: self.lists.warnings(),
             clock: self.lists.clock(),

@@ -3,24 +3,21 @@
 
 use crate::{
     delta::{Delta, Op},
+    hook::Spot,
     ruleset::Rule,
     tables::{Change, Counts, Set, Shape, Tries},
 };
-use std::collections::BTreeMap;
-
-use aya::programs::Xdp;
+use aya::Ebpf;
 use naikon_ebpf::abi;
 
 use super::{
     Kernel,
-    attach::{self, Attachment},
+    attach::{Attachment, Hold},
     error::{ErrorKind, KernelError},
-    load,
+    filter, load, load_program,
     memory::Mapped,
-    pins::{PinDir, pinned_link},
-    seeds,
+    netlink, program, seeds,
     tables::{Tables, require_room, wait_for_readers},
-    xdp,
 };
 
 /// How much more than now tables hold that can never be made anew.
@@ -170,7 +167,7 @@ impl Kernel {
     /// place of the one before: it gives the same answers.
     pub(super) fn renew(&mut self, rules: &[Rule], wanted: &Counts) -> Result<(), KernelError> {
         let shape = shape(wanted, self.pins.is_some())?;
-        let (mut ebpf, entry) = load(&self.settings, self.pins.as_ref(), &shape)?;
+        let mut ebpf = load(&self.settings, self.pins.as_ref(), &shape)?;
         let mut tables = Tables::take(&mut ebpf)?;
         let mut set = Set::new(Mapped::take(&mut ebpf, &shape)?, shape);
         set.fill(rules)?;
@@ -181,55 +178,44 @@ impl Kernel {
             let rules: Vec<Op> = rules.iter().map(|rule| Op::Add(*rule)).collect();
             tables.write_many(&rules).map_err(|(_, error)| error)?;
         }
-        self.put_on_links(xdp(&mut ebpf, entry)?)?;
-        (self.ebpf, self.entry, self.set, self.tables) = (ebpf, entry, set, tables);
+        self.put_on_links(&mut ebpf)?;
+        (self.ebpf, self.set, self.tables) = (ebpf, set, tables);
         (self.is_filled, self.audit) = (true, None);
         Ok(())
     }
 
-    /// Puts a program that gives the same answers on every link of this process, or on none.
-    fn put_on_links(&mut self, program: &mut Xdp) -> Result<(), KernelError> {
-        let indexes: Vec<u32> = self.attachments.keys().copied().collect();
-        for (done, ifindex) in indexes.iter().enumerate() {
-            let Err(error) = replace(&mut self.attachments, self.pins.as_ref(), *ifindex, program) else { continue };
-            let before = xdp(&mut self.ebpf, self.entry)?;
-            for ifindex in indexes.iter().take(done) {
+    /// Puts the programs of another load, which give the same answers, at every hook of this process, or at none.
+    fn put_on_links(&mut self, ebpf: &mut Ebpf) -> Result<(), KernelError> {
+        for (done, (spot, attachment)) in self.attachments.iter().enumerate() {
+            let entry = self.settings.entry_point(spot.point, attachment.is_raw);
+            let Err(error) = put(ebpf, entry, *spot, attachment) else { continue };
+            for (spot, attachment) in self.attachments.iter().take(done) {
+                let entry = self.settings.entry_point(spot.point, attachment.is_raw);
                 // What looks after the interfaces finds one that does not go back, and attaches it anew.
-                if let Err(second) = replace(&mut self.attachments, self.pins.as_ref(), *ifindex, before) {
+                if let Err(second) = put(&mut self.ebpf, entry, *spot, attachment) {
                     tracing::error!("{second}; it is attached anew");
-                    self.attachments.remove(ifindex);
                 }
             }
             return Err(error);
         }
-        if !indexes.is_empty() {
+        if !self.attachments.is_empty() {
             wait_for_readers();
         }
         Ok(())
     }
 }
 
-/// Puts a program on the link of an interface in place of the one that is there. A refusal costs the descriptor of the link:
-/// it is opened again from its pin.
-fn replace(
-    attachments: &mut BTreeMap<u32, Attachment>,
-    pins: Option<&PinDir>,
-    ifindex: u32,
-    program: &mut Xdp,
-) -> Result<(), KernelError> {
-    let Some(attachment) = attachments.remove(&ifindex) else { return Ok(()) };
-    let Attachment { interface, link, adopted } = attachment;
-    let refusal = match attach::replace(program, link, &interface) {
-        Ok(link) => {
-            attachments.insert(ifindex, Attachment { interface, link, adopted });
-            return Ok(());
-        }
-        Err(refusal) => refusal,
-    };
-    if let Some(pins) = pins
-        && let Some(pinned) = pinned_link(&pins.link(ifindex))?
-    {
-        attachments.insert(ifindex, Attachment { interface, link: pinned.link, adopted });
+/// Puts a program at a hook in place of the one that is there.
+fn put(ebpf: &mut Ebpf, entry: &'static str, spot: Spot, attachment: &Attachment) -> Result<(), KernelError> {
+    load_program(ebpf, entry)?;
+    match &attachment.hold {
+        Hold::Filter => match netlink::interfaces()?.get(&spot.ifindex) {
+            Some(interface) => filter::put(ebpf, entry, &interface.name, spot.point, true),
+            // What looks after the interfaces cleans up.
+            None => Ok(()),
+        },
+        Hold::Link(link) => link.update(program(ebpf, entry)?).map_err(|error| {
+            KernelError::of(format!("replacing the {} program on {}", spot.point, attachment.interface), &error)
+        }),
     }
-    Err(refusal)
 }

@@ -1,218 +1,327 @@
-//! The program on interfaces: put there, taken over from an earlier process, taken away. A link that is pinned holds
-//! it there without us.
+//! The program at the hooks of interfaces: put there, taken over from an earlier process, taken away. A link that is pinned
+//! holds it there without us.
 
-use std::collections::BTreeMap;
-
-use aya::programs::{
-    ProgramError, Xdp,
-    links::FdLink,
-    xdp::{XdpLink, XdpMode as AttachMode},
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
 };
 
+use aya::programs::loaded_programs;
+
 use super::{
-    Kernel,
+    Kernel, KernelVersion, Settings, TCX,
     error::{self, ErrorKind, KernelError},
+    filter,
+    link::{self, Link, Target},
+    netlink,
     pins::{self, PinDir, Pinned, pinned_link},
 };
 use crate::{
     config::Mode,
-    interface::{AttachedXdp, Interface, XdpMode},
+    hook::{Point, Spot, Stance},
+    interface::{AttachedXdp, Interface},
 };
 
-/// The program on one interface.
+/// The program at one hook.
 pub(super) struct Attachment {
     pub(super) interface: String,
-    /// Closing it detaches, unless the link is pinned.
-    pub(super) link: FdLink,
+    pub(super) hold: Hold,
+    /// Packets begin with their IP header.
+    pub(super) is_raw: bool,
     /// It was attached before this process.
     pub(super) adopted: bool,
+}
+
+/// What keeps a program at its hook.
+pub(super) enum Hold {
+    /// Closing it detaches, unless the link is pinned.
+    Link(Link),
+    /// A filter, which stays until it is removed.
+    Filter,
 }
 
 /// What attaching gave.
 #[derive(Debug)]
 pub struct Attached {
-    /// The mode that the kernel took.
-    pub mode: XdpMode,
+    /// How the kernel took it.
+    pub stance: Stance,
     /// The link was pinned before and the program on it has been replaced.
     pub adopted: bool,
     /// What the user should know about it.
     pub notice: Option<String>,
 }
 
-/// An interface that carries, or carried, the program.
+/// A hook that carries, or carried, the program.
 #[derive(Debug)]
 pub struct Held {
-    /// The name that its counters have; unknown for a link of another ABI.
+    /// The name that the interface's counters have; unknown for a link of another ABI.
     pub name: Option<String>,
     /// Attached by this process, not only pinned by an earlier one.
     pub by_us: bool,
 }
 
+impl Settings {
+    /// The hooks of every interface that shall carry the program.
+    #[must_use]
+    pub fn points(&self) -> Vec<Point> {
+        let ingress = if self.mode == Mode::Tc { Point::Ingress } else { Point::Xdp };
+        if self.egress { vec![ingress, Point::Egress] } else { vec![ingress] }
+    }
+}
+
 impl Kernel {
-    /// Whether something of ours is attached to this interface, by this process or an earlier one.
+    /// The hooks of every interface that shall carry the program.
+    #[must_use]
+    pub fn points(&self) -> Vec<Point> {
+        self.settings.points()
+    }
+
+    /// How something of ours stands at a hook, put there by this process or an earlier one, as the kernel confirms it.
     ///
     /// # Errors
     ///
-    /// When our pin for it is no XDP link.
-    pub fn carries(&self, interface: &Interface) -> Result<bool, KernelError> {
-        match interface.xdp {
-            None => Ok(false),
-            Some(xdp) if self.attachments.contains_key(&interface.index) => Ok(xdp.program_id == self.program_id()?),
-            Some(xdp) => Ok(self.pinned_link(interface.index)?.is_some_and(|link| link.program_id == xdp.program_id)),
+    /// When our pin for it is no link of that kind.
+    pub fn stance(&self, interface: &Interface, point: Point) -> Result<Option<Stance>, KernelError> {
+        let spot = Spot { ifindex: interface.index, point };
+        if is_filter(point) {
+            let found = filter::at(interface.index, &interface.name, point)?;
+            let is_ours = match (found, self.attachments.get(&spot)) {
+                (Some(id), Some(attachment)) => id == self.program_id(point, attachment.is_raw)?,
+                (found, _) => found.is_some(),
+            };
+            return Ok(is_ours.then_some(Stance::Clsact));
         }
+        let held = match self.attachments.get(&spot) {
+            Some(Attachment { hold: Hold::Link(link), is_raw, .. }) => {
+                let held = link.held();
+                let held = held.map_err(|error| {
+                    KernelError::of(format!("looking at the {point} link of {}", interface.name), &error)
+                })?;
+                let ours = self.program_id(point, *is_raw)?;
+                Some(held).filter(|held| held.program_id == ours)
+            }
+            _ => self.pinned_link(spot)?.map(|pinned| pinned.held),
+        };
+        let Some(held) = held.filter(|held| held.ifindex == interface.index) else { return Ok(None) };
+        Ok(match point {
+            // The link may be of an interface that has moved to another namespace.
+            Point::Xdp => interface.xdp.filter(|xdp| xdp.program_id == held.program_id).map(|xdp| xdp.mode),
+            Point::Ingress | Point::Egress => Some(Stance::Tcx),
+        })
     }
 
-    /// Refuses an interface on which somebody else's program sits, before anything is changed.
+    /// The program that sees packets before ours at a TC hook, by id and, where the kernel tells it, name.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not tell what stands there.
+    pub fn stands_before(&self, interface: &Interface, point: Point) -> Result<Option<String>, KernelError> {
+        // The priority of a filter says that it is the first.
+        if point == Point::Xdp || is_filter(point) {
+            return Ok(None);
+        }
+        let Some(attachment) = self.attachments.get(&Spot { ifindex: interface.index, point }) else { return Ok(None) };
+        let ours = self.program_id(point, attachment.is_raw)?;
+        let programs = link::programs_at(interface.index, point == Point::Egress)
+            .map_err(|error| KernelError::of(format!("asking what stands at {point} of {}", interface.name), &error))?;
+        let first = programs.first().filter(|id| **id != ours);
+        Ok(first.map(|id| format!("program {id}{}", named(*id))))
+    }
+
+    /// Refuses a hook at which somebody else's program sits, before anything is changed.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Foreign`] with the program's id and mode.
-    pub fn require_free(&self, interface: &Interface) -> Result<(), KernelError> {
-        let Some(AttachedXdp { program_id, mode }) = interface.xdp else {
+    pub fn require_free(&self, interface: &Interface, point: Point) -> Result<(), KernelError> {
+        let in_the_way = interface.xdp.filter(|_| point == Point::Xdp);
+        let Some(AttachedXdp { program_id, mode }) = in_the_way else {
             // A pin of ours that is something else is refused too.
-            return self.pinned_link(interface.index).map(|_| ());
+            return self.pinned_link(Spot { ifindex: interface.index, point }).map(|_| ());
         };
-        if self.carries(interface)? {
+        if self.stance(interface, point)?.is_some() {
             return Ok(());
         }
         Err(KernelError::new(
             format!("attaching to {}", interface.name),
             ErrorKind::Foreign,
-            format!("another XDP program is there: id {program_id}, {} mode", mode.as_str()),
+            format!("another XDP program is there: id {program_id}{}, {} mode", named(program_id), mode.as_str()),
         )
         .cure(format!(
-            "look at it with 'bpftool prog show id {program_id}'; it must leave {} before naikon can protect it",
+            "look at it with 'bpftool prog show id {program_id}'; it must leave {} before naikon can take its place, or \
+             use --mode tc, which stands behind it",
             interface.name
         )))
     }
 
-    /// Puts the program on an interface: on the link that is pinned there, or on a new one.
+    /// Puts the program at a hook: on the link that is pinned there, or on a new one.
     ///
     /// # Errors
     ///
     /// See [`ErrorKind`]; a link that was there stays with its program.
-    pub fn attach(&mut self, interface: &Interface) -> Result<Attached, KernelError> {
-        self.require_free(interface)?;
+    pub fn attach(&mut self, interface: &Interface, point: Point) -> Result<Attached, KernelError> {
+        self.require_free(interface, point)?;
+        let spot = Spot { ifindex: interface.index, point };
+        let is_raw = !interface.has_ethernet_header();
+        self.load_program(point, is_raw)?;
         // The index is the identity: a renamed interface goes on under the name that its counters have.
         let name = self.name_of(interface.index)?.unwrap_or_else(|| interface.name.clone());
         let slot = self.slot(&name)?;
         self.tables.set_slot(interface.index, slot)?;
-        let (link, attached) = match self.adopt(interface)? {
-            Some(adopted) => adopted,
-            None => self.attach_anew(interface)?,
+        let (hold, attached) = if is_filter(point) {
+            let adopted = filter::at(interface.index, &interface.name, point)?.is_some();
+            let entry = self.settings.entry_point(point, is_raw);
+            filter::put(&mut self.ebpf, entry, &interface.name, point, adopted)?;
+            (Hold::Filter, Attached { stance: Stance::Clsact, adopted, notice: None })
+        } else {
+            let (link, attached) = match self.adopt(interface, spot, is_raw)? {
+                Some(adopted) => adopted,
+                None => self.attach_anew(interface, spot, is_raw)?,
+            };
+            (Hold::Link(link), attached)
         };
-        self.attachments.insert(interface.index, Attachment { interface: name, link, adopted: attached.adopted });
+        let adopted = attached.adopted;
+        self.attachments.insert(spot, Attachment { interface: name, hold, is_raw, adopted });
         Ok(attached)
     }
 
     /// Replaces the program on a live link of ours. A dead link is removed.
-    fn adopt(&mut self, interface: &Interface) -> Result<Option<(FdLink, Attached)>, KernelError> {
-        let Some(pinned) = self.pinned_link(interface.index)? else { return Ok(None) };
-        let live = interface.xdp.filter(|xdp| xdp.program_id == pinned.program_id);
-        let Some(AttachedXdp { mode, .. }) = live else {
-            drop(pinned.link);
+    fn adopt(
+        &mut self,
+        interface: &Interface,
+        spot: Spot,
+        is_raw: bool,
+    ) -> Result<Option<(Link, Attached)>, KernelError> {
+        let Some(pinned) = self.pinned_link(spot)? else { return Ok(None) };
+        let stance = match spot.point {
+            Point::Xdp => interface.xdp.filter(|xdp| xdp.program_id == pinned.held.program_id).map(|xdp| xdp.mode),
+            Point::Ingress | Point::Egress => Some(Stance::Tcx),
+        };
+        let Some(stance) = stance.filter(|_| pinned.is_live(spot.ifindex)) else {
+            drop(pinned);
+            self.attachments.remove(&spot);
             if let Some(pins) = &self.pins {
-                pins::unpin(&pins.link(interface.index))?;
+                pins::unpin(&pins.link(spot))?;
             }
             return Ok(None);
         };
-        let link = replace(self.program()?, pinned.link, &interface.name)?;
-        let wanted = match self.settings.mode {
-            Mode::Native => Some(XdpMode::Native),
-            Mode::Generic => Some(XdpMode::Generic),
-            Mode::Auto => None,
+        self.put(&pinned.link, spot.point, is_raw, &interface.name)?;
+        let wanted = match (self.settings.mode, spot.point) {
+            (Mode::Native, Point::Xdp) => Some(Stance::Native),
+            (Mode::Generic, Point::Xdp) => Some(Stance::Generic),
+            _ => None,
         };
-        let notice = wanted.filter(|wanted| *wanted != mode).map(|wanted| {
+        let notice = wanted.filter(|wanted| *wanted != stance).map(|wanted| {
             format!(
                 "still in {} mode from before: changing to {} would open a gap; 'naikon detach' first to change it",
-                mode.as_str(),
+                stance.as_str(),
                 wanted.as_str()
             )
         });
-        Ok(Some((link, Attached { mode, adopted: true, notice })))
+        Ok(Some((pinned.link, Attached { stance, adopted: true, notice })))
     }
 
-    fn attach_anew(&mut self, interface: &Interface) -> Result<(FdLink, Attached), KernelError> {
-        let (link, mode, notice) = match self.settings.mode {
-            Mode::Native => (self.link(interface, XdpMode::Native)?, XdpMode::Native, None),
-            Mode::Generic => (self.link(interface, XdpMode::Generic)?, XdpMode::Generic, None),
-            Mode::Auto => match self.link(interface, XdpMode::Native) {
-                Ok(link) => (link, XdpMode::Native, None),
+    fn attach_anew(
+        &mut self,
+        interface: &Interface,
+        spot: Spot,
+        is_raw: bool,
+    ) -> Result<(Link, Attached), KernelError> {
+        let (link, stance, notice) = match (spot.point, self.settings.mode) {
+            (Point::Xdp, Mode::Native) => {
+                (self.link(interface, spot.point, Stance::Native, is_raw)?, Stance::Native, None)
+            }
+            (Point::Xdp, Mode::Generic) => {
+                (self.link(interface, spot.point, Stance::Generic, is_raw)?, Stance::Generic, None)
+            }
+            (Point::Xdp, Mode::Auto | Mode::Tc) => match self.link(interface, spot.point, Stance::Native, is_raw) {
+                Ok(link) => (link, Stance::Native, None),
                 Err(native) if native.kind == ErrorKind::Interface => {
                     let notice =
                         format!("no native XDP ({}), so generic mode, which costs more per frame", native.cause);
-                    (self.link(interface, XdpMode::Generic)?, XdpMode::Generic, Some(notice))
+                    let link = self.link(interface, spot.point, Stance::Generic, is_raw)?;
+                    (link, Stance::Generic, Some(notice))
                 }
                 Err(other) => return Err(other),
             },
-        };
-        let link = match &self.pins {
-            None => link,
-            Some(pins) => {
-                let path = pins.link(interface.index);
-                let pinned = link
-                    .pin(&path)
-                    .map_err(|error| KernelError::of(format!("pinning the link {}", path.display()), &error))?;
-                FdLink::from(pinned)
+            (Point::Ingress | Point::Egress, _) => {
+                (self.link(interface, spot.point, Stance::Tcx, is_raw)?, Stance::Tcx, None)
             }
         };
-        Ok((link, Attached { mode, adopted: false, notice }))
+        if let Some(pins) = &self.pins {
+            let path = pins.link(spot);
+            link.pin(&path).map_err(|error| KernelError::of(format!("pinning the link {}", path.display()), &error))?;
+        }
+        Ok((link, Attached { stance, adopted: false, notice }))
     }
 
-    fn link(&mut self, interface: &Interface, mode: XdpMode) -> Result<FdLink, KernelError> {
-        let flags = match mode {
-            XdpMode::Native => AttachMode::Driver,
-            XdpMode::Generic => AttachMode::Skb,
-            XdpMode::Offload => AttachMode::Hardware,
+    fn link(&mut self, interface: &Interface, point: Point, stance: Stance, is_raw: bool) -> Result<Link, KernelError> {
+        let target = match (point, stance) {
+            (Point::Xdp, Stance::Native) => Target::XdpNative(interface.index),
+            (Point::Xdp, _) => Target::XdpGeneric(interface.index),
+            (Point::Ingress, _) => Target::TcxIngress(interface.index),
+            (Point::Egress, _) => Target::TcxEgress(interface.index),
         };
-        let program = self.program()?;
-        let link = program
-            .attach_to_if_index(interface.index, flags)
-            .and_then(|id| program.take_link(id))
-            .map_err(|error| attach_error(interface, mode, &error))?;
-        // aya falls back to a netlink attachment where the kernel makes no link. That one could be neither pinned
-        // nor replaced without a gap; dropping it here detaches it.
-        FdLink::try_from(link).map_err(|_| {
-            KernelError::new(
-                format!("attaching to {} in {} mode", interface.name, mode.as_str()),
-                ErrorKind::Interface,
-                "the kernel refuses a link there (EINVAL)",
-            )
-            .cure("try --mode generic")
-        })
+        let program = self.program(point, is_raw)?;
+        Link::create(program, target).map_err(|error| attach_error(interface, point, stance, &error))
     }
 
-    /// Takes the program off an interface that is to be protected no longer, or that is gone.
+    /// Puts the program of this load on a link in place of the one that is there: no packet passes unseen.
+    fn put(&self, link: &Link, point: Point, is_raw: bool, interface: &str) -> Result<(), KernelError> {
+        let program = self.program(point, is_raw)?;
+        link.update(program)
+            .map_err(|error| KernelError::of(format!("replacing the {point} program on {interface}"), &error))
+    }
+
+    /// Takes the program off a hook of an interface that is to be protected no longer there, or that is gone.
     ///
     /// # Errors
     ///
     /// When the pin is not ours or cannot be removed.
-    pub fn release(&mut self, ifindex: u32) -> Result<(), KernelError> {
-        self.pinned_link(ifindex)?;
+    pub fn release(&mut self, spot: Spot) -> Result<(), KernelError> {
+        self.pinned_link(spot)?;
         if let Some(pins) = &self.pins {
             // The pin goes first: closing the descriptor then detaches at once, not from a worker.
-            pins::unpin(&pins.link(ifindex))?;
+            pins::unpin(&pins.link(spot))?;
         }
-        self.attachments.remove(&ifindex);
-        self.tables.clear_slot(ifindex)
+        if is_filter(spot.point) {
+            remove_filter(spot)?;
+        }
+        self.attachments.remove(&spot);
+        // The other hooks of an interface count in the same slot.
+        if self.attached()?.keys().any(|other| other.ifindex == spot.ifindex) {
+            return Ok(());
+        }
+        self.tables.clear_slot(spot.ifindex)
     }
 
-    /// Interfaces that carry, or carried, the program, by index: those of this process and those pinned by an
-    /// earlier one.
+    /// Hooks that carry, or carried, the program: those of this process and those pinned by an earlier one.
     ///
     /// # Errors
     ///
     /// When the pins or the maps cannot be read.
-    pub fn attached(&self) -> Result<BTreeMap<u32, Held>, KernelError> {
+    pub fn attached(&self) -> Result<BTreeMap<Spot, Held>, KernelError> {
         let mut found = BTreeMap::new();
         if let Some(pins) = &self.pins {
-            for ifindex in pins.links()? {
-                found.insert(ifindex, Held { name: self.name_of(ifindex)?, by_us: false });
+            for spot in pins.links()? {
+                found.insert(spot, Held { name: self.name_of(spot.ifindex)?, by_us: false });
+            }
+            for spot in filters()? {
+                found.insert(spot, Held { name: self.name_of(spot.ifindex)?, by_us: false });
             }
         }
         let ours = self.attachments.iter();
-        found.extend(ours.map(|(index, found)| (*index, Held { name: Some(found.interface.clone()), by_us: true })));
+        found.extend(ours.map(|(spot, found)| (*spot, Held { name: Some(found.interface.clone()), by_us: true })));
         Ok(found)
+    }
+
+    /// Tells the egress programs where packets were judged that came in: on these interfaces, and on no other one that is here.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be written.
+    pub fn set_judged(&mut self, here: &BTreeSet<u32>, judged: &BTreeSet<u32>) -> Result<(), KernelError> {
+        self.tables.set_judged(here, judged)
     }
 
     /// The name under which an interface's frames are counted: the one it had when it was attached first.
@@ -237,9 +346,9 @@ impl Kernel {
     /// When a pin cannot be removed; what could be is gone.
     pub fn detach(&mut self) -> Result<(), KernelError> {
         let mut refused = Ok(());
-        for ifindex in self.attached()?.into_keys() {
+        for spot in self.attached()?.into_keys() {
             // One that refuses is no reason to leave the others.
-            refused = self.release(ifindex).and(refused);
+            refused = self.release(spot).and(refused);
         }
         refused?;
         self.pins.take().map_or(Ok(()), PinDir::remove)
@@ -251,10 +360,10 @@ impl Kernel {
     ///
     /// When a pin cannot be removed.
     pub fn abandon(mut self) -> Result<(), KernelError> {
-        let new: Vec<u32> =
-            self.attachments.iter().filter(|(_, attachment)| !attachment.adopted).map(|(index, _)| *index).collect();
-        for ifindex in new {
-            self.release(ifindex)?;
+        let new: Vec<Spot> =
+            self.attachments.iter().filter(|(_, attachment)| !attachment.adopted).map(|(spot, _)| *spot).collect();
+        for spot in new {
+            self.release(spot)?;
         }
         let nothing_left = self.fresh && self.attached()?.is_empty();
         match self.pins.take() {
@@ -263,29 +372,57 @@ impl Kernel {
         }
     }
 
-    fn pinned_link(&self, ifindex: u32) -> Result<Option<Pinned>, KernelError> {
+    fn pinned_link(&self, spot: Spot) -> Result<Option<Pinned>, KernelError> {
         match &self.pins {
-            Some(pins) => pinned_link(&pins.link(ifindex)),
+            Some(pins) => pinned_link(pins, spot),
             None => Ok(None),
         }
     }
 }
 
-/// Puts a program on a live link in place of the one that is there: no frame passes unseen.
-pub(super) fn replace(program: &mut Xdp, link: FdLink, interface: &str) -> Result<FdLink, KernelError> {
-    let refused = |error: &(dyn std::error::Error + 'static)| {
-        KernelError::of(format!("replacing the program on {interface}"), error)
-    };
-    let link = XdpLink::try_from(link).map_err(|error| refused(&error))?;
-    let id = program.attach_to_link(link).map_err(|error| refused(&error))?;
-    let link = program.take_link(id).map_err(|error| refused(&error))?;
-    FdLink::try_from(link).map_err(|error| refused(&error))
+/// Whether programs stand at a hook by filters: kernels before 6.6 have no links at TC.
+fn is_filter(point: Point) -> bool {
+    point != Point::Xdp && KernelVersion::current().is_ok_and(|running| running < TCX)
+}
+
+/// Filters of ours on this machine. There are none where there are links.
+pub(super) fn filters() -> Result<Vec<Spot>, KernelError> {
+    let mut found = Vec::new();
+    for interface in netlink::interfaces()?.into_values().filter(|_| is_filter(Point::Egress)) {
+        for point in [Point::Ingress, Point::Egress] {
+            // Somebody else's filter is told when we want the place.
+            if let Ok(Some(_)) = filter::at(interface.index, &interface.name, point) {
+                found.push(Spot { ifindex: interface.index, point });
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Removes our filter from a hook, if it is there.
+pub(super) fn remove_filter(spot: Spot) -> Result<(), KernelError> {
+    let interfaces = netlink::interfaces()?;
+    let Some(interface) = interfaces.get(&spot.ifindex) else { return Ok(()) };
+    match filter::at(spot.ifindex, &interface.name, spot.point)? {
+        Some(_) => filter::remove(&interface.name, spot.point),
+        None => Ok(()),
+    }
+}
+
+/// A program's name for messages, where the kernel tells it (CAP_SYS_ADMIN).
+fn named(id: u32) -> String {
+    let program = loaded_programs().filter_map(Result::ok).find(|program| program.id() == id);
+    let name = program.and_then(|program| program.name_as_str().map(crate::text::escape));
+    name.filter(|name| !name.is_empty()).map_or_else(String::new, |name| format!(" '{name}'"))
 }
 
 /// FRAMES.md's table of refusals, as messages.
-fn attach_error(interface: &Interface, mode: XdpMode, error: &ProgramError) -> KernelError {
+fn attach_error(interface: &Interface, point: Point, stance: Stance, error: &io::Error) -> KernelError {
     use rustix::io::Errno;
-    let operation = format!("attaching to {} in {} mode", interface.name, mode.as_str());
+    if point != Point::Xdp {
+        return tc_error(interface, point, error);
+    }
+    let operation = format!("attaching to {} in {} mode", interface.name, stance.as_str());
     let refused = |cause: &str, cure: &str| {
         KernelError::new(operation.clone(), ErrorKind::Interface, cause).cure(cure.replace("DEV", &interface.name))
     };
@@ -312,4 +449,11 @@ fn attach_error(interface: &Interface, mode: XdpMode, error: &ProgramError) -> K
             other.cure("try --mode generic")
         }
     }
+}
+
+/// What the kernel says against a program at TC.
+fn tc_error(interface: &Interface, point: Point, error: &io::Error) -> KernelError {
+    let operation = format!("attaching to {} at {point}", interface.name);
+    let refused = KernelError::of(operation, error);
+    if refused.kind == ErrorKind::Other { KernelError { kind: ErrorKind::Interface, ..refused } } else { refused }
 }

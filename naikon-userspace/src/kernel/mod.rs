@@ -8,6 +8,8 @@ mod apply;
 mod attach;
 mod audit;
 mod error;
+mod filter;
+mod link;
 mod memory;
 mod netlink;
 mod offline;
@@ -16,10 +18,18 @@ mod sys;
 mod tables;
 mod trace;
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    os::fd::{AsFd, BorrowedFd},
+    path::PathBuf,
+};
 
-use aya::{Ebpf, EbpfLoader, VerifierLogLevel, include_bytes_aligned, programs::Xdp, util::KernelVersion};
-use naikon_ebpf::abi;
+use aya::{
+    Ebpf, EbpfLoader, VerifierLogLevel, include_bytes_aligned,
+    programs::{Program, ProgramError},
+    util::KernelVersion,
+};
+use naikon_ebpf::abi::{self, Place};
 
 pub(crate) use self::sys::return_large_blocks;
 pub use self::{
@@ -36,6 +46,7 @@ pub use self::{
 use self::{attach::Attachment, pins::PinDir, tables::Tables, trace::Loggers};
 use crate::{
     config::Mode,
+    hook::{Point, Spot},
     ruleset::Rule,
     tables::{Audit, Counts, Seeds, Set, Shape, Table},
 };
@@ -47,6 +58,8 @@ pub static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/nai
 const OLDEST: KernelVersion = KernelVersion::new(5, 10, 0);
 /// The first kernel that passes multi-buffer frames to XDP.
 const FRAGS: KernelVersion = KernelVersion::new(5, 18, 0);
+/// The first kernel with links at TC (TCX).
+const TCX: KernelVersion = KernelVersion::new(6, 6, 0);
 /// The first kernel that charges maps to the memory cgroup instead of RLIMIT_MEMLOCK.
 const NO_MEMLOCK: KernelVersion = KernelVersion::new(5, 11, 0);
 
@@ -61,8 +74,10 @@ const CAP_BPF: u64 = 1 << 39;
 pub struct Settings {
     /// Where to pin; `None` runs without pins, and protection ends with the process.
     pub pin_dir: Option<PathBuf>,
-    /// Which XDP mode to attach in.
+    /// How to attach for what comes in.
     pub mode: Mode,
+    /// Attach for what goes out, too.
+    pub egress: bool,
     /// Drop the frames that cannot be read.
     pub unparsed_drop: bool,
     /// Log every decision.
@@ -72,7 +87,6 @@ pub struct Settings {
 /// naikon in the kernel.
 pub struct Kernel {
     ebpf: Ebpf,
-    entry: &'static str,
     tables: Tables,
     /// What stands in front of the tries in this load of the program.
     set: Set<Mapped>,
@@ -85,7 +99,7 @@ pub struct Kernel {
     pins: Option<PinDir>,
     lists: BTreeMap<String, u16>,
     slots: BTreeMap<String, u16>,
-    attachments: BTreeMap<u32, Attachment>,
+    attachments: BTreeMap<Spot, Attachment>,
     /// No maps were pinned before this process: there is nothing that a failed start must leave in place.
     fresh: bool,
 }
@@ -142,12 +156,12 @@ impl Kernel {
             pins.prepare_maps()?;
         }
         let shape = apply::shape(&Counts::default(), pins.is_some())?;
-        let loaded = load(settings, pins.as_ref(), &shape).and_then(|(mut ebpf, entry)| {
+        let loaded = load(settings, pins.as_ref(), &shape).and_then(|mut ebpf| {
             let tables = Tables::take(&mut ebpf)?;
             let set = Set::new(Mapped::take(&mut ebpf, &shape)?, shape);
-            Ok((ebpf, entry, tables, set))
+            Ok((ebpf, tables, set))
         });
-        let (ebpf, entry, tables, set) = match loaded {
+        let (ebpf, tables, set) = match loaded {
             Ok(loaded) => loaded,
             Err(error) => {
                 // Maps that were made for nothing are not left behind.
@@ -162,21 +176,7 @@ impl Kernel {
         let attachments = BTreeMap::new();
         let (settings, loggers) = (settings.clone(), Loggers::default());
         let (is_filled, audit) = (false, None);
-        Ok(Kernel {
-            ebpf,
-            entry,
-            tables,
-            set,
-            is_filled,
-            audit,
-            settings,
-            loggers,
-            pins,
-            lists,
-            slots,
-            attachments,
-            fresh,
-        })
+        Ok(Kernel { ebpf, tables, set, is_filled, audit, settings, loggers, pins, lists, slots, attachments, fresh })
     }
 
     /// The rules that the kernel enforces now, sorted by prefix.
@@ -261,15 +261,34 @@ impl Kernel {
         self.tables.reader()
     }
 
-    fn program(&mut self) -> Result<&mut Xdp, KernelError> {
-        xdp(&mut self.ebpf, self.entry)
+    /// The loaded program for a hook.
+    fn program(&self, point: Point, is_raw: bool) -> Result<BorrowedFd<'_>, KernelError> {
+        program(&self.ebpf, self.settings.entry_point(point, is_raw))
     }
 
-    fn program_id(&self) -> Result<u32, KernelError> {
-        let program = self.ebpf.program(self.entry).and_then(|program| program.info().ok());
-        program
-            .map(|info| info.id())
-            .ok_or_else(|| KernelError::new("reading the program's id", ErrorKind::Other, "the program is not loaded"))
+    /// Loads the program for a hook, if it is not loaded yet.
+    fn load_program(&mut self, point: Point, is_raw: bool) -> Result<(), KernelError> {
+        load_program(&mut self.ebpf, self.settings.entry_point(point, is_raw))
+    }
+
+    fn program_id(&self, point: Point, is_raw: bool) -> Result<u32, KernelError> {
+        let name = self.settings.entry_point(point, is_raw);
+        let program = self.ebpf.program(name).and_then(|program| program.info().ok());
+        let unloaded =
+            || KernelError::new(format!("reading the id of the program {name}"), ErrorKind::Other, "it is not loaded");
+        program.map(|info| info.id()).ok_or_else(unloaded)
+    }
+}
+
+impl Settings {
+    /// The name of the program for a hook, for packets that begin with their IP header (`is_raw`) or an Ethernet header.
+    fn entry_point(&self, point: Point, is_raw: bool) -> &'static str {
+        let place = match point {
+            Point::Xdp => Place::Xdp { frags: KernelVersion::current().is_ok_and(|running| running >= FRAGS) },
+            Point::Ingress => Place::Ingress,
+            Point::Egress => Place::Egress,
+        };
+        abi::entry_point(place, is_raw, self.trace)
     }
 }
 
@@ -280,20 +299,19 @@ impl Kernel {
 ///
 /// When the kernel refuses the object.
 pub fn load_alone(entry: &'static str, unparsed_drop: bool, shape: Shape) -> Result<(Ebpf, Set<Mapped>), KernelError> {
-    let mut ebpf = load_entry(entry, unparsed_drop, None, &shape)?;
+    let mut ebpf = load_object(unparsed_drop, None, &shape)?;
+    load_program(&mut ebpf, entry)?;
     let memory = Mapped::take(&mut ebpf, &shape)?;
     Ok((ebpf, Set::new(memory, shape)))
 }
 
-/// Loads the object and the entry point that this kernel can run.
-fn load(settings: &Settings, pins: Option<&PinDir>, shape: &Shape) -> Result<(Ebpf, &'static str), KernelError> {
-    let entry = match (KernelVersion::current().is_ok_and(|running| running >= FRAGS), settings.trace) {
-        (true, false) => abi::PROGRAM_FRAGS,
-        (false, false) => abi::PROGRAM_LINEAR,
-        (true, true) => abi::PROGRAM_TRACE_FRAGS,
-        (false, true) => abi::PROGRAM_TRACE_LINEAR,
-    };
-    Ok((load_entry(entry, settings.unparsed_drop, pins, shape)?, entry))
+/// Loads the object and the programs that interfaces with an Ethernet header need.
+fn load(settings: &Settings, pins: Option<&PinDir>, shape: &Shape) -> Result<Ebpf, KernelError> {
+    let mut ebpf = load_object(settings.unparsed_drop, pins, shape)?;
+    for point in settings.points() {
+        load_program(&mut ebpf, settings.entry_point(point, false))?;
+    }
+    Ok(ebpf)
 }
 
 /// What loads the object for tables of this shape; the program must be loaded from it still.
@@ -332,22 +350,29 @@ pub fn loader<'a>(unparsed_drop: bool, shape: &'a Shape) -> EbpfLoader<'a> {
     loader
 }
 
-/// Loads the object and one entry point.
-fn load_entry(
-    entry: &'static str,
-    unparsed_drop: bool,
-    pins: Option<&PinDir>,
-    shape: &Shape,
-) -> Result<Ebpf, KernelError> {
+/// Loads the object's maps.
+fn load_object(unparsed_drop: bool, pins: Option<&PinDir>, shape: &Shape) -> Result<Ebpf, KernelError> {
     let mut loader = loader(unparsed_drop, shape);
     if let Some(pins) = pins {
         for name in PinDir::map_names() {
             loader.map_pin_path(name, pins.map(name));
         }
     }
-    let mut ebpf = loader.load(OBJECT).map_err(|error| KernelError::of("loading the maps", &error))?;
-    xdp(&mut ebpf, entry)?.load().map_err(|error| {
-        let refused = KernelError::of("loading the program", &error);
+    loader.load(OBJECT).map_err(|error| KernelError::of("loading the maps", &error))
+}
+
+/// Loads a program of an object, if it is not loaded yet.
+fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), KernelError> {
+    fn unloaded<T>(fd: Result<T, ProgramError>) -> bool {
+        matches!(fd, Err(ProgramError::NotLoaded))
+    }
+    let loaded = match ebpf.program_mut(name) {
+        Some(Program::Xdp(program)) if unloaded(program.fd()) => program.load(),
+        Some(Program::SchedClassifier(program)) if unloaded(program.fd()) => program.load(),
+        _ => Ok(()),
+    };
+    loaded.map_err(|error| {
+        let refused = KernelError::of(format!("loading the program {name}"), &error);
         match error::errno(&error) {
             // The verifier's word is EACCES or EINVAL; a missing capability is EPERM.
             Some(rustix::io::Errno::ACCESS | rustix::io::Errno::INVAL) => {
@@ -362,8 +387,16 @@ fn load_entry(
             }
             _ => refused,
         }
-    })?;
-    Ok(ebpf)
+    })
+}
+
+/// A loaded program of an object.
+fn program<'a>(ebpf: &'a Ebpf, name: &str) -> Result<BorrowedFd<'a>, KernelError> {
+    let operation = || format!("opening the program {name}");
+    let program = ebpf
+        .program(name)
+        .ok_or_else(|| KernelError::new(operation(), ErrorKind::Other, "the object does not hold it"))?;
+    program.fd().map(AsFd::as_fd).map_err(|error| KernelError::of(operation(), &error))
 }
 
 /// Drawn anew for every load, so that nobody who writes a list can aim at the places of its entries.
@@ -373,14 +406,6 @@ fn seeds() -> Result<Seeds, KernelError> {
     filled.map_err(|error| KernelError::of("drawing random numbers", &std::io::Error::from(error)))?;
     let mut words = random.chunks_exact(8).map(|bytes| bytes.iter().fold(0, |word, byte| word << 8 | u64::from(*byte)));
     Ok(Seeds::new(std::array::from_fn(|_| words.next().unwrap_or_default())))
-}
-
-fn xdp<'a>(ebpf: &'a mut Ebpf, entry: &str) -> Result<&'a mut Xdp, KernelError> {
-    let operation = || format!("opening the program {entry}");
-    let program = ebpf
-        .program_mut(entry)
-        .ok_or_else(|| KernelError::new(operation(), ErrorKind::Other, "the object does not hold it"))?;
-    <&mut Xdp>::try_from(program).map_err(|error| KernelError::of(operation(), &error))
 }
 
 /// The lowest id above all that were given.

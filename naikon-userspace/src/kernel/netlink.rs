@@ -9,11 +9,15 @@ use netlink_packet_route::{
     address::{AddressAttribute, AddressMessage},
     link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp, XdpAttached},
     route::{RouteAddress, RouteAttribute, RouteMessage},
+    tc::{TcAttribute, TcFilterBpfOption, TcHandle, TcMessage, TcOption},
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
 use super::error::{ErrorKind, KernelError};
-use crate::interface::{AttachedXdp, Interface, XdpMode};
+use crate::{
+    hook::Stance,
+    interface::{AttachedXdp, Interface},
+};
 
 /// `RTNLGRP_LINK`, `RTNLGRP_IPV4_IFADDR`, `RTNLGRP_IPV6_IFADDR` (include/uapi/linux/rtnetlink.h). Routes are left
 /// out: a gateway with a full table tells of many a second.
@@ -69,9 +73,9 @@ fn interface(link: LinkMessage) -> Interface {
 
 fn attached(parts: &[LinkXdp]) -> Option<AttachedXdp> {
     let mode = parts.iter().find_map(|part| match part {
-        LinkXdp::Attached(XdpAttached::Driver) => Some(XdpMode::Native),
-        LinkXdp::Attached(XdpAttached::SocketBuffer) => Some(XdpMode::Generic),
-        LinkXdp::Attached(XdpAttached::Hardware) => Some(XdpMode::Offload),
+        LinkXdp::Attached(XdpAttached::Driver) => Some(Stance::Native),
+        LinkXdp::Attached(XdpAttached::SocketBuffer) => Some(Stance::Generic),
+        LinkXdp::Attached(XdpAttached::Hardware) => Some(Stance::Offload),
         _ => None,
     })?;
     let program_id = parts.iter().find_map(|part| match part {
@@ -135,6 +139,47 @@ fn next_hops(attributes: &[RouteAttribute]) -> Vec<IpAddr> {
         }
     }
     found
+}
+
+/// A filter of a BPF program at clsact.
+pub(super) struct Filter {
+    pub(super) priority: u16,
+    pub(super) handle: u32,
+    pub(super) program_id: Option<u32>,
+    pub(super) name: Option<String>,
+}
+
+/// The filters at TC ingress or egress of an interface. One without clsact has none.
+pub(super) fn filters(ifindex: u32, is_egress: bool) -> Result<Vec<Filter>, KernelError> {
+    let minor = if is_egress { TcHandle::MIN_EGRESS } else { TcHandle::MIN_INGRESS };
+    let request = || {
+        let mut message = TcMessage::default();
+        message.header.index = ifindex.cast_signed();
+        message.header.parent = TcHandle { major: u16::MAX, minor };
+        RouteNetlinkMessage::GetTrafficFilter(message)
+    };
+    collect("listing the filters", request, |found: &mut Vec<Filter>, message| {
+        if let RouteNetlinkMessage::NewTrafficFilter(message) = message {
+            found.extend(filter(message));
+        }
+    })
+}
+
+/// A filter, of which a dump tells twice: once for all that have its priority, then with its handle.
+fn filter(message: TcMessage) -> Option<Filter> {
+    let handle = u32::from(message.header.handle);
+    let mut filter = Filter { priority: (message.header.info >> 16) as u16, handle, program_id: None, name: None };
+    for attribute in message.attributes {
+        let TcAttribute::Options(options) = attribute else { continue };
+        for option in options {
+            match option {
+                TcOption::Bpf(TcFilterBpfOption::ProgId(id)) => filter.program_id = Some(id),
+                TcOption::Bpf(TcFilterBpfOption::ProgName(name)) => filter.name = Some(name),
+                _ => {}
+            }
+        }
+    }
+    (handle != 0).then_some(filter)
 }
 
 /// Tells of interfaces and addresses that appear, change or vanish.

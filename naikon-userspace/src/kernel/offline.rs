@@ -6,20 +6,24 @@ use naikon_ebpf::abi;
 
 use super::{
     PinDir,
+    attach::{filters, remove_filter},
     error::KernelError,
     netlink::interfaces,
     pins::{self, pinned_link},
     tables::Tables,
 };
-use crate::{interface::Interface, telemetry::Counters};
+use crate::{
+    hook::{Point, Spot, Stance},
+    telemetry::Counters,
+};
 
 /// What the pins say while no daemon runs.
 #[derive(Debug)]
 pub struct Inspection {
     /// Sets applied so far.
     pub generation: u64,
-    /// Interfaces on which the kernel confirms the program.
-    pub attached: Vec<Interface>,
+    /// Hooks at which the kernel confirms the program, by the interface's name now.
+    pub attached: Vec<(String, Spot, Stance)>,
     /// Prefixes that are dropped or monitored, IPv4 and IPv6.
     pub prefixes: (usize, usize),
     /// Every counter.
@@ -36,11 +40,21 @@ pub fn inspect(pin_dir: &Path) -> Result<Inspection, KernelError> {
     let tables = Tables::from_pins(&pins)?;
     let interfaces = interfaces()?;
     let mut attached = Vec::new();
-    for ifindex in pins.links()? {
-        if let (Some(link), Some(interface)) = (pinned_link(&pins.link(ifindex))?, interfaces.get(&ifindex))
-            && interface.xdp.is_some_and(|xdp| xdp.program_id == link.program_id)
-        {
-            attached.push(interface.clone());
+    for spot in pins.links()? {
+        let (Some(pinned), Some(interface)) = (pinned_link(&pins, spot)?, interfaces.get(&spot.ifindex)) else {
+            continue;
+        };
+        let stance = match spot.point {
+            Point::Xdp => interface.xdp.filter(|xdp| xdp.program_id == pinned.held.program_id).map(|xdp| xdp.mode),
+            Point::Ingress | Point::Egress => Some(Stance::Tcx),
+        };
+        if let Some(stance) = stance.filter(|_| pinned.is_live(spot.ifindex)) {
+            attached.push((interface.name.clone(), spot, stance));
+        }
+    }
+    for spot in filters()? {
+        if let Some(interface) = interfaces.get(&spot.ifindex) {
+            attached.push((interface.name.clone(), spot, Stance::Clsact));
         }
     }
     let mut prefixes = (0, 0);
@@ -70,14 +84,16 @@ pub fn detach_pins(pin_dir: &Path) -> Result<usize, KernelError> {
     let pins = PinDir::open(pin_dir)?;
     let links = pins.links()?;
     // All are looked at before one is removed: what is not ours stays.
-    for ifindex in &links {
-        pinned_link(&pins.link(*ifindex))?;
+    for spot in &links {
+        pinned_link(&pins, *spot)?;
     }
-    for ifindex in &links {
-        let link = pinned_link(&pins.link(*ifindex))?;
-        pins::unpin(&pins.link(*ifindex))?;
+    for spot in &links {
+        let link = pinned_link(&pins, *spot)?;
+        pins::unpin(&pins.link(*spot))?;
         drop(link);
     }
+    let filters = filters()?;
+    filters.iter().try_for_each(|spot| remove_filter(*spot))?;
     pins.remove()?;
-    Ok(links.len())
+    Ok(links.len() + filters.len())
 }

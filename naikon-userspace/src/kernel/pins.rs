@@ -1,7 +1,7 @@
 //! The pin directory: what outlives the daemon, who may touch it, and whether what lies there is ours.
 //!
 //! ```text
-//! <pin dir>/xdp-<ifindex>      the link that holds the program on an interface
+//! <pin dir>/<hook>-<ifindex>   the link that holds the program at a hook (xdp, ingress, egress) of an interface
 //! <pin dir>/v<ABI>/<MAP>       the maps, shared by every program of that ABI
 //! ```
 //!
@@ -14,19 +14,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aya::{
-    maps::{MapInfo, MapType},
-    programs::links::{FdLink, LinkType, PinnedLink},
-};
+use aya::maps::{MapInfo, MapType};
 use naikon_ebpf::abi;
 
-use super::error::{ErrorKind, KernelError};
+use super::{
+    error::{ErrorKind, KernelError},
+    link::{Held, Kind, Link},
+};
+use crate::hook::{Point, Spot};
 
 /// `BPF_FS_MAGIC` (include/uapi/linux/magic.h).
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
-/// Begins the name of a pinned link. bpffs allows no dot in a name, so interface names would not do.
-const LINK_PREFIX: &str = "xdp-";
-
 /// What each map must be to be adopted: name, type, key size, value size, entries.
 const MAPS: [(&str, MapType, u32, u32, u32); 7] = [
     (abi::RULES_V4, MapType::LpmTrie, 4 + 4, 4, abi::RULES_MAX),
@@ -130,19 +128,16 @@ impl PinDir {
         self.maps().join(name)
     }
 
-    /// Where the link of an interface is pinned.
-    pub(crate) fn link(&self, ifindex: u32) -> PathBuf {
-        self.root.join(format!("{LINK_PREFIX}{ifindex}"))
+    /// Where the link of a hook is pinned. bpffs allows no dot in a name, so interface names would not do.
+    pub(crate) fn link(&self, spot: Spot) -> PathBuf {
+        self.root.join(format!("{}-{}", spot.point, spot.ifindex))
     }
 
-    /// Interface indexes that have a pinned link.
-    pub(crate) fn links(&self) -> Result<Vec<u32>, KernelError> {
+    /// Hooks that have a pinned link.
+    pub(crate) fn links(&self) -> Result<Vec<Spot>, KernelError> {
         let entries = fs::read_dir(&self.root)
             .map_err(|error| KernelError::of(format!("reading {}", self.root.display()), &error))?;
-        Ok(entries
-            .filter_map(Result::ok)
-            .filter_map(|entry| entry.file_name().to_str()?.strip_prefix(LINK_PREFIX)?.parse().ok())
-            .collect())
+        Ok(entries.filter_map(Result::ok).filter_map(|entry| spot(entry.file_name().to_str()?)).collect())
     }
 
     /// Removes the maps of this ABI, which nothing uses, and the directory if nothing else is in it.
@@ -209,13 +204,29 @@ pub(crate) fn unpin(path: &Path) -> Result<(), KernelError> {
     }
 }
 
-/// A pinned XDP link of ours, live or dead.
-pub(super) struct Pinned {
-    pub(super) link: FdLink,
-    pub(super) program_id: u32,
+/// The hook whose link bears this name.
+fn spot(name: &str) -> Option<Spot> {
+    let (hook, ifindex) = name.split_once('-')?;
+    let point = Point::ALL.into_iter().find(|point| point.as_str() == hook)?;
+    Some(Spot { point, ifindex: ifindex.parse().ok()? })
 }
 
-pub(super) fn pinned_link(path: &Path) -> Result<Option<Pinned>, KernelError> {
+/// A pinned link of ours.
+pub(super) struct Pinned {
+    pub(super) link: Link,
+    pub(super) held: Held,
+}
+
+impl Pinned {
+    /// Whether it still holds a program on the interface.
+    pub(super) fn is_live(&self, ifindex: u32) -> bool {
+        self.held.ifindex == ifindex
+    }
+}
+
+/// What is pinned for a hook, if it is a link of the right kind.
+pub(super) fn pinned_link(pins: &PinDir, spot: Spot) -> Result<Option<Pinned>, KernelError> {
+    let path = &pins.link(spot);
     if !path.exists() {
         return Ok(None);
     }
@@ -223,17 +234,20 @@ pub(super) fn pinned_link(path: &Path) -> Result<Option<Pinned>, KernelError> {
     if path.is_dir() {
         return Err(foreign("it is a directory".into()));
     }
-    let link = PinnedLink::from_pin(path).map_err(|error| {
+    let link = Link::open(path).map_err(|error| {
         let error = KernelError::of(format!("opening the pin {}", path.display()), &error);
         if error.kind == ErrorKind::Privilege { error } else { foreign(error.cause) }
     })?;
-    let link = FdLink::from(link);
-    let info = link.info().map_err(|error| foreign(format!("it is no BPF link: {error}")))?;
-    match info.link_type() {
-        Ok(LinkType::Xdp) => {}
-        other => return Err(foreign(format!("it is no XDP link but {other:?}"))),
+    let held = link.held().map_err(|error| foreign(format!("it is no BPF link: {error}")))?;
+    let kind = match spot.point {
+        Point::Xdp => Kind::Xdp,
+        Point::Ingress => Kind::TcxIngress,
+        Point::Egress => Kind::TcxEgress,
+    };
+    if held.kind != kind {
+        return Err(foreign(format!("it is no {} link but {:?}", spot.point, held.kind)));
     }
-    Ok(Some(Pinned { link, program_id: info.program_id() }))
+    Ok(Some(Pinned { link, held }))
 }
 
 fn version() -> String {

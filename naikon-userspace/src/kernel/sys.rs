@@ -1,11 +1,15 @@
-//! What aya 0.14 has no call for: maps mapped into memory, and many changes of a map in one system call. The only unsafe
-//! code of user space.
+//! What aya 0.14 has no call for: maps mapped into memory, many changes of a map in one system call, and links of every kind
+//! that can be replaced. The only unsafe code of user space.
 #![expect(unsafe_code, reason = "memory shared with the kernel, and a raw system call")]
 
 use std::{
-    ffi::c_void,
+    ffi::{CString, c_void},
     io,
-    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
     ptr,
 };
 
@@ -112,12 +116,160 @@ pub(super) fn change_many(
     };
     // SAFETY: keys and values are as long as `count` says (the caller's promise for keys, checked above for values), and the
     // kernel writes to nothing but the attributes.
-    let result =
-        unsafe { libc::syscall(libc::SYS_bpf, command, ptr::from_mut(&mut attributes), size_of::<BatchAttributes>()) };
-    if result == 0 {
-        return Ok(());
-    }
+    let Err(error) = (unsafe { bpf(command, &mut attributes) }) else { return Ok(()) };
     // A kernel that refuses before it begins leaves the count as it was; one that begins counts what is done, which is not all.
     let done = if attributes.count as usize == count { 0 } else { attributes.count as usize };
-    Err((done, io::Error::last_os_error()))
+    Err((done, error))
+}
+
+/// `struct { ... } link_create` of `union bpf_attr`, as far as it is used; zeros follow.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LinkAttributes {
+    /// Descriptor of the program.
+    pub(super) program: u32,
+    /// Index of the interface, or descriptor of the cgroup.
+    pub(super) target: u32,
+    /// `enum bpf_attach_type`.
+    pub(super) attach_type: u32,
+    /// Of the hook.
+    pub(super) flags: u32,
+}
+
+/// The beginning of `struct bpf_link_info`, with the interface of an XDP or TCX link and the hook of the latter.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+struct RawLinkInfo {
+    kind: u32,
+    id: u32,
+    program_id: u32,
+    padding: u32,
+    ifindex: u32,
+    attach_type: u32,
+}
+
+/// What the kernel says of a link.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LinkInfo {
+    /// `enum bpf_link_type`.
+    pub(super) kind: u32,
+    /// Kernel id of the program.
+    pub(super) program_id: u32,
+    /// Of XDP and TCX links; 0 once the interface is gone or the link detached.
+    pub(super) ifindex: u32,
+    /// Of TCX links.
+    pub(super) attach_type: u32,
+}
+
+/// Makes a link (`BPF_LINK_CREATE`).
+pub(super) fn create_link(mut attributes: LinkAttributes) -> io::Result<OwnedFd> {
+    // SAFETY: the attributes hold no pointers.
+    let fd = unsafe { bpf(28, &mut attributes) }?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Puts another program on a link (`BPF_LINK_UPDATE`).
+pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    // `link_fd`, `new_prog_fd`, `flags`, `old_prog_fd`.
+    let mut attributes = [link.as_raw_fd(), program.as_raw_fd(), 0, 0];
+    // SAFETY: the attributes hold no pointers.
+    unsafe { bpf(29, &mut attributes) }.map(|_| ())
+}
+
+/// `struct { ... }` of `BPF_OBJ_*` in `union bpf_attr`.
+#[repr(C)]
+struct PinAttributes {
+    pathname: u64,
+    bpf_fd: u32,
+    file_flags: u32,
+}
+
+/// Pins a BPF object (`BPF_OBJ_PIN`).
+pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let bpf_fd = u32::try_from(object.as_raw_fd()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let mut attributes = PinAttributes { pathname: path.as_ptr() as u64, bpf_fd, file_flags: 0 };
+    // SAFETY: the path ends with a zero and outlives the call.
+    unsafe { bpf(6, &mut attributes) }.map(|_| ())
+}
+
+/// Opens a pinned BPF object of whatever kind (`BPF_OBJ_GET`).
+pub(super) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attributes = PinAttributes { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
+    // SAFETY: the path ends with a zero and outlives the call.
+    let fd = unsafe { bpf(7, &mut attributes) }?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Asks what a link is (`BPF_OBJ_GET_INFO_BY_FD`). A descriptor of another kind of object is refused with `EINVAL`.
+pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
+    #[repr(C)]
+    struct Attributes {
+        bpf_fd: u32,
+        info_len: u32,
+        info: u64,
+    }
+    // Maps and programs are told by the same call, with other structures.
+    let kind = std::fs::read_link(format!("/proc/self/fd/{}", link.as_raw_fd()))?;
+    if !kind.to_string_lossy().contains("bpf_link") && !kind.to_string_lossy().contains("bpf-link") {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("it is no link but {}", kind.display())));
+    }
+    let mut info = RawLinkInfo::default();
+    let mut attributes = Attributes {
+        bpf_fd: u32::try_from(link.as_raw_fd()).map_err(|_| io::ErrorKind::InvalidInput)?,
+        info_len: size_of::<RawLinkInfo>() as u32,
+        info: ptr::from_mut(&mut info) as u64,
+    };
+    // SAFETY: the kernel writes at most `info_len` bytes to `info`, which outlives the call.
+    unsafe { bpf(15, &mut attributes) }?;
+    let RawLinkInfo { kind, program_id, ifindex, attach_type, .. } = info;
+    Ok(LinkInfo { kind, program_id, ifindex, attach_type })
+}
+
+/// Ids of the programs at a hook of an interface, in the order in which they see packets (`BPF_PROG_QUERY`). More than fit are
+/// left out.
+pub(super) fn programs_at(ifindex: u32, attach_type: u32) -> io::Result<Vec<u32>> {
+    /// `struct { ... } query` of `union bpf_attr`.
+    #[repr(C)]
+    struct Attributes {
+        target: u32,
+        attach_type: u32,
+        query_flags: u32,
+        attach_flags: u32,
+        prog_ids: u64,
+        prog_cnt: u32,
+        padding: u32,
+        rest: [u64; 4],
+    }
+    /// `BPF_MPROG_MAX`.
+    const MOST: usize = 64;
+    let mut ids = vec![0_u32; MOST];
+    let mut attributes = Attributes {
+        target: ifindex,
+        attach_type,
+        query_flags: 0,
+        attach_flags: 0,
+        prog_ids: ids.as_mut_ptr() as u64,
+        prog_cnt: MOST as u32,
+        padding: 0,
+        rest: [0; 4],
+    };
+    // SAFETY: the kernel writes at most `prog_cnt` numbers to `ids`, which outlives the call.
+    unsafe { bpf(16, &mut attributes) }?;
+    ids.truncate(attributes.prog_cnt as usize);
+    Ok(ids)
+}
+
+/// bpf(2).
+///
+/// # Safety
+///
+/// The attributes are those of the command, and what they point to is as long as they say and outlives the call.
+unsafe fn bpf<T>(command: i64, attributes: &mut T) -> io::Result<i32> {
+    // SAFETY: the caller's promise; the size is that of the attributes.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, ptr::from_mut(attributes), size_of::<T>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { i32::try_from(result).map_err(io::Error::other) }
 }

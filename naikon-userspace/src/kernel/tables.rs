@@ -1,7 +1,7 @@
 //! The maps of one naikon: read back, changed, counted. One writer; readers have file descriptors of their own.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::AsFd,
     thread,
@@ -52,6 +52,8 @@ pub(crate) struct Tables {
     hits: Hits,
     names: HashMap<MapData, abi::NameKey, u32>,
     pub(super) meta: Array<MapData, u64>,
+    /// Interfaces that this process marked as judged.
+    judged: BTreeSet<u32>,
 }
 
 impl Tables {
@@ -84,6 +86,7 @@ impl Tables {
             hits: typed(abi::HITS, open(abi::HITS)?)?,
             names: typed(abi::NAMES, open(abi::NAMES)?)?,
             meta: typed(abi::META, open(abi::META)?)?,
+            judged: BTreeSet::new(),
         })
     }
 
@@ -172,7 +175,8 @@ impl Tables {
         let index = abi::interface_index(ifindex);
         let operation = || format!("writing interface {ifindex} to {}", abi::INTERFACES);
         let entry = self.interfaces.get(&index, 0).map_err(|error| KernelError::of(operation(), &error))?;
-        if entry != 0 && abi::slot_of(entry, ifindex).is_none() {
+        // One that merely shows what was judged elsewhere gives way.
+        if entry != 0 && entry >> 32 != u64::from(ifindex) && entry as u16 != abi::NO_SLOT {
             return Err(KernelError::new(
                 operation(),
                 ErrorKind::Interface,
@@ -181,8 +185,31 @@ impl Tables {
             .cure("recreate one of the two, so that it gets another index"));
         }
         self.interfaces
-            .set(index, abi::interface_entry(ifindex, slot), 0)
+            .set(index, abi::interface_entry(ifindex, slot, abi::is_judged(entry, ifindex)), 0)
             .map_err(|error| KernelError::of(operation(), &error))
+    }
+
+    /// Says of these interfaces, and of no other of those that are here, that what comes in there has been judged.
+    pub(crate) fn set_judged(&mut self, here: &BTreeSet<u32>, judged: &BTreeSet<u32>) -> Result<(), KernelError> {
+        let refused = |error: &MapError| KernelError::of(format!("writing {}", abi::INTERFACES), error);
+        let indexes: BTreeSet<u32> = self.judged.iter().chain(here).chain(judged).copied().collect();
+        for ifindex in indexes {
+            let index = abi::interface_index(ifindex);
+            let entry = self.interfaces.get(&index, 0).map_err(|error| refused(&error))?;
+            // Another one with the same low bits has the place: what comes in here is judged once more.
+            if entry != 0 && entry >> 32 != u64::from(ifindex) {
+                continue;
+            }
+            let wanted = match (abi::slot_of(entry, ifindex), judged.contains(&ifindex)) {
+                (None, false) => 0,
+                (slot, is_judged) => abi::interface_entry(ifindex, slot.unwrap_or(abi::NO_SLOT), is_judged),
+            };
+            if wanted != entry {
+                self.interfaces.set(index, wanted, 0).map_err(|error| refused(&error))?;
+            }
+        }
+        self.judged.clone_from(judged);
+        Ok(())
     }
 
     /// The slot of an interface that has one.
@@ -196,7 +223,7 @@ impl Tables {
     pub(crate) fn clear_slot(&mut self, ifindex: u32) -> Result<(), KernelError> {
         let index = abi::interface_index(ifindex);
         let clear = |interfaces: &mut Array<MapData, u64>| {
-            if abi::slot_of(interfaces.get(&index, 0)?, ifindex).is_some() {
+            if interfaces.get(&index, 0)? >> 32 == u64::from(ifindex) {
                 interfaces.set(index, 0, 0)?;
             }
             Ok(())

@@ -1,0 +1,297 @@
+//! The hooks that a packet can be met at: what each hands over, and what it takes for an answer.
+//!
+//! | hook | entry points | packet begins with |
+//! |---|---|---|
+//! | XDP | `naikon_frags`, `naikon` (kernels below 5.18) | Ethernet header |
+//! | TC ingress and egress (TCX or clsact) | `ingress`, `egress` | Ethernet header, which the kernel puts back |
+//! | all of them on a device without Ethernet header | the same names with `raw_` in front | IP header |
+//!
+//! Each has a twin with `trace_` in front that logs every decision: without CAP_PERFMON the verifier walks the code of a log
+//! that is off as well, and refuses it.
+#![expect(unsafe_code, reason = "the kernel's contexts are raw memory that only the verifier vouches for")]
+
+use aya_ebpf::{
+    EbpfContext,
+    bindings::{
+        __sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC,
+        xdp_action::{XDP_DROP, XDP_PASS},
+        xdp_md,
+    },
+    helpers::generated::{bpf_skb_pull_data, bpf_xdp_get_buff_len},
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
+use core::ffi::c_void;
+use naikon_ebpf::packet::{Frame, Header};
+
+use crate::program::judge;
+
+/// A packet at a hook.
+pub(crate) trait Hook: EbpfContext {
+    /// What the kernel hands over.
+    type Context;
+    /// What it takes for an answer.
+    type Verdict;
+    /// The packet goes on.
+    const PASS: Self::Verdict;
+    /// The packet is thrown away.
+    const DROP: Self::Verdict;
+    /// Packets begin with their IP header.
+    const IS_RAW: bool;
+    /// Every decision is logged.
+    const TRACE: bool;
+    /// Packets leave here: what was judged where it came in is not judged again, and what passes is not counted.
+    const IS_EGRESS: bool;
+
+    fn new(context: *mut Self::Context) -> Self;
+    fn context(&self) -> *mut Self::Context;
+    /// What of the packet lies in one piece.
+    fn packet(&self) -> Packet;
+    /// Brings what the walk reads into one piece; whether there was more than lay there.
+    fn pull(&self) -> bool;
+    /// The interface that it is counted for.
+    fn ifindex(&self) -> u32;
+    /// The interface where it came into this machine; 0 for what was made here.
+    fn came_in_on(&self) -> u32;
+    /// Its length as this hook sees it.
+    fn bytes(&self) -> u64;
+}
+
+/// A frame at XDP, in one buffer or several.
+pub(crate) struct Xdp<const FRAGS: bool, const RAW: bool, const TRACE: bool>(XdpContext);
+
+impl<const FRAGS: bool, const RAW: bool, const TRACE: bool> EbpfContext for Xdp<FRAGS, RAW, TRACE> {
+    fn as_ptr(&self) -> *mut c_void {
+        self.0.as_ptr()
+    }
+}
+
+impl<const FRAGS: bool, const RAW: bool, const TRACE: bool> Hook for Xdp<FRAGS, RAW, TRACE> {
+    type Context = xdp_md;
+    type Verdict = u32;
+    const PASS: u32 = XDP_PASS;
+    const DROP: u32 = XDP_DROP;
+    const IS_RAW: bool = RAW;
+    const TRACE: bool = TRACE;
+    const IS_EGRESS: bool = false;
+
+    #[inline(always)]
+    fn new(context: *mut xdp_md) -> Self {
+        Xdp(XdpContext::new(context))
+    }
+
+    #[inline(always)]
+    fn context(&self) -> *mut xdp_md {
+        self.0.ctx
+    }
+
+    #[inline(always)]
+    fn packet(&self) -> Packet {
+        Packet { start: self.0.data(), end: self.0.data_end() }
+    }
+
+    /// Both addresses lie in the first buffer: drivers put at least the headers there.
+    #[inline(always)]
+    fn pull(&self) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        self.0.ingress_ifindex() as u32
+    }
+
+    #[inline(always)]
+    fn came_in_on(&self) -> u32 {
+        self.ifindex()
+    }
+
+    /// All buffers where the kernel knows of more than one.
+    #[inline(always)]
+    fn bytes(&self) -> u64 {
+        if FRAGS {
+            // SAFETY: the helper reads the context that the kernel passed in.
+            unsafe { bpf_xdp_get_buff_len(self.0.ctx) }
+        } else {
+            (self.0.data_end() - self.0.data()) as u64
+        }
+    }
+}
+
+/// A packet at TCX or clsact.
+pub(crate) struct Tc<const EGRESS: bool, const RAW: bool, const TRACE: bool>(TcContext);
+
+impl<const EGRESS: bool, const RAW: bool, const TRACE: bool> Tc<EGRESS, RAW, TRACE> {
+    /// The headers that the walk reads at most: Ethernet, four tags, PPPoE, IPv6.
+    const HEADERS: u32 = 14 + 4 * 4 + 8 + 40;
+
+    #[inline(always)]
+    fn buffer(&self) -> *mut __sk_buff {
+        self.0.skb.skb
+    }
+}
+
+impl<const EGRESS: bool, const RAW: bool, const TRACE: bool> EbpfContext for Tc<EGRESS, RAW, TRACE> {
+    fn as_ptr(&self) -> *mut c_void {
+        self.0.as_ptr()
+    }
+}
+
+impl<const EGRESS: bool, const RAW: bool, const TRACE: bool> Hook for Tc<EGRESS, RAW, TRACE> {
+    type Context = __sk_buff;
+    type Verdict = i32;
+    /// The next program may still have its say; `TCX_NEXT` is the same number.
+    const PASS: i32 = TC_ACT_UNSPEC;
+    const DROP: i32 = TC_ACT_SHOT as i32;
+    const IS_RAW: bool = RAW;
+    const TRACE: bool = TRACE;
+    const IS_EGRESS: bool = EGRESS;
+
+    #[inline(always)]
+    fn new(context: *mut __sk_buff) -> Self {
+        Tc(TcContext::new(context))
+    }
+
+    #[inline(always)]
+    fn context(&self) -> *mut __sk_buff {
+        self.buffer()
+    }
+
+    #[inline(always)]
+    fn packet(&self) -> Packet {
+        Packet { start: self.0.data(), end: self.0.data_end() }
+    }
+
+    /// Headers may lie in fragments (`skb_ensure_writable`, which copies what is shared: only done where it must be).
+    #[inline(always)]
+    fn pull(&self) -> bool {
+        let bytes = self.0.len();
+        let wanted = if bytes < Self::HEADERS { bytes } else { Self::HEADERS };
+        // SAFETY: the helper takes the context that the kernel passed in; packet pointers are read anew afterwards.
+        unsafe { bpf_skb_pull_data(self.buffer(), wanted) == 0 }
+    }
+
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        // SAFETY: the verifier turns the read into one of `skb->dev->ifindex`.
+        unsafe { (*self.buffer()).ifindex }
+    }
+
+    #[inline(always)]
+    fn came_in_on(&self) -> u32 {
+        // SAFETY: the verifier turns the read into one of `skb->skb_iif`.
+        unsafe { (*self.buffer()).ingress_ifindex }
+    }
+
+    #[inline(always)]
+    fn bytes(&self) -> u64 {
+        u64::from(self.0.len())
+    }
+}
+
+/// What lies in one piece of a packet in the kernel.
+pub(crate) struct Packet {
+    pub(crate) start: usize,
+    pub(crate) end: usize,
+}
+
+impl Frame for Packet {
+    #[inline(always)]
+    fn read<T: Header>(&self, offset: usize) -> Option<T> {
+        let header = self.start + offset;
+        if header + size_of::<T>() > self.end {
+            return None;
+        }
+        // SAFETY: header..header + size_of::<T>() lies inside the packet, and every byte pattern is a valid `Header`.
+        Some(unsafe { (header as *const T).read_unaligned() })
+    }
+
+    #[inline(always)]
+    fn advance(self, bytes: usize) -> Self {
+        let mut start = self.start + bytes;
+        // Opaque, or the compiler would turn the starts of all paths into one start and a varying offset.
+        // SAFETY: copies a register onto itself.
+        unsafe { core::arch::asm!("{0} = {0}", inout(reg) start, options(pure, nomem, nostack)) };
+        Packet { start, end: self.end }
+    }
+}
+
+#[xdp(frags)]
+fn naikon_frags(context: XdpContext) -> u32 {
+    judge(&Xdp::<true, false, false>(context))
+}
+
+#[xdp]
+fn naikon(context: XdpContext) -> u32 {
+    judge(&Xdp::<false, false, false>(context))
+}
+
+#[classifier]
+fn ingress(context: TcContext) -> i32 {
+    judge(&Tc::<false, false, false>(context))
+}
+
+#[classifier]
+fn egress(context: TcContext) -> i32 {
+    judge(&Tc::<true, false, false>(context))
+}
+
+#[xdp(frags)]
+fn raw_frags(context: XdpContext) -> u32 {
+    judge(&Xdp::<true, true, false>(context))
+}
+
+#[xdp]
+fn raw(context: XdpContext) -> u32 {
+    judge(&Xdp::<false, true, false>(context))
+}
+
+#[classifier]
+fn raw_ingress(context: TcContext) -> i32 {
+    judge(&Tc::<false, true, false>(context))
+}
+
+#[classifier]
+fn raw_egress(context: TcContext) -> i32 {
+    judge(&Tc::<true, true, false>(context))
+}
+
+#[xdp(frags)]
+fn trace_frags(context: XdpContext) -> u32 {
+    judge(&Xdp::<true, false, true>(context))
+}
+
+#[xdp]
+fn trace(context: XdpContext) -> u32 {
+    judge(&Xdp::<false, false, true>(context))
+}
+
+#[classifier]
+fn trace_ingress(context: TcContext) -> i32 {
+    judge(&Tc::<false, false, true>(context))
+}
+
+#[classifier]
+fn trace_egress(context: TcContext) -> i32 {
+    judge(&Tc::<true, false, true>(context))
+}
+
+#[xdp(frags)]
+fn trace_raw_frags(context: XdpContext) -> u32 {
+    judge(&Xdp::<true, true, true>(context))
+}
+
+#[xdp]
+fn trace_raw(context: XdpContext) -> u32 {
+    judge(&Xdp::<false, true, true>(context))
+}
+
+#[classifier]
+fn trace_raw_ingress(context: TcContext) -> i32 {
+    judge(&Tc::<false, true, true>(context))
+}
+
+#[classifier]
+fn trace_raw_egress(context: TcContext) -> i32 {
+    judge(&Tc::<true, true, true>(context))
+}
