@@ -25,7 +25,7 @@ use aya::{Ebpf, VerifierLogLevel};
 use naikon_ebpf::abi::{
     Place,
     Place::{Egress, Ingress},
-    entry_point,
+    deep_entry_point, entry_point,
 };
 use naikon_userspace::kernel::{OBJECT, loader};
 use nix::errno::Errno;
@@ -61,7 +61,7 @@ const SECRETS: [&str; 3] = [
 /// One row a program, each number some 20 % above what the costliest way to load it takes on kernel 6.18: room for another
 /// compiler or verifier, not for one more thing that a frame is asked. Growth is a decision: raise a number in the commit that
 /// needs it, and say there why.
-const BUDGETS: [Budget; 16] = [
+const BUDGETS: [Budget; 32] = [
     // The walk of tags and PPPoE is unrolled, so each of its ends is verified with what stands behind it: the sieve for both
     // addresses in line, the call of what examines those that it holds back, the counters. A lookup of IPv6 is sifted in line
     // for each address and then compares up to three lines of seven slots without branches. Without CAP_PERFMON, what a CPU
@@ -129,6 +129,34 @@ const BUDGETS: [Budget; 16] = [
     Budget { program: entry_point(LINEAR_XDP, true, true), verified: 39_000, stack: 512, jitted: 20_600, least: None },
     Budget { program: entry_point(Ingress, true, true), verified: 45_000, stack: 512, jitted: 20_600, least: None },
     Budget { program: entry_point(Egress, true, true), verified: 45_000, stack: 512, jitted: 20_600, least: None },
+    Budget {
+        program: deep_entry_point(FRAGS_XDP, false, false),
+        verified: 1,
+        stack: 512,
+        jitted: 1,
+        least: Some(LEAST),
+    },
+    Budget { program: deep_entry_point(LINEAR_XDP, false, false), verified: 1, stack: 512, jitted: 1, least: None },
+    Budget { program: deep_entry_point(Ingress, false, false), verified: 1, stack: 512, jitted: 1, least: Some(LEAST) },
+    Budget { program: deep_entry_point(Egress, false, false), verified: 1, stack: 512, jitted: 1, least: Some(LEAST) },
+    Budget {
+        program: deep_entry_point(FRAGS_XDP, true, false),
+        verified: 1,
+        stack: 512,
+        jitted: 1,
+        least: Some(LEAST),
+    },
+    Budget { program: deep_entry_point(LINEAR_XDP, true, false), verified: 1, stack: 512, jitted: 1, least: None },
+    Budget { program: deep_entry_point(Ingress, true, false), verified: 1, stack: 512, jitted: 1, least: Some(LEAST) },
+    Budget { program: deep_entry_point(Egress, true, false), verified: 1, stack: 512, jitted: 1, least: Some(LEAST) },
+    Budget { program: deep_entry_point(FRAGS_XDP, false, true), verified: 1, stack: 512, jitted: 1, least: None },
+    Budget { program: deep_entry_point(LINEAR_XDP, false, true), verified: 1, stack: 512, jitted: 1, least: None },
+    Budget { program: deep_entry_point(Ingress, false, true), verified: 1, stack: 512, jitted: 1, least: None },
+    Budget { program: deep_entry_point(Egress, false, true), verified: 1, stack: 512, jitted: 1, least: None },
+    Budget { program: deep_entry_point(FRAGS_XDP, true, true), verified: 1, stack: 512, jitted: 1, least: None },
+    Budget { program: deep_entry_point(LINEAR_XDP, true, true), verified: 1, stack: 512, jitted: 1, least: None },
+    Budget { program: deep_entry_point(Ingress, true, true), verified: 1, stack: 512, jitted: 1, least: None },
+    Budget { program: deep_entry_point(Egress, true, true), verified: 1, stack: 512, jitted: 1, least: None },
 ];
 
 const FRAGS_XDP: Place = Place::Xdp { frags: true };

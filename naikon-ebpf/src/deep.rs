@@ -104,6 +104,16 @@ pub fn walk<F: Frame + Copy, E: Endpoints>(frame: F, endpoints: &mut E) -> Readi
     }
 }
 
+/// Finds the addresses of a packet that begins with its IP header, as [`packet::endpoints_of_ip`](crate::packet::endpoints_of_ip).
+#[inline(always)]
+pub fn walk_raw<F: Frame + Copy, E: Endpoints>(frame: F, endpoints: &mut E) -> Reading {
+    match frame.read::<Ipv4Hdr>(0) {
+        None => Reading::Unparsed(Unparsed::Truncated),
+        Some(header) if header.vihl >> 4 == 6 => packets(Family::V6, frame, endpoints),
+        Some(_) => packets(Family::V4, frame, endpoints),
+    }
+}
+
 /// The outer packet and the one in it.
 #[inline(always)]
 fn packets<F: Frame + Copy, E: Endpoints>(family: Family, frame: F, endpoints: &mut E) -> Reading {

@@ -1,0 +1,274 @@
+//! `--deep` at every hook: the verdict on a packet by every address that it names on its way.
+//!
+//! Programs of their own, so that whoever does not ask for it pays nothing. Headers of any length stand between the addresses
+//! here, and without CAP_PERFMON the verifier adds nothing that varies to a packet pointer: so headers are copied out by the
+//! kernel, from wherever they lie, and the place is a number. What an address weighs is found in functions of its own, which
+//! take and give numbers: the verifier forgets between them how the walk came there.
+#![expect(unsafe_code, reason = "a packet is raw memory that only the kernel's helpers and the verifier vouch for")]
+
+use aya_ebpf::{
+    helpers::generated::{bpf_skb_load_bytes, bpf_xdp_load_bytes},
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
+use aya_log_ebpf::info;
+use core::{ffi::c_void, mem::MaybeUninit};
+use naikon_ebpf::{
+    abi::{Action, Direction},
+    deep::{self, Endpoints, Reading},
+    embedded::halves,
+    packet::{Frame, Header},
+};
+
+use crate::{
+    hook::{Hook, Packet, Tc, Xdp},
+    maps::octets,
+    program::{Hit, listed_v4, pass, settle, stored_v6, unparsed, verdict_name, was_judged},
+};
+
+/// A hook that hands over what lies anywhere in a packet.
+trait Reach: Hook {
+    /// Copies the header at this place; `None` when it does not lie there as a whole.
+    fn read_at<T: Header>(&self, place: usize) -> Option<T>;
+}
+
+impl<const FRAGS: bool, const RAW: bool, const TRACE: bool> Reach for Xdp<FRAGS, RAW, TRACE> {
+    #[inline(always)]
+    fn read_at<T: Header>(&self, place: usize) -> Option<T> {
+        if FRAGS {
+            // SAFETY: the helper takes the context that the kernel passed in, and fills the buffer or fails.
+            return filled(|buffer, bytes| unsafe { bpf_xdp_load_bytes(self.context(), place as u32, buffer, bytes) });
+        }
+        // Kernels without that helper take such a program with CAP_PERFMON only, which lets the start vary.
+        if place > ONE_BUFFER {
+            return None;
+        }
+        let packet = self.packet();
+        let mut start = packet.start;
+        // One addition, or the compiler would check one sum and read by another.
+        // SAFETY: arithmetic on a register.
+        unsafe { core::arch::asm!("{0} += {1}", inout(reg) start, in(reg) place, options(pure, nomem, nostack)) };
+        Packet { start, end: packet.end }.read(0)
+    }
+}
+
+/// More than one buffer of a frame holds.
+const ONE_BUFFER: usize = 0x3fff;
+
+impl<const EGRESS: bool, const RAW: bool, const TRACE: bool> Reach for Tc<EGRESS, RAW, TRACE> {
+    #[inline(always)]
+    fn read_at<T: Header>(&self, place: usize) -> Option<T> {
+        // SAFETY: the helper takes the context that the kernel passed in, and fills the buffer or fails.
+        filled(|buffer, bytes| unsafe { bpf_skb_load_bytes(self.context().cast(), place as u32, buffer, bytes) })
+    }
+}
+
+/// A header that a helper fills. Aligned: the verifier wants stack accesses aligned, and the compiler, which may access packets
+/// unaligned, does not know of the difference.
+#[inline(always)]
+fn filled<T: Header>(fill: impl FnOnce(*mut c_void, u32) -> i64) -> Option<T> {
+    #[repr(C, align(8))]
+    struct Aligned<T>(MaybeUninit<T>);
+
+    let mut header = Aligned(MaybeUninit::<T>::uninit());
+    if fill(header.0.as_mut_ptr().cast(), size_of::<T>() as u32) != 0 {
+        return None;
+    }
+    // SAFETY: the helper wrote all of it, and every byte pattern is a valid `Header`.
+    Some(unsafe { header.0.assume_init() })
+}
+
+/// A packet of which headers are copied out at any place.
+struct Reached<H: Reach> {
+    context: *mut H::Context,
+    start: usize,
+}
+
+impl<H: Reach> Clone for Reached<H> {
+    #[inline(always)]
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<H: Reach> Copy for Reached<H> {}
+
+impl<H: Reach> Frame for Reached<H> {
+    #[inline(always)]
+    fn read<T: Header>(&self, offset: usize) -> Option<T> {
+        H::new(self.context).read_at(self.start + offset)
+    }
+
+    #[inline(always)]
+    fn advance(self, bytes: usize) -> Self {
+        Reached { start: self.start + bytes, ..self }
+    }
+}
+
+/// The strongest answer so far, and which endpoint it is about.
+struct Weighed<H: Reach> {
+    context: *mut H::Context,
+    /// The action, with [`FROM`] where it is about a source.
+    strongest: u64,
+}
+
+/// Bit of a weight: the address is a source.
+const FROM: u64 = 1 << 32;
+
+impl<H: Reach> Endpoints for Weighed<H> {
+    #[inline(always)]
+    fn v4(&mut self, direction: Direction, address: [u8; 4]) {
+        let address = u32::from_be_bytes(address);
+        self.strongest = weigh_v4::<H>(self.context, self.strongest, address, side(direction));
+    }
+
+    #[inline(always)]
+    fn v6(&mut self, direction: Direction, address: [u8; 16]) {
+        let [high, low] = halves(address);
+        self.strongest = weigh_v6::<H>(self.context, self.strongest, high, low, side(direction));
+    }
+}
+
+#[inline(always)]
+fn side(direction: Direction) -> u64 {
+    match direction {
+        Direction::To => 0,
+        Direction::From => FROM,
+    }
+}
+
+#[inline(never)]
+fn weigh_v4<H: Reach>(context: *mut H::Context, strongest: u64, address: u32, side: u64) -> u64 {
+    let action = Action::from_trie(listed_v4(address));
+    if H::TRACE {
+        let hook = H::new(context);
+        info!(&hook, "interface {} names {:i}: {}", hook.ifindex(), address, name_of(action));
+    }
+    stronger(strongest, action, side)
+}
+
+#[inline(never)]
+fn weigh_v6<H: Reach>(context: *mut H::Context, strongest: u64, high: u64, low: u64, side: u64) -> u64 {
+    let action = stored_v6::<true>([high, low]);
+    if H::TRACE {
+        let hook = H::new(context);
+        info!(&hook, "interface {} names {:i}: {}", hook.ifindex(), octets([high, low]), name_of(action));
+    }
+    stronger(strongest, action, side)
+}
+
+#[inline(always)]
+fn name_of(action: Action) -> &'static str {
+    let is_hit = action.is_drop() || action.is_monitor();
+    verdict_name(is_hit.then_some(Hit { action, direction: Direction::To }))
+}
+
+/// What was found first decides among equals. An allowed endpoint is no hit.
+#[inline(always)]
+fn stronger(strongest: u64, action: Action, side: u64) -> u64 {
+    let is_hit = action.is_drop() || action.is_monitor();
+    if is_hit && action.rank() > Action::from_trie(strongest as u32).rank() {
+        u64::from(action.to_raw()) | side
+    } else {
+        strongest
+    }
+}
+
+#[inline(always)]
+fn judge<H: Reach>(hook: &H) -> H::Verdict {
+    if H::IS_EGRESS && was_judged(hook) {
+        return H::PASS;
+    }
+    let mut weighed = Weighed::<H> { context: hook.context(), strongest: 0 };
+    let packet = Reached::<H> { context: hook.context(), start: 0 };
+    let reading = if H::IS_RAW { deep::walk_raw(packet, &mut weighed) } else { deep::walk(packet, &mut weighed) };
+    let strongest = weighed.strongest;
+    let direction = if strongest & FROM == 0 { Direction::To } else { Direction::From };
+    let hit = Some(Hit { action: Action::from_trie(strongest as u32), direction }).filter(|_| strongest != 0);
+    match reading {
+        Reading::NotIp => pass(hook),
+        Reading::Unparsed(reason) => unparsed(hook, reason),
+        Reading::Ip { cut: Some(reason), .. } if hit.is_none() => unparsed(hook, reason),
+        Reading::Ip { family, .. } => settle(hook, family, hit),
+    }
+}
+
+#[xdp(frags)]
+fn deep_frags(context: XdpContext) -> u32 {
+    judge(&Xdp::<true, false, false>::new(context.ctx))
+}
+
+#[xdp]
+fn deep(context: XdpContext) -> u32 {
+    judge(&Xdp::<false, false, false>::new(context.ctx))
+}
+
+#[classifier]
+fn deep_ingress(context: TcContext) -> i32 {
+    judge(&Tc::<false, false, false>::new(context.skb.skb))
+}
+
+#[classifier]
+fn deep_egress(context: TcContext) -> i32 {
+    judge(&Tc::<true, false, false>::new(context.skb.skb))
+}
+
+#[xdp(frags)]
+fn deep_raw_frags(context: XdpContext) -> u32 {
+    judge(&Xdp::<true, true, false>::new(context.ctx))
+}
+
+#[xdp]
+fn deep_raw(context: XdpContext) -> u32 {
+    judge(&Xdp::<false, true, false>::new(context.ctx))
+}
+
+#[classifier]
+fn deep_raw_ingress(context: TcContext) -> i32 {
+    judge(&Tc::<false, true, false>::new(context.skb.skb))
+}
+
+#[classifier]
+fn deep_raw_egress(context: TcContext) -> i32 {
+    judge(&Tc::<true, true, false>::new(context.skb.skb))
+}
+
+#[xdp(frags)]
+fn deep_trace_frags(context: XdpContext) -> u32 {
+    judge(&Xdp::<true, false, true>::new(context.ctx))
+}
+
+#[xdp]
+fn deep_trace(context: XdpContext) -> u32 {
+    judge(&Xdp::<false, false, true>::new(context.ctx))
+}
+
+#[classifier]
+fn deep_trace_ingress(context: TcContext) -> i32 {
+    judge(&Tc::<false, false, true>::new(context.skb.skb))
+}
+
+#[classifier]
+fn deep_trace_egress(context: TcContext) -> i32 {
+    judge(&Tc::<true, false, true>::new(context.skb.skb))
+}
+
+#[xdp(frags)]
+fn deep_trace_raw_frags(context: XdpContext) -> u32 {
+    judge(&Xdp::<true, true, true>::new(context.ctx))
+}
+
+#[xdp]
+fn deep_trace_raw(context: XdpContext) -> u32 {
+    judge(&Xdp::<false, true, true>::new(context.ctx))
+}
+
+#[classifier]
+fn deep_trace_raw_ingress(context: TcContext) -> i32 {
+    judge(&Tc::<false, true, true>::new(context.skb.skb))
+}
+
+#[classifier]
+fn deep_trace_raw_egress(context: TcContext) -> i32 {
+    judge(&Tc::<true, true, true>::new(context.skb.skb))
+}
