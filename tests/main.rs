@@ -10,6 +10,7 @@
 mod audit;
 mod budget;
 mod cli;
+mod deep;
 mod docs;
 mod enforcement;
 mod guards;

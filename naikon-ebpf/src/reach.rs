@@ -2,8 +2,7 @@
 //!
 //! Programs of their own, so that whoever does not ask for it pays nothing. Headers of any length stand between the addresses
 //! here, and without CAP_PERFMON the verifier adds nothing that varies to a packet pointer: so headers are copied out by the
-//! kernel, from wherever they lie, and the place is a number. What an address weighs is found in functions of its own, which
-//! take and give numbers: the verifier forgets between them how the walk came there.
+//! kernel, from wherever they lie, and the place is a number.
 #![expect(unsafe_code, reason = "a packet is raw memory that only the kernel's helpers and the verifier vouch for")]
 
 use aya_ebpf::{
@@ -119,13 +118,19 @@ impl<H: Reach> Endpoints for Weighed<H> {
     #[inline(always)]
     fn v4(&mut self, direction: Direction, address: [u8; 4]) {
         let address = u32::from_be_bytes(address);
-        self.strongest = weigh_v4::<H>(self.context, self.strongest, address, side(direction));
+        if H::TRACE {
+            told_v4::<H>(self.context, address, weigh_v4(0, address.into(), 0));
+        }
+        self.strongest = weigh_v4(self.strongest, address.into(), side(direction));
     }
 
     #[inline(always)]
     fn v6(&mut self, direction: Direction, address: [u8; 16]) {
         let [high, low] = halves(address);
-        self.strongest = weigh_v6::<H>(self.context, self.strongest, high, low, side(direction));
+        if H::TRACE {
+            told_v6::<H>(self.context, high, low, weigh_v6(0, high, low, 0));
+        }
+        self.strongest = weigh_v6(self.strongest, high, low, side(direction));
     }
 }
 
@@ -137,30 +142,39 @@ fn side(direction: Direction) -> u64 {
     }
 }
 
+/// The stronger of what was found so far and what is stored for an address. Global, as the verifier calls it: of numbers alone,
+/// and hence verified once, whatever way leads here.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn weigh_v4<H: Reach>(context: *mut H::Context, strongest: u64, address: u32, side: u64) -> u64 {
-    let action = Action::from_trie(listed_v4(address));
-    if H::TRACE {
-        let hook = H::new(context);
-        info!(&hook, "interface {} names {:i}: {}", hook.ifindex(), address, name_of(action));
-    }
-    stronger(strongest, action, side)
+extern "C" fn weigh_v4(strongest: u64, address: u64, side: u64) -> u64 {
+    stronger(strongest, Action::from_trie(listed_v4(address as u32)), side)
 }
 
+/// As [`weigh_v4`], in all forms of the address.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn weigh_v6<H: Reach>(context: *mut H::Context, strongest: u64, high: u64, low: u64, side: u64) -> u64 {
-    let action = stored_v6::<true>([high, low]);
-    if H::TRACE {
-        let hook = H::new(context);
-        info!(&hook, "interface {} names {:i}: {}", hook.ifindex(), octets([high, low]), name_of(action));
-    }
-    stronger(strongest, action, side)
+extern "C" fn weigh_v6(strongest: u64, high: u64, low: u64, side: u64) -> u64 {
+    stronger(strongest, stored_v6::<true>([high, low]), side)
+}
+
+/// The log tells the answer for one address, not what is decided.
+#[inline(never)]
+fn told_v4<H: Hook>(context: *mut H::Context, address: u32, answer: u64) {
+    let hook = H::new(context);
+    info!(&hook, "interface {} names {:i}: {}", hook.ifindex(), address, verdict_name(hit_of(answer)));
+}
+
+/// See [`told_v4`].
+#[inline(never)]
+fn told_v6<H: Hook>(context: *mut H::Context, high: u64, low: u64, answer: u64) {
+    let hook = H::new(context);
+    info!(&hook, "interface {} names {:i}: {}", hook.ifindex(), octets([high, low]), verdict_name(hit_of(answer)));
 }
 
 #[inline(always)]
-fn name_of(action: Action) -> &'static str {
-    let is_hit = action.is_drop() || action.is_monitor();
-    verdict_name(is_hit.then_some(Hit { action, direction: Direction::To }))
+fn hit_of(answer: u64) -> Option<Hit> {
+    let direction = if answer & FROM == 0 { Direction::To } else { Direction::From };
+    Some(Hit { action: Action::from_trie(answer as u32), direction }).filter(|_| answer != 0)
 }
 
 /// What was found first decides among equals. An allowed endpoint is no hit.
@@ -182,9 +196,7 @@ fn judge<H: Reach>(hook: &H) -> H::Verdict {
     let mut weighed = Weighed::<H> { context: hook.context(), strongest: 0 };
     let packet = Reached::<H> { context: hook.context(), start: 0 };
     let reading = if H::IS_RAW { deep::walk_raw(packet, &mut weighed) } else { deep::walk(packet, &mut weighed) };
-    let strongest = weighed.strongest;
-    let direction = if strongest & FROM == 0 { Direction::To } else { Direction::From };
-    let hit = Some(Hit { action: Action::from_trie(strongest as u32), direction }).filter(|_| strongest != 0);
+    let hit = hit_of(weighed.strongest);
     match reading {
         Reading::NotIp => pass(hook),
         Reading::Unparsed(reason) => unparsed(hook, reason),
