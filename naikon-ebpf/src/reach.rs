@@ -27,11 +27,17 @@ use crate::{
 
 /// A hook that hands over what lies anywhere in a packet.
 trait Reach: Hook {
+    /// Beyond this no header is read; all ones.
+    const BOUND: usize;
+
     /// Copies the header at this place; `None` when it does not lie there as a whole.
     fn read_at<T: Header>(&self, place: usize) -> Option<T>;
 }
 
 impl<const FRAGS: bool, const RAW: bool, const TRACE: bool> Reach for Xdp<FRAGS, RAW, TRACE> {
+    /// More than one buffer holds, or than a walk that follows every chain to its longest.
+    const BOUND: usize = if FRAGS { 0xffff } else { 0x3fff };
+
     #[inline(always)]
     fn read_at<T: Header>(&self, place: usize) -> Option<T> {
         if FRAGS {
@@ -39,9 +45,6 @@ impl<const FRAGS: bool, const RAW: bool, const TRACE: bool> Reach for Xdp<FRAGS,
             return filled(|buffer, bytes| unsafe { bpf_xdp_load_bytes(self.context(), place as u32, buffer, bytes) });
         }
         // Kernels without that helper take such a program with CAP_PERFMON only, which lets the start vary.
-        if place > ONE_BUFFER {
-            return None;
-        }
         let packet = self.packet();
         let mut start = packet.start;
         // One addition, or the compiler would check one sum and read by another.
@@ -51,10 +54,9 @@ impl<const FRAGS: bool, const RAW: bool, const TRACE: bool> Reach for Xdp<FRAGS,
     }
 }
 
-/// More than one buffer of a frame holds.
-const ONE_BUFFER: usize = 0x3fff;
-
 impl<const EGRESS: bool, const RAW: bool, const TRACE: bool> Reach for Tc<EGRESS, RAW, TRACE> {
+    const BOUND: usize = 0xffff;
+
     #[inline(always)]
     fn read_at<T: Header>(&self, place: usize) -> Option<T> {
         // SAFETY: the helper takes the context that the kernel passed in, and fills the buffer or fails.
@@ -100,7 +102,20 @@ impl<H: Reach> Frame for Reached<H> {
 
     #[inline(always)]
     fn advance(self, bytes: usize) -> Self {
-        Reached { start: self.start + bytes, ..self }
+        Reached::at(self.context, self.start + bytes)
+    }
+}
+
+impl<H: Reach> Reached<H> {
+    /// The verifier is not to know the place: it would tell apart all ways that lead to different places, and walk what
+    /// follows for each. To it, an unknown number less itself is another unknown one.
+    #[inline(always)]
+    fn at(context: *mut H::Context, place: usize) -> Self {
+        let unknown = H::new(context).ifindex() as usize;
+        let mut nothing = unknown;
+        // SAFETY: arithmetic on a register.
+        unsafe { core::arch::asm!("{0} -= {1}", inout(reg) nothing, in(reg) unknown, options(pure, nomem, nostack)) };
+        Reached { context, start: (place + nothing) & H::BOUND }
     }
 }
 
@@ -194,7 +209,7 @@ fn judge<H: Reach>(hook: &H) -> H::Verdict {
         return H::PASS;
     }
     let mut weighed = Weighed::<H> { context: hook.context(), strongest: 0 };
-    let packet = Reached::<H> { context: hook.context(), start: 0 };
+    let packet = Reached::<H>::at(hook.context(), 0);
     let reading = if H::IS_RAW { deep::walk_raw(packet, &mut weighed) } else { deep::walk(packet, &mut weighed) };
     let hit = hit_of(weighed.strongest);
     match reading {

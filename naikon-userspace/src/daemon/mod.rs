@@ -146,6 +146,8 @@ fn start(origin: Origin, config: Config) -> Result<Started, RunError> {
         mode: config.mode,
         egress: config.egress,
         unparsed_drop: config.unparsed == crate::config::Unparsed::Drop,
+        deep: config.deep,
+        carriers: config.carriers(),
         trace: config.trace,
     };
     let kernel = Kernel::open(&settings)?;
