@@ -80,9 +80,14 @@ fn naikon_binary() -> PathBuf {
     path
 }
 
+/// How many times slower this machine is than those that the deadline is for: an emulated one says so.
+fn slowness() -> u32 {
+    std::env::var("NAIKON_SLOWNESS").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
+}
+
 /// Looks until `look` finds something; `what` says what should have happened.
 pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    within(DEADLINE, what, &mut look)
+    within(DEADLINE * slowness(), what, &mut look)
 }
 
 /// Like [`eventually`], with a deadline that is itself the claim.
@@ -153,6 +158,12 @@ impl Host {
         let output = child.wait_with_output().unwrap();
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "ip should accept:\n{batch}\n{errors}");
+    }
+
+    /// Whether `ip` could make an interface of these words: not every kernel has every kind.
+    pub(crate) fn makes(&self, link: &str) -> bool {
+        let made = self.enter(|| Command::new("ip").args(["link", "add"]).args(link.split(' ')).output());
+        made.expect("iproute2 is installed").status.success()
     }
 
     /// What `ip -json` says on this host.
@@ -411,7 +422,7 @@ impl Lab {
         let pid = Pid::from_raw(child.id() as i32);
         let (sender, receiver) = mpsc::channel();
         thread::spawn(move || sender.send(child.wait_with_output()));
-        match receiver.recv_timeout(DEADLINE) {
+        match receiver.recv_timeout(DEADLINE * slowness()) {
             Ok(output) => Run::from(output.unwrap()),
             Err(_) => {
                 // It may have ended this very moment.
@@ -449,6 +460,28 @@ impl Lab {
     /// A frame from the server, addressed to the gateway's WAN side.
     pub(crate) fn from_server(packet: Packet) -> Frame {
         packet.between(SERVER_MAC, WAN_MAC)
+    }
+
+    /// A frame from the client straight to the server, for a gateway that is a bridge.
+    pub(crate) fn across(packet: Packet) -> Frame {
+        packet.between(CLIENT_MAC, SERVER_MAC)
+    }
+
+    /// The other way across the bridge.
+    pub(crate) fn back_across(packet: Packet) -> Frame {
+        packet.between(SERVER_MAC, CLIENT_MAC)
+    }
+
+    /// Makes one more interface of the gateway, with its other end at the client.
+    pub(crate) fn plug(&self, name: &str, peer: &str) {
+        let namespace = format!("/proc/{}/fd/{}", std::process::id(), self.client.network.as_raw_fd());
+        let queues = "numtxqueues 1 numrxqueues 1";
+        self.gateway.ip(&format!(
+            "link add {name} {queues} type veth peer name {peer} {queues} netns {namespace}\n\
+             link set {name} addrgenmode none\n\
+             link set {name} up"
+        ));
+        self.client.ip(&format!("link set {peer} addrgenmode none\nlink set {peer} up"));
     }
 
     fn remember_programs(&self) {

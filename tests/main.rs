@@ -15,8 +15,10 @@ mod docs;
 mod enforcement;
 mod guards;
 mod harness;
+mod interfaces;
 #[path = "../xtask/src/kernel.rs"]
 mod kernel;
+mod kinds;
 mod lifecycle;
 mod lists;
 mod packets;
@@ -26,4 +28,5 @@ mod reload;
 mod swap;
 mod tables;
 mod traffic;
+mod tun;
 mod verdict;

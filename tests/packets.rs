@@ -276,6 +276,11 @@ impl Packet {
         self
     }
 
+    /// The packet as it is where there is no link header.
+    pub(crate) fn bare(self) -> Vec<u8> {
+        self.bytes
+    }
+
     /// The frame, between two locally administered addresses.
     pub(crate) fn frame(self) -> Frame {
         self.between([0x02, 0, 0, 0, 0, 1], [0x02, 0, 0, 0, 0, 2])

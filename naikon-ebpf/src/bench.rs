@@ -9,10 +9,11 @@
 #![expect(unsafe_code, reason = "a packet is raw memory that only the verifier vouches for")]
 
 use aya_ebpf::{
+    bindings::TC_ACT_UNSPEC,
     bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX},
-    macros::{map, xdp},
+    macros::{classifier, map, xdp},
     maps::{Array, ProgramArray},
-    programs::XdpContext,
+    programs::{TcContext, XdpContext},
 };
 use core::arch::asm;
 use naikon_ebpf::{
@@ -23,7 +24,7 @@ use naikon_ebpf::{
 };
 
 use crate::{
-    hook::{Packet, Xdp},
+    hook::{Hook as _, Packet, Xdp},
     maps::Maps,
     program::{decide, settle},
 };
@@ -121,6 +122,12 @@ pub(crate) fn null_drop(_ctx: XdpContext) -> u32 {
     XDP_DROP
 }
 
+/// As [`null`], at TC egress.
+#[classifier]
+pub(crate) fn null_egress(_ctx: TcContext) -> i32 {
+    TC_ACT_UNSPEC
+}
+
 /// Sends the frame back where it came from: behind a driver, a generator of traffic.
 #[xdp(frags)]
 pub(crate) fn transmit(_ctx: XdpContext) -> u32 {
@@ -166,10 +173,10 @@ fn trie_v6(address: [u8; 16]) -> Action {
 pub(crate) fn plain(ctx: XdpContext) -> u32 {
     match packet::endpoints(frame_of(&ctx)) {
         Sight::V4 { source, destination } => {
-            settle(&Xdp::<true, false, false>(ctx), Family::V4, decide(trie_v4(destination), trie_v4(source)))
+            settle(&Xdp::<true, false, false>::new(ctx.ctx), Family::V4, decide(trie_v4(destination), trie_v4(source)))
         }
         Sight::V6 { source, destination } => {
-            settle(&Xdp::<true, false, false>(ctx), Family::V6, decide(trie_v6(destination), trie_v6(source)))
+            settle(&Xdp::<true, false, false>::new(ctx.ctx), Family::V6, decide(trie_v6(destination), trie_v6(source)))
         }
         Sight::NotIp | Sight::Unparsed(_) => XDP_ABORTED,
     }

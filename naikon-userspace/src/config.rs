@@ -150,6 +150,8 @@ pub enum OnExit {
 pub struct Overrides {
     /// `--interface`, repeated.
     pub interfaces: Vec<String>,
+    /// `--ports`.
+    pub ports: bool,
     /// `--list` and `--monitor`, in the order given.
     pub lists: Vec<(PathBuf, ListAction)>,
     /// `--allow`, repeated.
@@ -197,6 +199,8 @@ pub const STATE_DIR: &str = "/var/lib/naikon";
 struct File {
     #[serde(default)]
     interfaces: Vec<String>,
+    #[serde(default)]
+    ports: bool,
     mode: Option<Mode>,
     egress: Option<Switch>,
     unparsed: Option<Unparsed>,
@@ -319,7 +323,7 @@ impl Config {
             Some((text, folder)) => (toml::from_str(text).map_err(|error| toml_error(text, &error))?, folder),
         };
         let cli = overrides;
-        let interfaces = merge_interfaces(&cli.interfaces, &file.interfaces)?;
+        let interfaces = merge_interfaces(&cli.interfaces, &file.interfaces, cli.ports || file.ports)?;
         let lists = merge_lists(&cli.lists, file.list, folder)?;
         let allow: Vec<PathBuf> =
             cli.allow.iter().cloned().chain(file.allow.into_iter().map(|allow| folder.join(allow.path))).collect();
@@ -405,7 +409,7 @@ fn toml_error(text: &str, error: &toml::de::Error) -> ConfigError {
     ConfigError(format!("{place}{}", error.message().replace('\n', ", ")))
 }
 
-fn merge_interfaces(cli: &[String], file: &[String]) -> Result<Vec<Wanted>, ConfigError> {
+fn merge_interfaces(cli: &[String], file: &[String], ports: bool) -> Result<Vec<Wanted>, ConfigError> {
     let mut seen = BTreeSet::new();
     cli.iter()
         .chain(file)
@@ -413,7 +417,7 @@ fn merge_interfaces(cli: &[String], file: &[String]) -> Result<Vec<Wanted>, Conf
             if !seen.insert(text) {
                 return Err(ConfigError(format!("interface '{text}' is given twice; name it once")));
             }
-            Wanted::parse(text).map_err(ConfigError)
+            Wanted::parse(text).map(|wanted| wanted.with_ports(ports)).map_err(ConfigError)
         })
         .collect()
 }
@@ -527,6 +531,18 @@ mod tests {
         let paths: Vec<&Path> = config.lists.iter().map(|list| list.path.as_path()).collect();
         assert_eq!(paths, [Path::new("a.txt"), Path::new("/etc/naikon/lists/b.csv")]);
         assert_eq!(config.lists[1].action, ListAction::Drop);
+    }
+
+    #[test]
+    fn ports_are_wanted_when_the_file_or_the_command_line_says_so() {
+        let meant = |ports| Wanted::parse("br0").unwrap().with_ports(ports);
+        let wanted = |text: &str, ports| {
+            let overrides = Overrides { interfaces: vec!["br0".into()], ports, ..Overrides::default() };
+            merge(text, &overrides).unwrap().interfaces
+        };
+        assert_eq!(wanted("", false), [meant(false)]);
+        assert_eq!(wanted("", true), [meant(true)]);
+        assert_eq!(wanted("ports = true", false), [meant(true)]);
     }
 
     #[test]

@@ -1,13 +1,31 @@
 //! Which interfaces to protect: names and globs against what the machine has.
 
+mod layers;
+
 use std::collections::{BTreeMap, BTreeSet};
 
+pub use self::layers::{Cover, covers, judged, on_top, seen_by};
+use self::layers::{bond_of, lowest_ports, ports};
 use crate::hook::Stance;
 
 /// `ARPHRD_ETHER` (include/uapi/linux/if_arp.h): frames begin with an Ethernet header.
 const LINK_ETHERNET: u16 = 1;
+/// `ARPHRD_PPP`.
+const LINK_PPP: u16 = 512;
 /// `ARPHRD_LOOPBACK`: frames begin with an Ethernet header of zeros.
 const LINK_LOOPBACK: u16 = 772;
+/// What else frames of no link header have: PPP, `ARPHRD_RAWIP` (mobile), `ARPHRD_TUNNEL` (ipip), `ARPHRD_TUNNEL6`
+/// (ip6tnl), `ARPHRD_SIT`, `ARPHRD_IPGRE`, `ARPHRD_IP6GRE`, and `ARPHRD_NONE` (tun, WireGuard).
+const LINKS_OF_IP: [u16; 8] = [LINK_PPP, 519, 768, 769, 776, 778, 823, 65534];
+
+/// What a frame begins with, where XDP and TC see it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Framing {
+    /// An Ethernet header.
+    Ethernet,
+    /// The IP header: its first four bits tell the version.
+    Ip,
+}
 
 /// A network interface as the kernel shows it.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -22,8 +40,12 @@ pub struct Interface {
     pub kind: Option<String>,
     /// Index of the device below (the carrier of a VLAN; the peer of a veth).
     pub lower: Option<u32>,
-    /// Index of the bridge, bond or team that it belongs to.
+    /// Index of the bridge, bond, team or VRF that it belongs to.
     pub controller: Option<u32>,
+    /// Of a bond the indexes of its ports: there its native program runs.
+    pub ports: Vec<u32>,
+    /// It is a tunnel, and the kernel leaves other headers in front of what comes out of it: which.
+    pub in_front: Option<&'static str>,
     /// Whether it is the loopback.
     pub loopback: bool,
     /// The XDP program on it.
@@ -40,22 +62,39 @@ pub struct AttachedXdp {
 }
 
 impl Interface {
-    /// Whether its frames begin with an Ethernet header, which is where the program begins to read.
+    /// What its frames begin with; `None` for what naikon cannot read.
     #[must_use]
-    pub fn has_ethernet_header(&self) -> bool {
-        matches!(self.link_type, LINK_ETHERNET | LINK_LOOPBACK)
+    pub fn framing(&self) -> Option<Framing> {
+        match self.link_type {
+            LINK_ETHERNET | LINK_LOOPBACK => Some(Framing::Ethernet),
+            ip if LINKS_OF_IP.contains(&ip) && self.in_front.is_none() => Some(Framing::Ip),
+            _ => None,
+        }
     }
 
-    /// Whether it merely collects the frames of its ports: a program on a bridge sees no frame that it forwards.
+    /// Whether it merely collects the frames of its ports.
     #[must_use]
     pub fn is_controller(&self) -> bool {
-        matches!(self.kind.as_deref(), Some("bridge" | "bond" | "team"))
+        self.is_bond() || matches!(self.kind.as_deref(), Some("bridge" | "team" | "vrf"))
+    }
+
+    /// Whether its frames begin with an Ethernet header.
+    #[must_use]
+    pub fn has_ethernet_header(&self) -> bool {
+        self.framing() == Some(Framing::Ethernet)
+    }
+
+    /// Whether it is a bond. The kernel runs a native program of a bond on its ports, and gives a generic one each frame
+    /// once it has passed from the port to the bond: either way it sees all of them.
+    #[must_use]
+    pub fn is_bond(&self) -> bool {
+        self.kind.as_deref() == Some("bond")
     }
 
     /// The carrier that sees this interface's frames, with their tag, before it does.
     fn carrier(&self) -> Option<u32> {
         match self.kind.as_deref() {
-            Some("vlan" | "macvlan") => self.lower,
+            Some("vlan" | "macvlan" | "macvtap" | "ipvlan" | "ipvtap") => self.lower,
             _ => None,
         }
     }
@@ -66,6 +105,7 @@ impl Interface {
 pub struct Wanted {
     text: String,
     glob: Option<glob::Pattern>,
+    takes_ports: bool,
 }
 
 impl Wanted {
@@ -78,13 +118,19 @@ impl Wanted {
     pub fn parse(text: &str) -> Result<Self, String> {
         if text.contains(['*', '?', '[']) {
             let glob = glob::Pattern::new(text).map_err(|error| format!("interface glob '{text}': {error}"))?;
-            return Ok(Wanted { text: text.to_owned(), glob: Some(glob) });
+            return Ok(Wanted { text: text.to_owned(), glob: Some(glob), takes_ports: false });
         }
         let blank = |c: char| c == '/' || c == ':' || c.is_whitespace();
         if text.is_empty() || text.len() > 15 || text == "." || text == ".." || text.contains(blank) {
             return Err(format!("'{text}' is no interface name: 1 to 15 bytes without blank, slash or colon"));
         }
-        Ok(Wanted { text: text.to_owned(), glob: None })
+        Ok(Wanted { text: text.to_owned(), glob: None, takes_ports: false })
+    }
+
+    /// Of a bridge, bond, team or VRF that this names, its ports are meant: those it has now, and whatever joins later.
+    #[must_use]
+    pub fn with_ports(self, takes_ports: bool) -> Self {
+        Wanted { takes_ports, ..self }
     }
 
     /// As it was given.
@@ -125,7 +171,7 @@ pub struct Selection {
 #[must_use]
 pub fn select(wanted: &[Wanted], interfaces: &BTreeMap<u32, Interface>, held: &BTreeMap<u32, String>) -> Selection {
     let mut selection = Selection::default();
-    let mut chosen: BTreeMap<u32, bool> = BTreeMap::new();
+    let mut chosen = BTreeSet::new();
     for wish in wanted {
         let mut found = false;
         let meant = |interface: &&Interface| {
@@ -133,184 +179,104 @@ pub fn select(wanted: &[Wanted], interfaces: &BTreeMap<u32, Interface>, held: &B
         };
         for interface in interfaces.values().filter(meant) {
             found = true;
-            match unfit(interface, interfaces) {
-                None if wish.is_glob() && interface.loopback => {
-                    let notice = format!("skipped: glob '{}' does not take the loopback", wish.text);
-                    selection.notices.push((interface.name.clone(), notice));
-                }
-                None => {
-                    chosen.insert(interface.index, true);
-                }
-                Some(reason) if wish.is_glob() => {
-                    selection.notices.push((interface.name.clone(), format!("skipped: {reason}")));
-                }
-                Some(reason) => selection.refused.push((interface.name.clone(), reason)),
-            }
+            selection.consider(wish, interface, interfaces, &mut chosen);
         }
         if !found && !wish.is_glob() {
             selection.missing.push(wish.text.clone());
         }
     }
-    for index in chosen.keys() {
-        let Some(interface) = interfaces.get(index) else { continue };
-        // A VLAN may lie on a VLAN: any carrier below will do.
-        let mut carriers = std::iter::successors(interface.carrier(), |below| interfaces.get(below)?.carrier());
-        match carriers.find(|carrier| chosen.contains_key(carrier)) {
-            Some(carrier) => {
-                let carrier = interfaces.get(&carrier).map_or("its carrier", |carrier| carrier.name.as_str());
-                let notice = format!("covered by {carrier}, which sees its frames first");
-                selection.notices.push((interface.name.clone(), notice));
-            }
-            None => selection.attach.push(*index),
+    // Bonds before all else: one and its ports would each be covered by the other.
+    let of_bonds: BTreeSet<u32> = chosen
+        .iter()
+        .copied()
+        .filter(|index| {
+            interfaces.get(index).and_then(|it| bond_of(it, interfaces)).is_some_and(|it| chosen.contains(&it))
+        })
+        .collect();
+    let free = &chosen - &of_bonds;
+    for interface in chosen.iter().filter_map(|index| interfaces.get(index)) {
+        match seen_by(interface.index, interfaces, &free) {
+            Some(by) => selection.notices.push((interface.name.clone(), covered_by(&by, interfaces))),
+            None => selection.attach.push(interface.index),
         }
     }
     selection
 }
 
-/// Interfaces whose packets have been judged when they come in: `protected` ones, and those on top of them that show the same
-/// packets again. A tunnel is none: what it shows was inside of what was judged.
-#[must_use]
-pub fn judged(interfaces: &BTreeMap<u32, Interface>, protected: &BTreeSet<u32>) -> BTreeSet<u32> {
-    let mut judged = protected.clone();
-    loop {
-        let shows_judged = |interface: &&Interface| {
-            let mut ports = interfaces.values().filter(|port| port.controller == Some(interface.index)).peekable();
-            let by_ports =
-                interface.is_controller() && ports.peek().is_some() && ports.all(|port| judged.contains(&port.index));
-            by_ports || interface.carrier().is_some_and(|carrier| judged.contains(&carrier))
-        };
-        let more: Vec<u32> = interfaces
-            .values()
-            .filter(|interface| !judged.contains(&interface.index))
-            .filter(shows_judged)
-            .map(|interface| interface.index)
-            .collect();
-        if more.is_empty() {
-            return judged;
+impl Selection {
+    /// Chooses an interface that was asked for, or what stands for it, or says why not.
+    fn consider(
+        &mut self,
+        wish: &Wanted,
+        interface: &Interface,
+        interfaces: &BTreeMap<u32, Interface>,
+        chosen: &mut BTreeSet<u32>,
+    ) {
+        let name = || interface.name.clone();
+        if wish.is_glob() && interface.loopback {
+            self.notices.push((name(), format!("skipped: glob '{}' does not take the loopback", wish.text)));
+        } else if interface.is_controller() && wish.is_glob() {
+            let kind = interface.kind.as_deref().unwrap_or_default();
+            self.notices
+                .push((name(), format!("skipped: glob '{}' does not take a {kind}, only its ports", wish.text)));
+        } else if interface.is_controller() && wish.takes_ports {
+            let ports = lowest_ports(interface, interfaces);
+            if ports.is_empty() {
+                self.notices.push((name(), "has no port yet; each that joins is taken".into()));
+            }
+            for port in ports {
+                match unfit(port, interfaces) {
+                    None => drop(chosen.insert(port.index)),
+                    Some(reason) => self.refused.push((port.name.clone(), reason)),
+                }
+            }
+        } else {
+            match unfit(interface, interfaces) {
+                None => drop(chosen.insert(interface.index)),
+                Some(reason) if wish.is_glob() => self.notices.push((name(), format!("skipped: {reason}"))),
+                Some(reason) => self.refused.push((name(), reason)),
+            }
         }
-        judged.extend(more);
     }
+}
+
+fn covered_by(by: &BTreeSet<u32>, interfaces: &BTreeMap<u32, Interface>) -> String {
+    let names: Vec<&str> =
+        by.iter().filter_map(|index| interfaces.get(index)).map(|interface| interface.name.as_str()).collect();
+    let see = if names.len() == 1 { "sees" } else { "see" };
+    format!("covered by {}, which {see} its frames", names.join(", "))
 }
 
 /// Why the program would not see this interface's traffic, with the cure.
 fn unfit(interface: &Interface, interfaces: &BTreeMap<u32, Interface>) -> Option<String> {
-    if interface.is_controller() {
-        let ports: Vec<&str> = interfaces
-            .values()
-            .filter(|port| port.controller == Some(interface.index))
-            .map(|port| port.name.as_str())
-            .collect();
-        let kind = interface.kind.as_deref().unwrap_or("controller");
+    let blind = match interface.kind.as_deref() {
+        Some("bridge") => Some("a program on a bridge does not see what it forwards"),
+        Some("team") => Some("a team has no XDP in its driver"),
+        Some("vrf") => Some("a program on a VRF sees nothing"),
+        _ => None,
+    };
+    if let Some(blind) = blind {
+        let ports: Vec<&str> = ports(interface, interfaces).map(|port| port.name.as_str()).collect();
         return Some(if ports.is_empty() {
-            format!("a {kind} without ports carries no forwarded frame; name its ports once it has some")
+            format!(
+                "{blind}, and it has no port yet; name its ports once it has some, or take whatever joins with --ports"
+            )
         } else {
-            format!("XDP on a {kind} does not see what it forwards; name its ports instead: {}", ports.join(", "))
+            format!("{blind}; name its ports instead, or take them all with --ports: {}", ports.join(", "))
         });
     }
-    if !interface.has_ethernet_header() {
-        return Some(format!(
-            "its frames have no Ethernet header (link type {}), which this version cannot read; name its carrier",
+    match (interface.framing(), interface.in_front) {
+        (Some(_), _) => None,
+        (None, Some(header)) => Some(format!(
+            "the kernel leaves {header} in front of its packets; name the interface that carries the tunnel, with --deep \
+             where its outer header is to be looked into, or those where the packets come or go in the clear"
+        )),
+        (None, None) => Some(format!(
+            "its frames begin with a header that naikon cannot read (link type {}); name its carrier",
             interface.link_type
-        ));
+        )),
     }
-    None
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn interface(index: u32, name: &str) -> Interface {
-        Interface {
-            index,
-            name: name.into(),
-            link_type: LINK_ETHERNET,
-            kind: None,
-            lower: None,
-            controller: None,
-            loopback: false,
-            xdp: None,
-        }
-    }
-
-    fn machine() -> BTreeMap<u32, Interface> {
-        let of_kind = |kind: &str, interface| Interface { kind: Some(kind.into()), ..interface };
-        [
-            Interface { loopback: true, link_type: LINK_LOOPBACK, ..interface(1, "lo") },
-            interface(2, "eth0"),
-            Interface { controller: Some(5), ..interface(3, "eth1") },
-            Interface { lower: Some(2), ..of_kind("vlan", interface(4, "eth0.7")) },
-            of_kind("bridge", interface(5, "br0")),
-            Interface { link_type: 512, ..interface(6, "ppp0") },
-        ]
-        .map(|interface| (interface.index, interface))
-        .into()
-    }
-
-    fn choose(wanted: &[&str]) -> Selection {
-        let wanted: Vec<Wanted> = wanted.iter().map(|text| Wanted::parse(text).unwrap()).collect();
-        select(&wanted, &machine(), &BTreeMap::new())
-    }
-
-    #[test]
-    fn names_are_taken_and_missing_ones_named() {
-        let selection = choose(&["eth1", "eth0", "eth9"]);
-        assert_eq!((selection.attach, selection.missing), (vec![2, 3], vec!["eth9".to_owned()]));
-    }
-
-    #[test]
-    fn bridge_is_refused_and_its_ports_named() {
-        let selection = choose(&["br0"]);
-        assert!(selection.attach.is_empty() && selection.refused[0].1.contains("eth1"), "{:?}", selection.refused);
-    }
-
-    #[test]
-    fn interface_without_ethernet_header_is_refused_with_its_link_type() {
-        assert!(choose(&["ppp0"]).refused[0].1.contains("512"));
-    }
-
-    #[test]
-    fn upper_interface_is_covered_by_its_carrier() {
-        assert_eq!(choose(&["eth0.7", "eth0"]).attach, [2]);
-        assert_eq!(choose(&["eth0.7"]).attach, [4]);
-    }
-
-    #[test]
-    fn glob_skips_loopback_and_bridge_and_may_match_nothing() {
-        let selection = choose(&["*"]);
-        assert_eq!(selection.attach, [2, 3]);
-        assert_eq!(selection.notices.len(), 4, "{:?}", selection.notices);
-        assert_eq!(choose(&["wlan*"]), Selection::default());
-    }
-
-    #[test]
-    fn loopback_by_name_is_taken() {
-        assert_eq!(choose(&["lo"]).attach, [1]);
-    }
-
-    #[test]
-    fn renamed_interface_goes_on_being_meant() {
-        let wanted = [Wanted::parse("lan0").unwrap()];
-        let held = [(2, "lan0".to_owned())].into();
-        let selection = select(&wanted, &machine(), &held);
-        assert_eq!((selection.attach, selection.missing), (vec![2], vec![]));
-    }
-
-    #[test]
-    fn what_shows_judged_packets_again_has_been_judged() {
-        let judged_with = |protected: &[u32]| judged(&machine(), &protected.iter().copied().collect());
-        assert_eq!(judged_with(&[2]), [2, 4].into(), "the VLAN on eth0");
-        assert_eq!(judged_with(&[3]), [3, 5].into(), "the bridge whose only port is eth1");
-        assert_eq!(judged_with(&[4]), [4].into(), "not what lies below");
-        let mut machine = machine();
-        machine.insert(7, Interface { controller: Some(5), ..interface(7, "eth2") });
-        assert_eq!(judged(&machine, &[3].into()), [3].into(), "eth2 brings packets to the bridge that nobody judged");
-    }
-
-    #[test]
-    fn odd_names_are_refused() {
-        for text in ["", "a b", "sixteen-bytes-xx", "a/b", "eth0:1", ".."] {
-            assert!(Wanted::parse(text).is_err(), "{text}");
-        }
-    }
-}
+mod tests;

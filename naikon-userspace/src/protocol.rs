@@ -3,11 +3,15 @@
 //! One request and one response per connection, each one line of JSON. Fields may be added, never renamed. Times
 //! are RFC 3339.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{provenance::Context, safety::Covered};
+use crate::{
+    interface::{self, Interface},
+    provenance::Context,
+    safety::Covered,
+};
 
 /// Longest request in bytes, the line end included.
 pub const REQUEST_MAX: u64 = 64 * 1024;
@@ -72,6 +76,9 @@ pub struct Status {
     pub generation: u64,
     /// Every wanted hook and what the kernel confirms.
     pub attached: Vec<Hook>,
+    /// Interfaces that need no program because others see their frames.
+    #[serde(default)]
+    pub covered: Vec<Cover>,
     /// Configured lists.
     pub lists: Vec<ListStatus>,
     /// Prefixes that are dropped or monitored.
@@ -95,6 +102,38 @@ pub struct Hook {
     pub hook: String,
     /// "native", "generic", or "none" when the kernel confirms nothing.
     pub mode: String,
+}
+
+/// An interface whose frames protected ones see before it does.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Cover {
+    /// Its name.
+    pub interface: String,
+    /// Its index.
+    pub ifindex: u32,
+    /// Names of those that see its frames: its carrier, its ports, or its bond.
+    pub by: Vec<String>,
+    /// What must hold for it, where the kernel does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub condition: Option<String>,
+}
+
+impl Cover {
+    /// All that those of these interfaces that carry the program cover.
+    #[must_use]
+    pub fn list(interfaces: &BTreeMap<u32, Interface>, protected: &BTreeSet<u32>) -> Vec<Self> {
+        let name = |index: &u32| interfaces.get(index).map(|interface| interface.name.clone());
+        let covers = interface::covers(interfaces, protected).into_iter();
+        let told = |cover: interface::Cover| {
+            Some(Cover {
+                interface: name(&cover.index)?,
+                ifindex: cover.index,
+                by: cover.by.iter().filter_map(name).collect(),
+                condition: cover.condition.map(str::to_owned),
+            })
+        };
+        covers.filter_map(told).collect()
+    }
 }
 
 /// A configured list.

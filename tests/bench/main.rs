@@ -12,6 +12,7 @@
 )]
 
 mod control;
+mod egress;
 #[expect(dead_code, reason = "shared with the system tests, which need all of it")]
 #[path = "../harness.rs"]
 mod harness;
@@ -80,6 +81,8 @@ struct Options {
 enum Part {
     /// Nanoseconds in the kernel
     Lookups,
+    /// What the egress hook costs forwarded packets
+    Egress,
     /// End to end over veth, against other filters
     Veth,
     /// Reloads and memory
@@ -125,6 +128,12 @@ fn run(options: &Options) -> Result<bool> {
     println!("bench: {}", results.facts);
     if options.wants(Part::Lookups) {
         measure_lookups(options, &object, &mut results, &mut quiet)?;
+    }
+    if options.wants(Part::Egress) {
+        match egress::measure(&object, if options.quick { 8 } else { 24 }) {
+            Ok(outcome) => results.egress = Some(outcome),
+            Err(error) => results.missing.push(format!("the egress hook: {error:#}")),
+        }
     }
     if options.wants(Part::Veth) {
         measure_veth(options, &object, &mut results, &mut quiet);

@@ -51,7 +51,7 @@ impl Caps {
     }
 
     /// Runs `work` on this thread with these capabilities and no others.
-    fn hold<T>(self, work: impl FnOnce() -> T) -> Result<T> {
+    pub(crate) fn hold<T>(self, work: impl FnOnce() -> T) -> Result<T> {
         let mut sets = capabilities(None).context("reading capabilities")?;
         let before = sets.effective;
         sets.effective = self.set();

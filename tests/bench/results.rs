@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::control::{self, Reload};
+use crate::egress;
 use crate::lists::Family;
 use crate::lookups::Row;
 use crate::object::Caps;
@@ -16,6 +17,7 @@ pub(crate) struct Results {
     pub(crate) quiet: Value,
     pub(crate) quick: bool,
     pub(crate) lookups: Vec<Row>,
+    pub(crate) egress: Option<egress::Outcome>,
     pub(crate) veth: Vec<veth::Outcome>,
     pub(crate) control: Vec<control::Outcome>,
     /// Parts that failed, with the reason.
@@ -60,6 +62,7 @@ impl Results {
         json!({
             "machine": self.facts, "quiet": self.quiet, "quick": self.quick, "goals": goals,
             "lookups": self.lookups.iter().map(Row::json).collect::<Vec<_>>(),
+            "egress": self.egress.as_ref().map(egress::Outcome::json),
             "veth": self.veth.iter().map(veth::Outcome::json).collect::<Vec<_>>(),
             "control": self.control.iter().map(control::Outcome::json).collect::<Vec<_>>(),
             "not_measured": self.not_measured(),
@@ -107,6 +110,13 @@ impl Results {
                 "ns",
             ));
         }
+        let added = self.egress.as_ref().map(egress::Outcome::added);
+        goals.push(at_most(
+            "egress hook, packet that was judged where it came in, above null".to_owned(),
+            added,
+            5.0,
+            "ns",
+        ));
         self.veth_goals(&mut goals);
         self.control_goals(&mut goals);
         let reloads = self.control.iter().flat_map(control::Outcome::reloads).map(|reload| reload.asked);

@@ -1,4 +1,4 @@
-//! `cargo xtask kernels`: does the product work on other kernels? Boots Debian's kernels in virtual machines, runs two
+//! `cargo xtask kernels`: does the product work on other kernels? Boots Debian's kernels in virtual machines, runs a few
 //! system tests in each and writes what they tell to `docs/kernels.md`.
 //!
 //! Decides which kernels and which tests; what the tests look at is theirs: `budget` loads every program of the object
@@ -38,10 +38,26 @@ use std::{
 const SUITES: [&str; 3] = ["bullseye", "bookworm", "trixie"];
 /// The kernel of a suite for virtual machines: a third of the size of the one for all hardware.
 const META_PACKAGE: &str = "linux-image-cloud-amd64";
-/// Modules that the tests need.
-const MODULES: [&str; 1] = ["veth"];
+/// Modules that the tests need; those that they need in turn are found.
+const MODULES: [&str; 15] = [
+    "veth",
+    "tun",
+    "8021q",
+    "ipvlan",
+    "bonding",
+    "bridge",
+    "team",
+    "vrf",
+    "sit",
+    "ipip",
+    "ip_gre",
+    "ip_vti",
+    "wireguard",
+    "sch_ingress",
+    "cls_bpf",
+];
 /// Tests of the system test binary that run in the machine.
-const TESTS: [&str; 2] = ["budget::", "enforcement::"];
+const TESTS: [&str; 4] = ["budget::", "enforcement::", "kinds::", "interfaces::tun_"];
 /// What the tests call.
 const GUEST_TOOLS: [&str; 2] = ["ip", "setpriv"];
 /// What making and running the machine takes, and the Debian packages that bring it.
@@ -113,7 +129,17 @@ impl Programs {
         say("kernels", "building naikon and the tests");
         let build = ["build", "--quiet", "--package", "naikon-userspace", "--bin", "naikon"];
         run(cargo().current_dir(workspace).args(build))?;
-        let test = ["test", "--quiet", "--package", "naikon-tests", "--no-run", "--message-format", "json"];
+        let test = [
+            "test",
+            "--quiet",
+            "--package",
+            "naikon-tests",
+            "--test",
+            "system",
+            "--no-run",
+            "--message-format",
+            "json",
+        ];
         let messages = output_of(cargo().current_dir(workspace).args(test))?;
         let tests = messages
             .lines()
@@ -129,7 +155,8 @@ struct Kernel {
     /// As `uname -r` says.
     version: String,
     image: PathBuf,
-    modules: Vec<PathBuf>,
+    /// Names and contents, each behind those that it needs.
+    modules: Vec<(String, Vec<u8>)>,
 }
 
 impl Kernel {
@@ -151,11 +178,10 @@ impl Kernel {
         let files = files_below(&unpacked)?;
         let image = files.iter().find(|file| name_of(file).starts_with("vmlinuz-")).context("it has no kernel")?;
         let version = name_of(image).trim_start_matches("vmlinuz-").to_owned();
-        let module = |name: &str| {
-            let found = files.iter().find(|file| name_of(file).starts_with(&format!("{name}.ko")));
-            found.cloned().with_context(|| format!("it has no module {name}"))
-        };
-        let modules = MODULES.into_iter().map(module).collect::<Result<_>>()?;
+        let mut modules = Vec::new();
+        for name in MODULES {
+            add_module(&files, name, &mut modules)?;
+        }
         Ok(Kernel { version, image: image.clone(), modules })
     }
 
@@ -222,16 +248,9 @@ impl Kernel {
             }
         }
         symlink("busybox", root.join("bin/sh"))?;
-        for (module, name) in self.modules.iter().zip(MODULES) {
-            let place = root.join("modules").join(format!("{name}.ko"));
-            if module.extension().is_some_and(|extension| extension == "xz") {
-                let unpacked = Command::new("xz").arg("-dc").arg(module).stdout(fs::File::create(place)?).status()?;
-                if !unpacked.success() {
-                    bail!("unpacking {} failed ({unpacked})", module.display());
-                }
-            } else {
-                fs::copy(module, place)?;
-            }
+        for (number, (name, content)) in self.modules.iter().enumerate() {
+            // The machine loads them in the order of their names.
+            fs::write(root.join("modules").join(format!("{number:02}-{name}.ko")), content)?;
         }
         let init = root.join("init");
         fs::write(&init, INIT.replace("TESTS", &TESTS.join(" ")).replace("VERSION", VERSION).replace("END", END))?;
@@ -247,7 +266,7 @@ impl Kernel {
 /// The first process of the machine. The console goes to both: the tests' output is what we read.
 const INIT: &str = "#!/bin/sh
 /bin/busybox --install -s /bin
-export PATH=/bin RUST_BACKTRACE=0 NAIKON_REQUIRE_ROOT=1 NAIKON_BIN=/tests/naikon
+export PATH=/bin RUST_BACKTRACE=0 NAIKON_REQUIRE_ROOT=1 NAIKON_ALL_KINDS=1 NAIKON_SLOWNESS=6 NAIKON_BIN=/tests/naikon
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
@@ -267,6 +286,42 @@ echo
 echo \"END$code\"
 poweroff -f
 ";
+
+/// Adds a module behind those that it needs. What it needs and the package has not is built into the kernel.
+fn add_module(files: &[PathBuf], name: &str, modules: &mut Vec<(String, Vec<u8>)>) -> Result<()> {
+    // Files are named with hyphens or underscores, modules with underscores.
+    let plain = |name: &str| name.replace('-', "_");
+    if modules.iter().any(|(known, _)| plain(known) == plain(name)) {
+        return Ok(());
+    }
+    let is_it = |file: &&PathBuf| name_of(file).split_once(".ko").is_some_and(|(stem, _)| plain(stem) == plain(name));
+    let Some(file) = files.iter().find(is_it) else {
+        if MODULES.contains(&name) {
+            bail!("it has no module {name}");
+        }
+        return Ok(());
+    };
+    let content = match file.extension().is_some_and(|extension| extension == "xz") {
+        true => {
+            let unpacked = Command::new("xz").arg("-dc").arg(file).output().context("starting xz")?;
+            if !unpacked.status.success() {
+                bail!("unpacking {} failed ({})", file.display(), unpacked.status);
+            }
+            unpacked.stdout
+        }
+        false => fs::read(file)?,
+    };
+    // In the section .modinfo: "depends=" and names with commas, ended by a zero.
+    let key = b"\0depends=";
+    let needed =
+        content.windows(key.len()).position(|window| window == key).and_then(|at| content.get(at + key.len()..));
+    let needed = needed.and_then(|rest| rest.split(|byte| *byte == 0).next()).map(String::from_utf8_lossy);
+    for needed in needed.unwrap_or_default().split(',').filter(|needed| !needed.is_empty()) {
+        add_module(files, needed, modules)?;
+    }
+    modules.push((name.to_owned(), content));
+    Ok(())
+}
 
 /// What a program needs at run time, with the loader.
 fn libraries(program: &Path) -> Result<BTreeSet<PathBuf>> {

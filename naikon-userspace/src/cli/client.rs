@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     config::{CONTROL, PIN_DIR},
+    hook::Point,
     kernel::{self, ErrorKind, KernelError},
     protocol::{self, Hook, ReloadResult, Request, Response},
     ruleset::ListAction,
@@ -154,6 +155,8 @@ fn from_pins(command: &Status, no_daemon: Failure) -> Result<Code, Failure> {
         }
         Err(error) => return Err(error.into()),
     };
+    let sees_arrivals = inspection.attached.iter().filter(|(_, spot, _)| spot.point != Point::Egress);
+    let protected = sees_arrivals.map(|(_, spot, _)| spot.ifindex).collect();
     let status = protocol::Status {
         version: env!("CARGO_PKG_VERSION").into(),
         generation: inspection.generation,
@@ -167,6 +170,7 @@ fn from_pins(command: &Status, no_daemon: Failure) -> Result<Code, Failure> {
                 mode: stance.as_str().into(),
             })
             .collect(),
+        covered: protocol::Cover::list(&kernel::interfaces()?, &protected),
         lists: Vec::new(),
         prefixes: inspection.prefixes.into(),
         dropped: inspection.counters.total(ListAction::Drop).into(),
@@ -208,6 +212,16 @@ fn show_status(status: &protocol::Status) -> io::Result<()> {
     }
     writeln!(out)?;
     output::table(&mut out, &hooks, paint)?;
+    if !status.covered.is_empty() {
+        let mut covered = vec![["COVERED", "INDEX", "BY"].map(str::to_owned).to_vec()];
+        for cover in &status.covered {
+            let condition = cover.condition.as_ref().map_or_else(String::new, |condition| format!(" ({condition})"));
+            let by = text::escape(&(cover.by.join(", ") + &condition));
+            covered.push(vec![text::escape(&cover.interface), cover.ifindex.to_string(), by]);
+        }
+        writeln!(out)?;
+        output::table(&mut out, &covered, paint)?;
+    }
     if !status.lists.is_empty() {
         let mut lists = vec![["LIST", "ACTION", "UP", "IPV4", "IPV6", "LAST SUCCESS"].map(str::to_owned).to_vec()];
         for list in &status.lists {

@@ -110,6 +110,9 @@ struct Run {
     /// Interface to protect; repeatable; a glob such as 'ppp*' also takes what appears later
     #[arg(short, long = "interface", value_name = "NAME")]
     interfaces: Vec<String>,
+    /// Of a bridge, bond or team take all its ports, those that join later too
+    #[arg(long)]
+    ports: bool,
     #[command(flatten)]
     lists: Lists,
     /// XDP mode, or tc for TC ingress; auto tries native, falls back to generic and says so [default: auto]
@@ -171,6 +174,7 @@ impl Run {
     fn origin(self) -> Origin {
         let overrides = Overrides {
             interfaces: self.interfaces,
+            ports: self.ports,
             mode: self.mode.map(|mode| match mode {
                 ModeArg::Auto => Mode::Auto,
                 ModeArg::Native => Mode::Native,

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{
     config::Config,
     hook::{Point, Spot, Stance},
-    interface::{Interface, Selection, Wanted, judged, select},
+    interface::{Interface, Selection, Wanted, judged, on_top, select},
     kernel::{self, Attached, ErrorKind, Kernel, KernelError},
-    protocol::Hook,
+    protocol::{Cover, Hook},
 };
 
 /// What is known about the hooks.
@@ -15,12 +15,16 @@ use crate::{
 pub(crate) struct Hooks {
     /// Every wanted hook as the kernel confirmed it last.
     pub(crate) confirmed: Vec<Hook>,
+    /// Every interface that those cover.
+    pub(crate) covered: Vec<Cover>,
     /// What else somebody who asks for the status should know of them.
     pub(crate) notices: Vec<String>,
     /// Names that were protected at some time.
     known: BTreeSet<String>,
     /// What was said last about an interface, so that it is said once.
     said: BTreeMap<String, String>,
+    /// Carriers that refused the program although what lies on them had made way.
+    refusing: BTreeSet<u32>,
 }
 
 impl Hooks {
@@ -56,7 +60,7 @@ impl Hooks {
         let (interfaces, selection) = look(kernel, &config.interfaces)?;
         for interface in selection.attach.iter().filter_map(|index| interfaces.get(index)) {
             for point in kernel.points() {
-                let attached = kernel.attach(interface, point)?;
+                let attached = self.attach(kernel, interface, point, &interfaces, &selection)?;
                 self.announce(interface, point, &attached);
             }
         }
@@ -78,16 +82,17 @@ impl Hooks {
         self.say_notices(&selection);
         let held = kernel.attached()?;
         let mut again = Vec::new();
-        let mut all_attached = true;
+        let mut all_attached = selection.refused.is_empty();
         let wanted_spots = selection.attach.iter().filter_map(|index| interfaces.get(index));
         let points = kernel.points();
         for (interface, point) in wanted_spots.flat_map(|interface| points.iter().map(move |point| (interface, *point)))
         {
             let held = held.get(&Spot { ifindex: interface.index, point });
             if held.is_some_and(|held| held.by_us) && kernel.stance(interface, point)?.is_some() {
+                kernel.count_ports(interface)?;
                 continue;
             }
-            match kernel.attach(interface, point) {
+            match self.attach(kernel, interface, point, &interfaces, &selection) {
                 Ok(attached) => {
                     let name = held.and_then(|held| held.name.as_deref()).unwrap_or(&interface.name);
                     if self.known.contains(name) && !again.iter().any(|known| known == name) {
@@ -110,6 +115,53 @@ impl Hooks {
         }
         self.confirm(kernel, wanted)?;
         Ok(again)
+    }
+
+    /// Puts the program on an interface. The kernel takes no XDP program below one that lies on top (`dev_xdp_attach`, from
+    /// 5.15): where that is ours and wanted no longer, because this interface covers it, it makes way; and it is put
+    /// back if that was in vain.
+    fn attach(
+        &mut self,
+        kernel: &mut Kernel,
+        interface: &Interface,
+        point: Point,
+        interfaces: &BTreeMap<u32, Interface>,
+        selection: &Selection,
+    ) -> Result<Attached, KernelError> {
+        let refused = match kernel.attach(interface, point) {
+            Err(error) if point == Point::Xdp && error.kind == ErrorKind::Foreign && interface.xdp.is_none() => error,
+            done => return done,
+        };
+        let held = kernel.attached()?;
+        let spot = |upper: &Interface| Spot { ifindex: upper.index, point };
+        let above: Vec<&Interface> = on_top(interface, interfaces).filter(|upper| upper.xdp.is_some()).collect();
+        let stays = |upper: &&&Interface| !held.contains_key(&spot(upper)) || selection.attach.contains(&upper.index);
+        if let Some(upper) = above.iter().find(stays) {
+            let cause =
+                format!("{} lies on top and carries an XDP program; the kernel takes none below one", upper.name);
+            return Err(KernelError::new(refused.operation, ErrorKind::Foreign, cause)
+                .cure(format!("it must leave {} first, or use --mode tc", upper.name)));
+        }
+        if above.is_empty() || self.refusing.contains(&interface.index) {
+            return Err(refused);
+        }
+        for upper in &above {
+            tracing::info!("{}: makes way for {}, which sees its frames", upper.name, interface.name);
+            kernel.release(spot(upper))?;
+        }
+        let attached = kernel.attach(interface, point);
+        if attached.is_err() {
+            self.refusing.insert(interface.index);
+            for upper in above {
+                kernel.attach(&Interface { xdp: None, ..upper.clone() }, point)?;
+            }
+        }
+        attached
+    }
+
+    /// All that is told of the hooks.
+    pub(crate) fn told(&self) -> (Vec<Hook>, Vec<Cover>, Vec<String>) {
+        (self.confirmed.clone(), self.covered.clone(), self.notices.clone())
     }
 
     /// Takes the program off an interface that is wanted no longer, or cleans up after one that is gone.
@@ -155,6 +207,7 @@ impl Hooks {
             tracing::warn!("{notice}");
         }
         (self.confirmed, self.notices) = (confirmed, notices);
+        self.covered = Cover::list(&interfaces, &protected);
         kernel.set_judged(&interfaces.keys().copied().collect(), &judged(&interfaces, &protected))
     }
 
@@ -213,7 +266,7 @@ fn missing(name: &str, interfaces: &BTreeMap<u32, Interface>) -> KernelError {
 pub(crate) fn names(interfaces: &BTreeMap<u32, Interface>) -> String {
     let names: Vec<&str> = interfaces
         .values()
-        .filter(|interface| !interface.loopback && !interface.is_controller() && interface.has_ethernet_header())
+        .filter(|interface| !interface.loopback && !interface.is_controller() && interface.framing().is_some())
         .map(|interface| interface.name.as_str())
         .collect();
     if names.is_empty() { "none but the loopback".into() } else { names.join(", ") }

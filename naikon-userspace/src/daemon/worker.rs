@@ -384,12 +384,12 @@ impl Enforcer {
 
     /// Puts the program back where it should be. Whether anything is different now.
     pub(crate) fn reconcile(&mut self) -> bool {
-        let before = (self.hooks.confirmed.clone(), self.hooks.notices.clone());
+        let before = self.hooks.told();
         match self.hooks.reconcile(&mut self.kernel, &self.config.interfaces) {
             Ok(again) => again.iter().for_each(|interface| self.instruments.reattached(interface)),
             Err(error) => tracing::error!("looking after the interfaces: {error}"),
         }
-        before != (self.hooks.confirmed.clone(), self.hooks.notices.clone())
+        before != self.hooks.told()
     }
 
     pub(crate) fn snapshot(&self) -> Snapshot {
@@ -417,6 +417,7 @@ impl Enforcer {
             warnings: self.lists.warnings(),
             clock: self.lists.clock(),
             hooks: self.hooks.confirmed.clone(),
+            covered: self.hooks.covered.clone(),
             lists,
         }
     }

@@ -165,9 +165,13 @@ impl Kernel {
         let is_raw = !interface.has_ethernet_header();
         self.load_program(point, is_raw)?;
         // The index is the identity: a renamed interface goes on under the name that its counters have.
-        let name = self.name_of(interface.index)?.unwrap_or_else(|| interface.name.clone());
+        // One that carries nothing may have the slot of a bond that it was a port of.
+        let is_held = self.attached()?.keys().any(|held| held.ifindex == interface.index);
+        let known = if is_held { self.name_of(interface.index)? } else { None };
+        let name = known.unwrap_or_else(|| interface.name.clone());
         let slot = self.slot(&name)?;
         self.tables.set_slot(interface.index, slot)?;
+        self.count_ports(interface)?;
         let (hold, attached) = if is_filter(point) {
             let adopted = filter::at(interface.index, &interface.name, point)?.is_some();
             let entry = self.settings.entry_point(point, is_raw);
@@ -183,6 +187,23 @@ impl Kernel {
         let adopted = attached.adopted;
         self.attachments.insert(spot, Attachment { interface: name, hold, is_raw, adopted });
         Ok(attached)
+    }
+
+    /// Counts as the bond's own what its ports take in: a native program of a bond runs there, and is told their index.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be written.
+    pub fn count_ports(&mut self, interface: &Interface) -> Result<(), KernelError> {
+        let Some(slot) = self.tables.slot(interface.index)?.filter(|_| !interface.ports.is_empty()) else {
+            return Ok(());
+        };
+        for port in &interface.ports {
+            if self.tables.slot(*port)? != Some(slot) {
+                self.tables.set_slot(*port, slot)?;
+            }
+        }
+        Ok(())
     }
 
     /// Replaces the program on a live link of ours. A dead link is removed.

@@ -17,6 +17,8 @@ use crate::tables::{Memory, Shape, Spill, Table};
 /// All tables of one load of the program.
 pub struct Mapped {
     tables: Vec<Mapping>,
+    /// Open for as long as a program of this load may still come: it names its maps by their descriptors.
+    _maps: Vec<Map>,
     hosts_spill: HashMap<MapData, u32, u32>,
     prefixes_spill: HashMap<MapData, [u64; 3], u32>,
 }
@@ -45,6 +47,7 @@ impl Mapped {
             })
         };
         let mut tables = Vec::with_capacity(Table::ALL.len());
+        let mut maps = Vec::with_capacity(Table::ALL.len());
         for table in Table::ALL {
             let map = take(name(table))?;
             let Map::Array(data) = &map else {
@@ -54,10 +57,12 @@ impl Mapped {
             let mapping = Mapping::new(data.fd().as_fd(), shape.words(table));
             tables
                 .push(mapping.map_err(|error| KernelError::of(format!("mapping the table {}", name(table)), &error))?);
+            maps.push(map);
         }
         let open = |name: &str, error: MapError| KernelError::of(format!("opening the map {name}"), &error);
         Ok(Mapped {
             tables,
+            _maps: maps,
             hosts_spill: HashMap::try_from(take(abi::HOSTS_SPILL)?).map_err(|error| open(abi::HOSTS_SPILL, error))?,
             prefixes_spill: HashMap::try_from(take(abi::PREFIXES_SPILL)?)
                 .map_err(|error| open(abi::PREFIXES_SPILL, error))?,

@@ -3,11 +3,12 @@
 
 use std::{collections::BTreeMap, io, net::IpAddr};
 
+use aya::util::KernelVersion;
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::{
     RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage},
-    link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp, XdpAttached},
+    link::{InfoData, InfoGre, InfoGre6, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp, XdpAttached},
     route::{RouteAddress, RouteAttribute, RouteMessage},
     tc::{TcAttribute, TcFilterBpfOption, TcHandle, TcMessage, TcOption},
 };
@@ -23,6 +24,10 @@ use crate::{
 /// out: a gateway with a full table tells of many a second.
 const GROUPS: [u32; 3] = [1, 5, 9];
 
+/// The first kernel whose IP tunnels take the outer headers off before anybody sees the packet: "net: reset MAC header
+/// consistently across L3 virtual devices".
+const BARE_TUNNELS: KernelVersion = KernelVersion::new(5, 14, 0);
+
 /// Every interface, by index.
 ///
 /// # Errors
@@ -30,12 +35,19 @@ const GROUPS: [u32; 3] = [1, 5, 9];
 /// When the kernel does not answer or its answer cannot be read.
 pub fn interfaces() -> Result<BTreeMap<u32, Interface>, KernelError> {
     let request = || RouteNetlinkMessage::GetLink(LinkMessage::default());
-    collect("listing the interfaces", request, |found: &mut BTreeMap<u32, Interface>, message| {
+    let mut found = collect("listing the interfaces", request, |found: &mut BTreeMap<u32, Interface>, message| {
         if let RouteNetlinkMessage::NewLink(link) = message {
             let interface = interface(link);
             found.insert(interface.index, interface);
         }
-    })
+    })?;
+    let ports: Vec<(u32, u32)> = found.values().filter_map(|port| Some((port.controller?, port.index))).collect();
+    for (controller, port) in ports {
+        if let Some(bond) = found.get_mut(&controller).filter(|controller| controller.is_bond()) {
+            bond.ports.push(port);
+        }
+    }
+    Ok(found)
 }
 
 fn interface(link: LinkMessage) -> Interface {
@@ -46,10 +58,13 @@ fn interface(link: LinkMessage) -> Interface {
         kind: None,
         lower: None,
         controller: None,
+        ports: Vec::new(),
+        in_front: None,
         loopback: link.header.flags.contains(LinkFlags::Loopback),
         xdp: None,
     };
     let (mut lower, mut elsewhere) = (None, false);
+    let mut tunnel = Tunnel::default();
     for attribute in link.attributes {
         match attribute {
             LinkAttribute::IfName(name) => interface.name = name,
@@ -58,17 +73,63 @@ fn interface(link: LinkMessage) -> Interface {
             LinkAttribute::LinkNetNsId(_) => elsewhere = true,
             LinkAttribute::Controller(index) => interface.controller = Some(index),
             LinkAttribute::Xdp(parts) => interface.xdp = attached(&parts),
+            LinkAttribute::Broadcast(peer) => tunnel.peer = peer,
             LinkAttribute::LinkInfo(parts) => {
-                interface.kind = parts.into_iter().find_map(|part| match part {
-                    LinkInfo::Kind(kind) => Some(kind.to_string()),
-                    _ => None,
-                });
+                for part in parts {
+                    match part {
+                        LinkInfo::Kind(kind) => interface.kind = Some(kind.to_string()),
+                        LinkInfo::Data(data) => tunnel.by_metadata = has_metadata(&data),
+                        _ => {}
+                    }
+                }
             }
             _ => {}
         }
     }
     interface.lower = lower.filter(|_| !elsewhere);
+    interface.in_front = tunnel.in_front(interface.link_type, interface.kind.as_deref());
     interface
+}
+
+/// What decides where packets that come out of a tunnel begin.
+#[derive(Default)]
+struct Tunnel {
+    /// The address of the other end; zeros when there may be many.
+    peer: Vec<u8>,
+    /// The other end is chosen packet by packet (`external` of ip-link(8)).
+    by_metadata: bool,
+}
+
+impl Tunnel {
+    /// What the kernel leaves in front of them: `skb_mac_header` of each device's receive function, where generic XDP
+    /// and TC begin.
+    fn in_front(&self, link_type: u16, kind: Option<&str>) -> Option<&'static str> {
+        /// `ARPHRD_TUNNEL`, `ARPHRD_TUNNEL6`, `ARPHRD_SIT`, `ARPHRD_IPGRE`, `ARPHRD_IP6GRE`.
+        const TUNNELS: [u16; 5] = [768, 769, 776, 778, 823];
+        /// The last two of them.
+        const GRE: [u16; 2] = [778, 823];
+        // xfrm4_remove_tunnel_encap and xfrm6_remove_tunnel_encap move the carrier's header along.
+        if matches!(kind, Some("vti" | "vti6" | "xfrm")) {
+            return Some("the link header of the carrier");
+        }
+        // Without one other end the outer header is this device's link header (ipgre_header_ops, ip6gre_header_ops).
+        let is_multicast = self.peer.len() == 4 && self.peer.first().is_some_and(|first| first >> 4 == 14);
+        let many_ends = self.peer.iter().all(|byte| *byte == 0) || is_multicast;
+        if GRE.contains(&link_type) && many_ends && !self.by_metadata {
+            return Some("the outer IP and GRE headers of a tunnel with many ends");
+        }
+        let is_tunnel = TUNNELS.contains(&link_type) || matches!(kind, Some("gtp" | "bareudp"));
+        let is_old = || KernelVersion::current().is_ok_and(|running| running < BARE_TUNNELS);
+        (is_tunnel && is_old()).then_some("the tunnel's outer headers (before Linux 5.14)")
+    }
+}
+
+fn has_metadata(data: &InfoData) -> bool {
+    match data {
+        InfoData::GreTun(parts) => parts.contains(&InfoGre::CollectMetadata),
+        InfoData::GreTun6(parts) => parts.contains(&InfoGre6::CollectMetadata),
+        _ => false,
+    }
 }
 
 fn attached(parts: &[LinkXdp]) -> Option<AttachedXdp> {
@@ -282,13 +343,34 @@ fn dump(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::interface::Framing;
+
+    #[test]
+    fn tunnels_whose_packets_do_not_begin_with_the_ip_header_are_told() {
+        let to = |peer: &[u8]| Tunnel { peer: peer.to_vec(), by_metadata: false };
+        let (one, any, many) = (to(&[192, 0, 2, 1]), to(&[0; 4]), to(&[239, 0, 0, 1]));
+        assert!(any.in_front(778, Some("gre")).is_some());
+        assert!(many.in_front(778, Some("gre")).is_some());
+        assert!(to(&[0; 16]).in_front(823, Some("ip6gre")).is_some());
+        assert!(one.in_front(65534, Some("xfrm")).is_some());
+        assert!(one.in_front(768, Some("vti")).is_some());
+        assert!(any.in_front(65534, Some("wireguard")).is_none());
+        assert!(to(&[]).in_front(65534, Some("tun")).is_none());
+        if KernelVersion::current().unwrap() >= BARE_TUNNELS {
+            let external = Tunnel { by_metadata: true, ..to(&[0; 4]) };
+            assert!(external.in_front(778, Some("gre")).is_none());
+            assert!(one.in_front(778, Some("gre")).is_none());
+            assert!(any.in_front(768, Some("ipip")).is_none());
+            assert!(any.in_front(776, Some("sit")).is_none());
+        }
+    }
 
     #[test]
     fn loopback_is_listed_with_its_address() {
         let interfaces = interfaces().unwrap();
         let loopback = interfaces.values().find(|interface| interface.loopback).expect("every namespace has one");
         assert_eq!(loopback.name, "lo");
-        assert!(loopback.has_ethernet_header());
+        assert_eq!(loopback.framing(), Some(Framing::Ethernet));
         default_gateways().unwrap();
         own_addresses().unwrap();
     }
