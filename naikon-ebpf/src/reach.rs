@@ -6,6 +6,8 @@
 #![expect(unsafe_code, reason = "a packet is raw memory that only the kernel's helpers and the verifier vouch for")]
 
 use aya_ebpf::{
+    EbpfContext,
+    bindings::{__sk_buff, xdp_md},
     helpers::generated::{bpf_skb_load_bytes, bpf_xdp_load_bytes},
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
@@ -32,6 +34,10 @@ trait Reach: Hook {
 
     /// Copies the header at this place; `None` when it does not lie there as a whole.
     fn read_at<T: Header>(&self, place: usize) -> Option<T>;
+    /// Logs the answer for an address.
+    fn told_v4(context: *mut Self::Context, address: u64, answer: u64);
+    /// See [`Reach::told_v4`].
+    fn told_v6(context: *mut Self::Context, high: u64, low: u64, answer: u64);
 }
 
 impl<const FRAGS: bool, const RAW: bool, const TRACE: bool> Reach for Xdp<FRAGS, RAW, TRACE> {
@@ -52,6 +58,16 @@ impl<const FRAGS: bool, const RAW: bool, const TRACE: bool> Reach for Xdp<FRAGS,
         unsafe { core::arch::asm!("{0} += {1}", inout(reg) start, in(reg) place, options(pure, nomem, nostack)) };
         Packet { start, end: packet.end }.read(0)
     }
+
+    #[inline(always)]
+    fn told_v4(context: *mut xdp_md, address: u64, answer: u64) {
+        let _ = told_xdp_v4(context, address, answer);
+    }
+
+    #[inline(always)]
+    fn told_v6(context: *mut xdp_md, high: u64, low: u64, answer: u64) {
+        let _ = told_xdp_v6(context, high, low, answer);
+    }
 }
 
 impl<const EGRESS: bool, const RAW: bool, const TRACE: bool> Reach for Tc<EGRESS, RAW, TRACE> {
@@ -61,6 +77,16 @@ impl<const EGRESS: bool, const RAW: bool, const TRACE: bool> Reach for Tc<EGRESS
     fn read_at<T: Header>(&self, place: usize) -> Option<T> {
         // SAFETY: the helper takes the context that the kernel passed in, and fills the buffer or fails.
         filled(|buffer, bytes| unsafe { bpf_skb_load_bytes(self.context().cast(), place as u32, buffer, bytes) })
+    }
+
+    #[inline(always)]
+    fn told_v4(context: *mut __sk_buff, address: u64, answer: u64) {
+        let _ = told_tc_v4(context, address, answer);
+    }
+
+    #[inline(always)]
+    fn told_v6(context: *mut __sk_buff, high: u64, low: u64, answer: u64) {
+        let _ = told_tc_v6(context, high, low, answer);
     }
 }
 
@@ -134,7 +160,7 @@ impl<H: Reach> Endpoints for Weighed<H> {
     fn v4(&mut self, direction: Direction, address: [u8; 4]) {
         let address = u32::from_be_bytes(address);
         if H::TRACE {
-            told_v4::<H>(self.context, address, weigh_v4(0, address.into(), 0));
+            H::told_v4(self.context, address.into(), weigh_v4(0, address.into(), 0));
         }
         self.strongest = weigh_v4(self.strongest, address.into(), side(direction));
     }
@@ -143,7 +169,7 @@ impl<H: Reach> Endpoints for Weighed<H> {
     fn v6(&mut self, direction: Direction, address: [u8; 16]) {
         let [high, low] = halves(address);
         if H::TRACE {
-            told_v6::<H>(self.context, high, low, weigh_v6(0, high, low, 0));
+            H::told_v6(self.context, high, low, weigh_v6(0, high, low, 0));
         }
         self.strongest = weigh_v6(self.strongest, high, low, side(direction));
     }
@@ -172,18 +198,45 @@ extern "C" fn weigh_v6(strongest: u64, high: u64, low: u64, side: u64) -> u64 {
     stronger(strongest, stored_v6::<true>([high, low]), side)
 }
 
-/// The log tells the answer for one address, not what is decided.
+/// Writes the log, at XDP. It tells the answer for one address, not what is decided. Global as [`weigh_v4`], and hence with an
+/// answer that says nothing: the verifier wants one.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn told_v4<H: Hook>(context: *mut H::Context, address: u32, answer: u64) {
-    let hook = H::new(context);
-    info!(&hook, "interface {} names {:i}: {}", hook.ifindex(), address, verdict_name(hit_of(answer)));
+extern "C" fn told_xdp_v4(context: *mut xdp_md, address: u64, answer: u64) -> u64 {
+    tell_v4(&XdpContext::new(context), Xdp::<true, false, true>::new(context).ifindex(), address, answer)
 }
 
-/// See [`told_v4`].
+/// See [`told_xdp_v4`].
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn told_v6<H: Hook>(context: *mut H::Context, high: u64, low: u64, answer: u64) {
-    let hook = H::new(context);
-    info!(&hook, "interface {} names {:i}: {}", hook.ifindex(), octets([high, low]), verdict_name(hit_of(answer)));
+extern "C" fn told_xdp_v6(context: *mut xdp_md, high: u64, low: u64, answer: u64) -> u64 {
+    tell_v6(&XdpContext::new(context), Xdp::<true, false, true>::new(context).ifindex(), [high, low], answer)
+}
+
+/// See [`told_xdp_v4`]; at TC.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn told_tc_v4(context: *mut __sk_buff, address: u64, answer: u64) -> u64 {
+    tell_v4(&TcContext::new(context), Tc::<false, false, true>::new(context).ifindex(), address, answer)
+}
+
+/// See [`told_tc_v4`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn told_tc_v6(context: *mut __sk_buff, high: u64, low: u64, answer: u64) -> u64 {
+    tell_v6(&TcContext::new(context), Tc::<false, false, true>::new(context).ifindex(), [high, low], answer)
+}
+
+#[inline(always)]
+fn tell_v4<C: EbpfContext>(context: &C, ifindex: u32, address: u64, answer: u64) -> u64 {
+    info!(context, "interface {} names {:i}: {}", ifindex, address as u32, verdict_name(hit_of(answer)));
+    0
+}
+
+#[inline(always)]
+fn tell_v6<C: EbpfContext>(context: &C, ifindex: u32, address: [u64; 2], answer: u64) -> u64 {
+    info!(context, "interface {} names {:i}: {}", ifindex, octets(address), verdict_name(hit_of(answer)));
+    0
 }
 
 #[inline(always)]
