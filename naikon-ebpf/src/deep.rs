@@ -35,6 +35,22 @@ pub trait Endpoints {
     fn v6(&mut self, direction: Direction, address: [u8; 16]);
 }
 
+/// A frame whose chains of small headers are walked by functions of numbers, which the kernel's verifier looks at apart from
+/// what is around them.
+pub trait Chained: Frame + Copy {
+    /// [`options`] of this frame.
+    #[inline(always)]
+    fn options(self, left: usize) -> u64 {
+        options(self, left)
+    }
+
+    /// [`extensions`] of this frame.
+    #[inline(always)]
+    fn extensions(self, next: u8) -> u64 {
+        extensions(self, next)
+    }
+}
+
 /// How far a frame could be read.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Reading {
@@ -96,7 +112,7 @@ enum Carried<F> {
 
 /// Finds the addresses of a frame that starts at its Ethernet header.
 #[inline(always)]
-pub fn walk<F: Frame + Copy, E: Endpoints>(frame: F, endpoints: &mut E) -> Reading {
+pub fn walk<F: Chained, E: Endpoints>(frame: F, endpoints: &mut E) -> Reading {
     match link(frame) {
         Carried::Other => Reading::NotIp,
         Carried::Unparsed(reason) => Reading::Unparsed(reason),
@@ -106,7 +122,7 @@ pub fn walk<F: Frame + Copy, E: Endpoints>(frame: F, endpoints: &mut E) -> Readi
 
 /// Finds the addresses of a packet that begins with its IP header, as [`packet::endpoints_of_ip`](crate::packet::endpoints_of_ip).
 #[inline(always)]
-pub fn walk_raw<F: Frame + Copy, E: Endpoints>(frame: F, endpoints: &mut E) -> Reading {
+pub fn walk_raw<F: Chained, E: Endpoints>(frame: F, endpoints: &mut E) -> Reading {
     match frame.read::<Ipv4Hdr>(0) {
         None => Reading::Unparsed(Unparsed::Truncated),
         Some(header) if header.vihl >> 4 == 6 => packets(Family::V6, frame, endpoints),
@@ -116,7 +132,7 @@ pub fn walk_raw<F: Frame + Copy, E: Endpoints>(frame: F, endpoints: &mut E) -> R
 
 /// The outer packet and the one in it.
 #[inline(always)]
-fn packets<F: Frame + Copy, E: Endpoints>(family: Family, frame: F, endpoints: &mut E) -> Reading {
+fn packets<F: Chained, E: Endpoints>(family: Family, frame: F, endpoints: &mut E) -> Reading {
     let cut = match packet(family, frame, endpoints) {
         Carried::Other => None,
         Carried::Unparsed(reason) => Some(reason),
@@ -205,7 +221,7 @@ fn snap<F: Frame + Copy>(frame: F) -> Carried<F> {
 }
 
 #[inline(always)]
-fn packet<F: Frame + Copy, E: Endpoints>(family: Family, frame: F, endpoints: &mut E) -> Carried<F> {
+fn packet<F: Chained, E: Endpoints>(family: Family, frame: F, endpoints: &mut E) -> Carried<F> {
     match family {
         Family::V4 => ipv4(frame, endpoints),
         Family::V6 => ipv6(frame, endpoints),
@@ -213,7 +229,7 @@ fn packet<F: Frame + Copy, E: Endpoints>(family: Family, frame: F, endpoints: &m
 }
 
 #[inline(always)]
-fn ipv4<F: Frame + Copy, E: Endpoints>(frame: F, endpoints: &mut E) -> Carried<F> {
+fn ipv4<F: Chained, E: Endpoints>(frame: F, endpoints: &mut E) -> Carried<F> {
     let header = match frame.read::<Ipv4Hdr>(0) {
         None => return Carried::Unparsed(Unparsed::Truncated),
         Some(header) if header.vihl >> 4 != 4 => return Carried::Unparsed(Unparsed::Malformed),
@@ -223,10 +239,14 @@ fn ipv4<F: Frame + Copy, E: Endpoints>(frame: F, endpoints: &mut E) -> Carried<F
     let mut cut = None;
     endpoints.v4(Direction::To, header.dst_addr);
     if length > Ipv4Hdr::LEN {
-        match route_end(frame.advance(Ipv4Hdr::LEN), length - Ipv4Hdr::LEN) {
-            Ok(None) => {}
-            Ok(Some(end)) => endpoints.v4(Direction::To, end),
-            Err(reason) => cut = Some(reason),
+        let options = frame.advance(Ipv4Hdr::LEN);
+        match options.options(length - Ipv4Hdr::LEN) {
+            0 => {}
+            TRUNCATED => cut = Some(Unparsed::Truncated),
+            end => match options.advance((end & PLACE) as usize).read::<[u8; 4]>(0) {
+                Some(end) => endpoints.v4(Direction::To, end),
+                None => cut = Some(Unparsed::Truncated),
+            },
         }
     }
     endpoints.v4(Direction::From, header.src_addr);
@@ -239,15 +259,24 @@ fn ipv4<F: Frame + Copy, E: Endpoints>(frame: F, endpoints: &mut E) -> Carried<F
     }
 }
 
-/// Where a source route among IPv4 options, `left` bytes of them, ends.
+/// What [`options`] and [`extensions`] give where a header is cut short.
+const TRUNCATED: u64 = 1 << 62;
+/// What [`extensions`] gives where nothing is carried, and where there are too many headers; both beside the place of an end.
+const OTHER: u64 = 1 << 60;
+const TOO_MANY: u64 = 1 << 61;
+/// The bits of a place.
+const PLACE: u64 = 0xffff;
+
+/// Where the address lies at which a source route among IPv4 options, `left` bytes of them, ends: 0 for none, [`TRUNCATED`].
 #[inline(always)]
-fn route_end<F: Frame + Copy>(mut frame: F, mut left: usize) -> Result<Option<[u8; 4]>, Unparsed> {
+pub fn options<F: Frame + Copy>(mut frame: F, mut left: usize) -> u64 {
+    let mut place = 0;
     for _ in 0..OPTIONS_MAX {
         if left < SHORTEST_ROUTE {
             break;
         }
         let Some([kind, length, pointer]) = frame.read::<[u8; 3]>(0) else {
-            return Err(Unparsed::Truncated);
+            return TRUNCATED;
         };
         let step = match kind {
             END_OF_OPTIONS => break,
@@ -263,66 +292,85 @@ fn route_end<F: Frame + Copy>(mut frame: F, mut left: usize) -> Result<Option<[u
             if step < SHORTEST_ROUTE || step & 3 != 3 || pointer > length {
                 break;
             }
-            return frame.advance(step - 4).read::<[u8; 4]>(0).map(Some).ok_or(Unparsed::Truncated);
+            return place + step as u64 - 4;
         }
         frame = frame.advance(step);
+        place += step as u64;
         left -= step;
     }
-    Ok(None)
+    0
 }
 
 #[inline(always)]
-fn ipv6<F: Frame + Copy, E: Endpoints>(frame: F, endpoints: &mut E) -> Carried<F> {
+fn ipv6<F: Chained, E: Endpoints>(frame: F, endpoints: &mut E) -> Carried<F> {
     let header = match frame.read::<Ipv6Hdr>(0) {
         None => return Carried::Unparsed(Unparsed::Truncated),
         Some(Ipv6Hdr { vcf: [first, ..], .. }) if first >> 4 != 6 => return Carried::Unparsed(Unparsed::Malformed),
         Some(header) => header,
     };
     endpoints.v6(Direction::To, header.dst_addr);
-    let mut end = None;
-    let carried = extensions(header.next_hdr, frame.advance(Ipv6Hdr::LEN), &mut end);
-    if let Some(end) = end {
-        endpoints.v6(Direction::To, end);
+    let behind = frame.advance(Ipv6Hdr::LEN);
+    let chain = behind.extensions(header.next_hdr);
+    let mut cut = None;
+    let end = chain >> END & PLACE;
+    if end > 0 {
+        match behind.advance(end as usize).read::<[u8; 16]>(0) {
+            Some(end) => endpoints.v6(Direction::To, end),
+            None => cut = Some(Unparsed::Truncated),
+        }
     }
     endpoints.v6(Direction::From, header.src_addr);
-    carried
+    match cut {
+        Some(reason) => Carried::Unparsed(reason),
+        None if chain & TRUNCATED != 0 => Carried::Unparsed(Unparsed::Truncated),
+        None if chain & TOO_MANY != 0 => Carried::Unparsed(Unparsed::Depth),
+        None if chain & OTHER != 0 => Carried::Other,
+        None => payload((chain >> PROTOCOL) as u8, behind.advance((chain & PLACE) as usize)),
+    }
 }
 
-/// What follows a chain of extension headers; `end` is where the routing header among them leads.
+/// Where the place of a route's end and the protocol that follows stand in what [`extensions`] gives.
+const END: u32 = 24;
+const PROTOCOL: u32 = 16;
+
+/// What follows a chain of extension headers: its place, its protocol, and the place where the routing header among them names
+/// its end, 0 for none; [`TRUNCATED`], [`TOO_MANY`] or [`OTHER`] where that is not to be read.
 #[inline(always)]
-fn extensions<F: Frame + Copy>(mut next: u8, mut frame: F, end: &mut Option<[u8; 16]>) -> Carried<F> {
+pub fn extensions<F: Frame + Copy>(mut frame: F, mut next: u8) -> u64 {
+    let (mut place, mut end) = (0_u64, 0_u64);
     for _ in 0..EXTENSIONS_MAX {
-        if !matches!(next, HOP_BY_HOP | DESTINATION | ROUTING | FRAGMENT | AUTHENTICATION) {
-            return payload(next, frame);
+        if !is_extension(next) {
+            break;
         }
         // All of them are at least eight bytes long.
         let Some([following, length, kind, left]) = frame.read::<[u8; 4]>(0) else {
-            return Carried::Unparsed(Unparsed::Truncated);
+            return TRUNCATED | end << END;
         };
         let length = usize::from(length);
         let step = match next {
             // Kind and left are its offset, in eights, and three flags.
-            FRAGMENT if kind != 0 || left & 0xf8 != 0 => return Carried::Other,
+            FRAGMENT if kind != 0 || left & 0xf8 != 0 => return OTHER | end << END,
             FRAGMENT => 8,
             AUTHENTICATION => length * 4 + 8,
             _ => length * 8 + 8,
         };
         let is_route = kind == SRH || (kind == RH0 && length & 1 == 0);
-        if next == ROUTING && is_route && left > 0 && length > 1 && end.is_none() {
+        if next == ROUTING && is_route && left > 0 && length > 1 && end == 0 {
             // An SRH lists its hops backwards.
             let at = if kind == RH0 { step - 16 } else { 8 };
-            *end = frame.advance(at).read::<[u8; 16]>(0);
-            if end.is_none() {
-                return Carried::Unparsed(Unparsed::Truncated);
-            }
+            end = place + at as u64;
         }
         next = following;
         frame = frame.advance(step);
+        place += step as u64;
     }
-    match next {
-        HOP_BY_HOP | DESTINATION | ROUTING | FRAGMENT | AUTHENTICATION => Carried::Unparsed(Unparsed::Depth),
-        _ => payload(next, frame),
-    }
+    let rest = if is_extension(next) { TOO_MANY } else { 0 };
+    rest | end << END | u64::from(next) << PROTOCOL | place
+}
+
+#[inline(always)]
+fn is_extension(next: u8) -> bool {
+    matches!(next, HOP_BY_HOP | DESTINATION | ROUTING | FRAGMENT | AUTHENTICATION)
 }
 
 /// What an IP packet carries.
@@ -353,6 +401,9 @@ fn gre<F: Frame + Copy>(frame: F) -> Carried<F> {
         _ => Carried::Other,
     }
 }
+
+#[cfg(not(target_arch = "bpf"))]
+impl Chained for &[u8] {}
 
 #[cfg(test)]
 mod tests;

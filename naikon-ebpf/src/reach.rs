@@ -16,7 +16,7 @@ use aya_log_ebpf::info;
 use core::{ffi::c_void, mem::MaybeUninit};
 use naikon_ebpf::{
     abi::{Action, Direction},
-    deep::{self, Endpoints, Reading},
+    deep::{self, Chained, Endpoints, Reading},
     embedded::halves,
     packet::{Frame, Header},
 };
@@ -34,6 +34,10 @@ trait Reach: Hook {
 
     /// Copies the header at this place; `None` when it does not lie there as a whole.
     fn read_at<T: Header>(&self, place: usize) -> Option<T>;
+    /// [`deep::options`] of what lies at this place.
+    fn options(context: *mut Self::Context, place: u64, left: u64) -> u64;
+    /// [`deep::extensions`] of what lies at this place.
+    fn extensions(context: *mut Self::Context, place: u64, next: u64) -> u64;
     /// Logs the answer for an address.
     fn told_v4(context: *mut Self::Context, address: u64, answer: u64);
     /// See [`Reach::told_v4`].
@@ -60,6 +64,16 @@ impl<const FRAGS: bool, const RAW: bool, const TRACE: bool> Reach for Xdp<FRAGS,
     }
 
     #[inline(always)]
+    fn options(context: *mut xdp_md, place: u64, left: u64) -> u64 {
+        if FRAGS { options_xdp_frags(context, place, left) } else { options_xdp(context, place, left) }
+    }
+
+    #[inline(always)]
+    fn extensions(context: *mut xdp_md, place: u64, next: u64) -> u64 {
+        if FRAGS { extensions_xdp_frags(context, place, next) } else { extensions_xdp(context, place, next) }
+    }
+
+    #[inline(always)]
     fn told_v4(context: *mut xdp_md, address: u64, answer: u64) {
         let _ = told_xdp_v4(context, address, answer);
     }
@@ -77,6 +91,16 @@ impl<const EGRESS: bool, const RAW: bool, const TRACE: bool> Reach for Tc<EGRESS
     fn read_at<T: Header>(&self, place: usize) -> Option<T> {
         // SAFETY: the helper takes the context that the kernel passed in, and fills the buffer or fails.
         filled(|buffer, bytes| unsafe { bpf_skb_load_bytes(self.context().cast(), place as u32, buffer, bytes) })
+    }
+
+    #[inline(always)]
+    fn options(context: *mut __sk_buff, place: u64, left: u64) -> u64 {
+        options_tc(context, place, left)
+    }
+
+    #[inline(always)]
+    fn extensions(context: *mut __sk_buff, place: u64, next: u64) -> u64 {
+        extensions_tc(context, place, next)
     }
 
     #[inline(always)]
@@ -143,6 +167,58 @@ impl<H: Reach> Reached<H> {
         unsafe { core::arch::asm!("{0} -= {1}", inout(reg) nothing, in(reg) unknown, options(pure, nomem, nostack)) };
         Reached { context, start: (place + nothing) & H::BOUND }
     }
+}
+
+/// Functions for the verifier as [`weigh_v4`]: it walks a chain of headers once, not once for each way that leads to one.
+impl<H: Reach> Chained for Reached<H> {
+    #[inline(always)]
+    fn options(self, left: usize) -> u64 {
+        H::options(self.context, self.start as u64, left as u64)
+    }
+
+    #[inline(always)]
+    fn extensions(self, next: u8) -> u64 {
+        H::extensions(self.context, self.start as u64, next.into())
+    }
+}
+
+/// No IPv4 header has more options; all ones.
+const OPTIONS_BYTES: u64 = 63;
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn options_xdp_frags(context: *mut xdp_md, place: u64, left: u64) -> u64 {
+    deep::options(Reached::<Xdp<true, false, false>>::at(context, place as usize), (left & OPTIONS_BYTES) as usize)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn extensions_xdp_frags(context: *mut xdp_md, place: u64, next: u64) -> u64 {
+    deep::extensions(Reached::<Xdp<true, false, false>>::at(context, place as usize), next as u8)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn options_xdp(context: *mut xdp_md, place: u64, left: u64) -> u64 {
+    deep::options(Reached::<Xdp<false, false, false>>::at(context, place as usize), (left & OPTIONS_BYTES) as usize)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn extensions_xdp(context: *mut xdp_md, place: u64, next: u64) -> u64 {
+    deep::extensions(Reached::<Xdp<false, false, false>>::at(context, place as usize), next as u8)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn options_tc(context: *mut __sk_buff, place: u64, left: u64) -> u64 {
+    deep::options(Reached::<Tc<false, false, false>>::at(context, place as usize), (left & OPTIONS_BYTES) as usize)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn extensions_tc(context: *mut __sk_buff, place: u64, next: u64) -> u64 {
+    deep::extensions(Reached::<Tc<false, false, false>>::at(context, place as usize), next as u8)
 }
 
 /// The strongest answer so far, and which endpoint it is about.
