@@ -13,8 +13,6 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use naikon_ebpf::embedded::Carriers;
-
 use super::{clock::Clock, holds::Holds, hooks, host, state::StateDir};
 use crate::{
     config::{Config, ConfigError, Overrides},
@@ -70,8 +68,6 @@ impl Origin {
 
 /// The lists and what the kernel enforces of them.
 pub(crate) struct Lists {
-    /// Those of the loaded program.
-    carriers: Carriers,
     state_dir: StateDir,
     clock: Arc<Clock>,
     /// When its time was stored last.
@@ -164,12 +160,12 @@ impl Lists {
             None
         });
         Ok(Lists {
-            carriers: config.carriers(),
             state_dir,
             clock: Arc::new(Clock::start(last)),
             time_saved: None,
             host: Arc::default(),
-            guards: Guards::none(),
+            // The forms of addresses stay those of the loaded program.
+            guards: Guards::none().seen_in(config.carriers()),
             warninglists: Warninglists::default(),
             warnings: Arc::default(),
             tables_unknown: false,
@@ -227,7 +223,7 @@ impl Lists {
         let now = self.clock.now();
         self.save_time(now.steady);
         let host = host.unwrap_or_else(|| Arc::clone(&self.host));
-        let guards = host.guards(self.warninglists.guards(), self.carriers);
+        let guards = host.guards(self.warninglists.guards(), self.guards.carriers());
         // People log in and out all day; few of them from where a list points.
         let is_due = self.states().any(|list| list.holds.is_due(now));
         let listed: Vec<_> = self.states().filter_map(|list| list.good.as_ref()).map(|good| &good.content).collect();
@@ -298,7 +294,7 @@ impl Lists {
         }
         let mut host = host::Facts::clone(&self.host);
         host.refresh();
-        let guards = host.guards(warninglists.guards(), self.carriers);
+        let guards = host.guards(warninglists.guards(), self.guards.carriers());
         let warnings = warninglists.warnings();
         let (mut lists, before): (Vec<ListState>, Vec<Option<Good>>) =
             found.iter().map(|source| self.fetch(source, &guards, &warnings, now, force)).unzip();
