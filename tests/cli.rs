@@ -62,7 +62,7 @@ impl Offline {
 #[test]
 fn every_command_explains_itself() {
     let offline = Offline::new();
-    for command in ["run", "check", "lookup", "status", "reload", "detach"] {
+    for command in ["run", "check", "lookup", "status", "reload", "doctor", "detach"] {
         let run = offline.naikon(&[command, "--help"]).exits(0);
         assert!(run.out.contains("Usage: ") && run.out.contains(command), "{command}: {run}");
         assert!(offline.naikon(&["--help"]).exits(0).out.contains(command), "{command} should be in the overview");
@@ -406,7 +406,7 @@ fn run_names_the_missing_capability_before_anything_changes() {
 }
 
 /// A program that is not naikon's: the same object under another name.
-fn foreign_program() -> Ebpf {
+pub(crate) fn foreign_program() -> Ebpf {
     let (own, other) = (PROGRAM_FRAGS.as_bytes(), b"foreign_prog");
     assert_eq!(own.len(), other.len(), "names of one length keep the object whole");
     let mut bytes = OBJECT.to_vec();

@@ -4,8 +4,11 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::time::Duration;
 
+use aya::programs::{Xdp, XdpMode};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
+use crate::cli::foreign_program;
 use crate::harness::{
     C2, C2_6, CLIENT, CLIENT6, Daemon, Lab, RANGE, SERVER, SERVER6, Wire, eventually, holds, needs_root, run_command,
     within,
@@ -198,15 +201,8 @@ fn macvlan_is_covered_by_its_carrier_and_its_frames_count_once() {
     if needs_root() {
         return;
     }
-    let lab = Lab::new();
-    lab.write("c2.txt", &format!("{C2}\n"));
+    let lab = with_macvlan();
     lab.write("watched.txt", &format!("{RANGE}\n"));
-    let address = MACVLAN_MAC.map(|byte| format!("{byte:02x}")).join(":");
-    lab.gateway.ip(&format!(
-        "link add mac0 link lan0 address {address} type macvlan mode private\n\
-         link set mac0 addrgenmode none\n\
-         link set mac0 up"
-    ));
     let client = lab.client.wire("eth0");
     let send = |source: Ipv4Addr, mark: &str| {
         let frame = packet(source, Ipv4Addr::new(198, 18, 0, 1), mark);
@@ -238,6 +234,55 @@ fn macvlan_is_covered_by_its_carrier_and_its_frames_count_once() {
     wire.expect_marked(b"watched", 1);
     expect_hits(&daemon, "monitored", &[("watched", "lan0", "from", "ipv4", 1.0)]);
     assert!(lab.naikon(&["status"]).exits(0).out.contains("COVERED"), "people are told, too");
+}
+
+/// A macvlan on the gateway's LAN side.
+fn with_macvlan() -> Lab {
+    let lab = Lab::new();
+    lab.write("c2.txt", &format!("{C2}\n"));
+    let address = MACVLAN_MAC.map(|byte| format!("{byte:02x}")).join(":");
+    lab.gateway.ip(&format!(
+        "link add mac0 link lan0 address {address} type macvlan mode private\n\
+         link set mac0 addrgenmode none\n\
+         link set mac0 up"
+    ));
+    lab
+}
+
+#[test]
+fn carrier_takes_over_from_what_an_earlier_daemon_left_above_it() {
+    if needs_root() {
+        return;
+    }
+    let lab = with_macvlan();
+    let upper = Daemon::start_on(&lab, &["-i", "mac0", "-l", "c2.txt"]);
+    upper.stop(Signal::SIGTERM);
+    assert!(xdp(&lab, "mac0").is_some(), "enforcement goes on from the pins");
+    let daemon = Daemon::start_on(&lab, &["-i", "lan0", "-i", "mac0", "-l", "c2.txt"]);
+    assert_eq!(protected(&daemon.status()), ["lan0"]);
+    assert!(xdp(&lab, "mac0").is_none() && xdp(&lab, "lan0").is_some(), "the carrier alone carries the program");
+    daemon.stop(Signal::SIGTERM);
+    let status = lab.naikon(&["status", "--json"]).exits(9).json();
+    assert_eq!(covered_by(&status, "mac0"), json!(["lan0"]), "the pins tell it, too");
+    // And the other way round.
+    let upper = Daemon::start_on(&lab, &["-i", "mac0", "-l", "c2.txt"]);
+    assert_eq!(protected(&upper.status()), ["mac0"]);
+}
+
+#[test]
+fn foreign_program_above_a_carrier_is_named() {
+    if needs_root() {
+        return;
+    }
+    let lab = with_macvlan();
+    let mut ebpf = foreign_program();
+    let program: &mut Xdp = ebpf.program_mut("foreign_prog").unwrap().try_into().unwrap();
+    lab.gateway.enter(|| program.attach("mac0", XdpMode::Skb).unwrap());
+    let refused = lab.run(run_command(&lab, &["-i", "lan0", "-l", "c2.txt"]));
+    refused.exits(8).says("mac0 lies on top").says("--mode tc");
+    assert!(xdp(&lab, "mac0").is_some() && xdp(&lab, "lan0").is_none(), "the other one stays, nothing of ours does");
+    let beside = Daemon::start_on(&lab, &["-i", "lan0", "-l", "c2.txt", "--mode", "tc"]);
+    assert_eq!(covered_by(&beside.status(), "mac0"), json!(["lan0"]));
 }
 
 #[test]

@@ -10,8 +10,10 @@
 mod audit;
 mod budget;
 mod cli;
+mod connect;
 mod deep;
 mod docs;
+mod doctor;
 mod enforcement;
 mod guards;
 mod harness;

@@ -16,7 +16,7 @@ use aya::{Ebpf, EbpfLoader};
 use naikon_ebpf::abi::{self, Action, Direction, Family, Place};
 use naikon_ebpf::embedded::{Carriers, halves};
 use naikon_ebpf::packet::{self, Sight, Unparsed};
-use naikon_ebpf::{hosts, prefixes};
+use naikon_ebpf::{hosts, prefixes, report};
 use naikon_userspace::delta::{self, Op};
 use naikon_userspace::kernel::{KernelError, Mapped, OBJECT, load_alone};
 use naikon_userspace::prefix::Prefix;
@@ -914,6 +914,9 @@ fn maps_of_the_object_are_those_of_the_contract() {
         (abi::INTERFACES, MapType::Array, 4, 8, abi::INTERFACES_LEN),
         (abi::FRAMES, MapType::PerCpuArray, 4, 8, abi::SLOTS_MAX * abi::FRAME_KINDS),
         (abi::HITS, MapType::PerCpuHash, 8, 16, abi::HITS_MAX),
+        (abi::CONNECTS, MapType::PerCpuHash, 4, 8 * report::CONNECT_CELLS as u32, abi::LISTS_MAX),
+        (abi::REPORTS, MapType::RingBuf, 0, 0, abi::REPORTS_BYTES_LEAST),
+        (abi::REPORTS_LOST, MapType::PerCpuArray, 4, 8, 1),
         (abi::NAMES, MapType::Hash, 256, 4, abi::LISTS_MAX + abi::SLOTS_MAX),
         (abi::META, MapType::Array, 4, 8, abi::META_LEN),
     ];
@@ -936,7 +939,7 @@ fn maps_of_the_object_are_those_of_the_contract() {
 fn data(map: &Map) -> &MapData {
     match map {
         Map::Array(data) | Map::HashMap(data) | Map::LpmTrie(data) => data,
-        Map::PerCpuArray(data) | Map::PerCpuHashMap(data) => data,
+        Map::PerCpuArray(data) | Map::PerCpuHashMap(data) | Map::RingBuf(data) => data,
         other => panic!("the contract knows no such map: {other:?}"),
     }
 }

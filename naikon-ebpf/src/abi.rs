@@ -44,6 +44,13 @@ pub const FRAMES: &str = "FRAMES";
 /// the key, not at an offset in the value: without CAP_PERFMON the verifier refuses offsets that differ by path
 /// (`sanitize_ptr_alu`).
 pub const HITS: &str = "HITS";
+/// Per-CPU hash, id of a list (`u32`) to [`crate::report::CONNECT_CELLS`] counters: calls of local processes that were
+/// refused or reported. User space makes the entries, as it does those of [`HITS`].
+pub const CONNECTS: &str = "CONNECTS";
+/// Ring buffer of [`crate::report::Report`]: who called whom. It belongs to one load of the programs.
+pub const REPORTS: &str = "REPORTS";
+/// Per-CPU array, one `u64`: reports that found no room in [`REPORTS`] of the same load.
+pub const REPORTS_LOST: &str = "REPORTS_LOST";
 /// Hash, [`NameKey`] to `u32`: the id of a list or the slot of an interface, by name, for ever (until detach).
 /// Only user space reads it; it is pinned so that counters keep their names over a crash.
 pub const NAMES: &str = "NAMES";
@@ -115,6 +122,11 @@ pub const fn deep_entry_point(place: Place, raw: bool, trace: bool) -> &'static 
 pub const NAT64_COUNT: &str = "NAT64_COUNT";
 /// Read-only global, `u64`: the [`words`](crate::embedded::Nat64::words) of each of them, [`NAT64_MAX`](crate::embedded::NAT64_MAX) times.
 pub const NAT64: &str = "NAT64";
+/// Entry points at a cgroup, each named as its hook: connect(2) and sendmsg(2) of both families.
+pub const PROGRAMS_CONNECT: [&str; 4] = ["connect4", "connect6", "sendmsg4", "sendmsg6"];
+/// The same, for naikon without `CAP_PERFMON`, to whom newer kernels do not tell the process's name.
+pub const PROGRAMS_NAMELESS: [&str; 4] = ["nameless_c4", "nameless_c6", "nameless_s4", "nameless_s6"];
+
 /// Read-only global `u8`: 1 drops the frames that the walk cannot read, 0 passes them.
 pub const UNPARSED_DROP: &str = "UNPARSED_DROP";
 
@@ -160,6 +172,11 @@ pub const LISTS_MAX: u32 = 1 << 16;
 /// Most cells of [`HITS`]: 65536 pairs of a list and an interface. A cell takes 16 bytes per CPU, and only when it
 /// exists.
 pub const HITS_MAX: u32 = (1 << 16) * HIT_CELLS as u32;
+
+/// A page, the least that there is, where no program writes to [`REPORTS`].
+pub const REPORTS_BYTES_LEAST: u32 = 1 << 12;
+/// Room for over two thousand reports, which the daemon takes within milliseconds.
+pub const REPORTS_BYTES: u32 = 1 << 18;
 
 /// Counters of one interface slot in [`FRAMES`]; the rest is spare.
 pub const FRAME_KINDS: u32 = 8;

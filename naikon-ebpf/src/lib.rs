@@ -3,10 +3,10 @@
 //! [`abi`] names the maps and lays out their keys and values; [`packet`] is the walk from a frame to its two addresses, and
 //! [`deep`] the one to all that it names on its way;
 //! [`embedded`] finds the IPv4 addresses that an IPv6 address carries; [`lookup`] finds the stored answer for an address in the
-//! tables [`subnets`], [`bloom`], [`hosts`], [`networks`] and [`prefixes`]. All of it is pure and is the very same code in
-//! the program and on the host.
+//! tables [`subnets`], [`bloom`], [`hosts`], [`networks`] and [`prefixes`]; [`report`] is what is told of a local process. All
+//! of it is pure and is the very same code in the program and on the host.
 //!
-//! The program itself is the binary target of this package (`main.rs`, `program.rs`).
+//! The programs themselves are the binary target of this package (`main.rs`, `program.rs`, `connect.rs`).
 #![no_std]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
@@ -19,5 +19,6 @@ pub mod lookup;
 pub mod networks;
 pub mod packet;
 pub mod prefixes;
+pub mod report;
 pub mod subnets;
 pub mod word;

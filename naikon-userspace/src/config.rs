@@ -41,6 +41,10 @@ pub struct Config {
     pub mode: Mode,
     /// What leaves is judged, too.
     pub egress: bool,
+    /// Local processes are kept from calling listed addresses.
+    pub connect: bool,
+    /// The cgroup whose processes those are; `None` is the root of the hierarchy.
+    pub cgroup: Option<PathBuf>,
     /// What happens to frames that cannot be read.
     pub unparsed: Unparsed,
     /// Look into tunnels, labels, routes and ISATAP addresses.
@@ -162,6 +166,10 @@ pub struct Overrides {
     pub mode: Option<Mode>,
     /// `--egress`.
     pub egress: Option<Switch>,
+    /// `--connect`.
+    pub connect: Option<Switch>,
+    /// `--cgroup`.
+    pub cgroup: Option<PathBuf>,
     /// `--unparsed`.
     pub unparsed: Option<Unparsed>,
     /// `--deep`.
@@ -203,6 +211,8 @@ struct File {
     ports: bool,
     mode: Option<Mode>,
     egress: Option<Switch>,
+    connect: Option<Switch>,
+    cgroup: Option<PathBuf>,
     unparsed: Option<Unparsed>,
     #[serde(default)]
     deep: bool,
@@ -353,6 +363,8 @@ impl Config {
             warnlists,
             mode: cli.mode.or(file.mode).unwrap_or_default(),
             egress: cli.egress.or(file.egress) != Some(Switch::Off),
+            connect: cli.connect.or(file.connect) == Some(Switch::On),
+            cgroup: cli.cgroup.clone().or(file.cgroup.map(in_folder)),
             unparsed: cli.unparsed.or(file.unparsed).unwrap_or_default(),
             deep: cli.deep || file.deep,
             nat64: nat64::parse(&file.nat64)?,
@@ -386,6 +398,8 @@ impl Config {
         };
         compare("mode", self.mode == running.mode);
         compare("egress", self.egress == running.egress);
+        compare("connect", self.connect == running.connect);
+        compare("cgroup", self.cgroup == running.cgroup);
         compare("unparsed", self.unparsed == running.unparsed);
         compare("deep", self.deep == running.deep);
         compare("nat64", self.nat64 == running.nat64);
@@ -506,6 +520,7 @@ mod tests {
         assert_eq!(config.pin_dir.as_deref(), Some(Path::new(PIN_DIR)));
         assert_eq!(config.control, Path::new(CONTROL));
         assert_eq!((config.mode, config.unparsed, config.on_exit), (Mode::Auto, Unparsed::Pass, OnExit::Keep));
+        assert_eq!((config.connect, config.cgroup), (false, None));
     }
 
     #[test]
@@ -581,7 +596,8 @@ mod tests {
     #[test]
     fn keys_that_need_a_restart_are_named() {
         let running = merge("listen = 'none'", &Overrides::default()).unwrap();
-        let changed = merge("mode = 'native'\ninterfaces = ['eth0']", &Overrides::default()).unwrap();
-        assert_eq!(changed.needs_restart(&running), ["mode", "listen"]);
+        let text = "mode = 'native'\ninterfaces = ['eth0']\nconnect = 'on'\ncgroup = 'x'";
+        let changed = merge(text, &Overrides::default()).unwrap();
+        assert_eq!(changed.needs_restart(&running), ["mode", "connect", "cgroup", "listen"]);
     }
 }

@@ -3,11 +3,17 @@
 //! A list of bare addresses costs a prefix each and nothing else. What depends on time is not decided here once and
 //! for all: [`Content::active`] says what holds at a moment, [`Content::next_change`] when that changes.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{
+    borrow::Cow,
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
+
+use naikon_ebpf::embedded::{Embedded, embedded, halves};
 
 use crate::{
     prefix::Prefix,
-    provenance::{Context, Now, Time},
+    provenance::{Context, Now, Time, Tlp},
 };
 
 /// The accepted entries of a list.
@@ -100,6 +106,24 @@ impl Content {
         });
         let common = (place.is_some() && own.is_empty()).then_some(&*self.common);
         own.iter().map(|(_, context)| context).chain(common)
+    }
+
+    /// The strictest marking of the entries that hold an address in any of its forms; the outer `None` where none does.
+    #[must_use]
+    pub fn marking(&self, address: IpAddr) -> Option<Option<Tlp>> {
+        let inner = match address {
+            IpAddr::V4(_) => Embedded::None,
+            IpAddr::V6(v6) => embedded(halves(v6.octets())),
+        };
+        let inner = match inner {
+            Embedded::None => [None, None],
+            Embedded::One(only) => [Some(only), None],
+            Embedded::Two(server, client) => [Some(server), Some(client)],
+        };
+        let inner = inner.into_iter().flatten().map(|inner| IpAddr::V4(Ipv4Addr::from(inner)));
+        let forms = inner.chain([address]).map(Prefix::host);
+        let holders = forms.flat_map(|form| (0..=form.length()).filter_map(move |length| form.truncated(length)));
+        holders.flat_map(|holder| self.contexts(&holder).map(|context| context.tlp).collect::<Vec<_>>()).max()
     }
 
     /// Every prefix with what is told of it beyond the common, in order.
@@ -229,6 +253,31 @@ mod tests {
         ] {
             assert_eq!(content.touches(&prefix(text)), touches, "{text}");
         }
+    }
+
+    #[test]
+    fn strictest_marking_of_all_that_hold_an_address_counts() {
+        let marked = |tlp| Some(Context { tlp: Some(tlp), ..Context::default() });
+        let entries = [
+            (prefix("198.51.100.0/24"), marked(Tlp::Amber)),
+            (prefix("198.51.100.7"), marked(Tlp::Green)),
+            (prefix("203.0.113.7"), None),
+            (prefix("2001:db8::/32"), marked(Tlp::Red)),
+        ];
+        let common = Context { tlp: Some(Tlp::Clear), ..Context::default() };
+        let (content, unmarked) =
+            (Content::new(entries, common), Content::new([(prefix("192.0.2.1"), None)], Context::default()));
+        for (address, expected) in [
+            ("198.51.100.7", Some(Some(Tlp::Amber))),
+            ("::ffff:198.51.100.7", Some(Some(Tlp::Amber))),
+            ("2002:c633:6407::1", Some(Some(Tlp::Amber))),
+            ("203.0.113.7", Some(Some(Tlp::Clear))),
+            ("2001:db8::7", Some(Some(Tlp::Red))),
+            ("203.0.113.8", None),
+        ] {
+            assert_eq!(content.marking(address.parse().unwrap()), expected, "{address}");
+        }
+        assert_eq!(unmarked.marking("192.0.2.1".parse().unwrap()), Some(None));
     }
 
     #[test]

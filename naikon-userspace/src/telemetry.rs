@@ -14,6 +14,8 @@ pub struct Counters {
     pub hits: Vec<HitCount>,
     /// Frames by interface.
     pub frames: Vec<FrameCount>,
+    /// Calls of local processes, one cell for each combination that can occur.
+    pub connects: Vec<ConnectCount>,
 }
 
 /// Frames that one list decided over.
@@ -33,6 +35,19 @@ pub struct HitCount {
     pub packets: u64,
     /// Their length as the hook saw them.
     pub bytes: u64,
+}
+
+/// Calls of local processes that one list decided over.
+#[derive(Clone, Debug)]
+pub struct ConnectCount {
+    /// Name of the list.
+    pub list: String,
+    /// Whether they were refused or only reported.
+    pub action: ListAction,
+    /// Family of what went, or would have gone, over the wire.
+    pub family: Family,
+    /// How many.
+    pub connects: u64,
 }
 
 /// Frames of one interface.

@@ -143,6 +143,8 @@ impl Programs {
         let messages = output_of(cargo().current_dir(workspace).args(test))?;
         let tests = messages
             .lines()
+            // The programs of the package are built along.
+            .filter(|line| line.contains("\"kind\":[\"test\"]"))
             .filter_map(|line| line.split_once("\"executable\":\"")?.1.split('"').next())
             .next_back()
             .context("cargo names no test binary")?;

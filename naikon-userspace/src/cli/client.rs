@@ -19,7 +19,8 @@ use super::{
 };
 use crate::{
     config::{CONTROL, PIN_DIR},
-    hook::Point,
+    coverage,
+    daemon::ways_past,
     kernel::{self, ErrorKind, KernelError},
     protocol::{self, Hook, ReloadResult, Request, Response},
     ruleset::ListAction,
@@ -155,27 +156,35 @@ fn from_pins(command: &Status, no_daemon: Failure) -> Result<Code, Failure> {
         }
         Err(error) => return Err(error.into()),
     };
-    let sees_arrivals = inspection.attached.iter().filter(|(_, spot, _)| spot.point != Point::Egress);
-    let protected = sees_arrivals.map(|(_, spot, _)| spot.ifindex).collect();
+    let calls = inspection.cgroup.map(|cgroup| Hook {
+        // Its path is known to the daemon alone.
+        interface: format!("cgroup {cgroup}"),
+        ifindex: 0,
+        hook: "connect".into(),
+        mode: "cgroup".into(),
+    });
+    let attached: Vec<Hook> = inspection
+        .attached
+        .iter()
+        .map(|(interface, spot, stance)| Hook {
+            interface: interface.clone(),
+            ifindex: spot.ifindex,
+            hook: spot.point.as_str().into(),
+            mode: stance.as_str().into(),
+        })
+        .chain(calls)
+        .collect();
+    let notice = "daemon not running; enforcement continues from pins".to_owned();
     let status = protocol::Status {
         version: env!("CARGO_PKG_VERSION").into(),
         generation: inspection.generation,
-        attached: inspection
-            .attached
-            .iter()
-            .map(|(interface, spot, stance)| Hook {
-                interface: interface.clone(),
-                ifindex: spot.ifindex,
-                hook: spot.point.as_str().into(),
-                mode: stance.as_str().into(),
-            })
-            .collect(),
-        covered: protocol::Cover::list(&kernel::interfaces()?, &protected),
+        covered: protocol::Cover::list(&kernel::interfaces()?, &coverage::protected(&attached)),
         lists: Vec::new(),
         prefixes: inspection.prefixes.into(),
         dropped: inspection.counters.total(ListAction::Drop).into(),
         monitored: inspection.counters.total(ListAction::Monitor).into(),
-        notices: vec!["daemon not running; enforcement continues from pins".into()],
+        notices: [notice].into_iter().chain(ways_past(&attached)).collect(),
+        attached,
     };
     if command.json {
         output::json(&status)?;

@@ -4,6 +4,7 @@ mod check;
 mod client;
 mod context;
 mod difference;
+mod doctor;
 mod exit;
 mod logging;
 mod lookup;
@@ -27,6 +28,7 @@ Examples:
   naikon run -i eth0 -i eth1 --list lists/drop    protect both ports of a gateway
   naikon lookup 198.51.100.7                      is it blocked, by what
   naikon status                                   what is attached, loaded and counted
+  naikon doctor                                   what could let packets past, with the cure
 
 Exit codes: 0 done or yes, 1 no, 2 usage or configuration, 3 privilege, 4 kernel or
 bpffs, 5 interface, 6 no usable list, 7 another naikon, 8 a foreign program or pin,
@@ -58,6 +60,8 @@ enum Command {
     Status(client::Status),
     /// Read the lists again, now, and show the change
     Reload(client::Reload),
+    /// Look for what lets packets past naikon or keeps it from working
+    Doctor(doctor::Doctor),
     /// End enforcement: take every program and pin away
     Detach(client::Detach),
 }
@@ -121,6 +125,12 @@ struct Run {
     /// Also judge what this machine sends by itself, or passes on from elsewhere [default: on]
     #[arg(long, value_enum)]
     egress: Option<SwitchArg>,
+    /// Refuse calls of local processes to listed addresses, and name those who call [default: off]
+    #[arg(long, value_enum)]
+    connect: Option<SwitchArg>,
+    /// Directory of the cgroup v2 whose processes those are; spans network namespaces [default: the root]
+    #[arg(long, value_name = "PATH")]
+    cgroup: Option<PathBuf>,
     /// Frames that cannot be read: counted in any case [default: pass]
     #[arg(long, value_enum)]
     unparsed: Option<UnparsedArg>,
@@ -158,6 +168,15 @@ enum SwitchArg {
     Off,
 }
 
+impl From<SwitchArg> for Switch {
+    fn from(switch: SwitchArg) -> Self {
+        match switch {
+            SwitchArg::On => Switch::On,
+            SwitchArg::Off => Switch::Off,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum UnparsedArg {
     Pass,
@@ -181,10 +200,9 @@ impl Run {
                 ModeArg::Generic => Mode::Generic,
                 ModeArg::Tc => Mode::Tc,
             }),
-            egress: self.egress.map(|egress| match egress {
-                SwitchArg::On => Switch::On,
-                SwitchArg::Off => Switch::Off,
-            }),
+            egress: self.egress.map(Switch::from),
+            connect: self.connect.map(Switch::from),
+            cgroup: self.cgroup,
             unparsed: self.unparsed.map(|unparsed| match unparsed {
                 UnparsedArg::Pass => Unparsed::Pass,
                 UnparsedArg::Drop => Unparsed::Drop,
@@ -240,6 +258,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Code, Failure> {
         Command::Lookup(command) => lookup::run(&command),
         Command::Status(command) => client::status(&command),
         Command::Reload(command) => client::reload(&command),
+        Command::Doctor(command) => doctor::run(&command),
         Command::Detach(command) => client::detach(&command),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::connects;
 use crate::{
     config::Config,
     hook::{Point, Spot, Stance},
@@ -68,6 +69,7 @@ impl Hooks {
         for (spot, name) in unwanted(kernel, &selection)? {
             self.release(kernel, spot, &name);
         }
+        connects::attach(kernel)?;
         kernel.remove_other_versions()?;
         self.confirm(kernel, &config.interfaces)
     }
@@ -112,6 +114,14 @@ impl Hooks {
             if all_attached || !interfaces.contains_key(&spot.ifindex) {
                 self.release(kernel, spot, &name);
             }
+        }
+        match connects::reattach(kernel) {
+            Ok(None) => {}
+            Ok(Some(cgroup)) => {
+                self.said.remove(connects::HOOK);
+                again.push(cgroup);
+            }
+            Err(error) => self.say_once(connects::HOOK, &error.to_string()),
         }
         self.confirm(kernel, wanted)?;
         Ok(again)
@@ -203,6 +213,7 @@ impl Hooks {
         let refused = selection.refused.iter().map(|(name, _)| name.as_str());
         let absent = selection.missing.iter().map(String::as_str).chain(refused);
         confirmed.extend(absent.flat_map(|name| points.iter().map(move |point| hook(name, 0, *point, "none"))));
+        confirmed.extend(connects::hook(kernel)?);
         for notice in notices.iter().filter(|notice| !self.notices.contains(notice)) {
             tracing::warn!("{notice}");
         }

@@ -27,11 +27,16 @@ use prometheus_client::{
 };
 use tokio::sync::watch;
 
-use super::{audit::AuditResult, snapshot::Snapshot};
+use super::{
+    audit::AuditResult,
+    connects::Told,
+    snapshot::{ListView, Snapshot},
+};
 use crate::{
     kernel::{CounterReader, KernelError},
     protocol::{Families, ReloadResult},
     ruleset::ListAction,
+    sources::Role,
     telemetry::{Counters, HitCount},
 };
 
@@ -49,6 +54,7 @@ pub(crate) struct Instruments {
     reattached: Series<Labels, Counter>,
     audits: Series<Labels, Counter>,
     repaired: Series<Labels, Counter>,
+    connect_reports: Series<Labels, Counter>,
 }
 
 impl Instruments {
@@ -65,6 +71,10 @@ impl Instruments {
         for part in ["tries", "tables"] {
             drop(repaired.get_or_create(&vec![("part", part.into())]));
         }
+        let connect_reports = Series::<Labels, Counter>::default();
+        for told in Told::ALL {
+            drop(connect_reports.get_or_create(&vec![("result", told.as_str().into())]));
+        }
         Instruments {
             reloads,
             durations: Histogram::new(DURATION_BUCKETS),
@@ -72,6 +82,7 @@ impl Instruments {
             reattached: Series::default(),
             audits,
             repaired,
+            connect_reports,
         }
     }
 
@@ -87,6 +98,10 @@ impl Instruments {
 
     pub(crate) fn repaired(&self, part: &str, prefixes: u64) {
         self.repaired.get_or_create(&vec![("part", part.into())]).inc_by(prefixes);
+    }
+
+    pub(crate) fn connects_reported(&self, told: Told, reports: u64) {
+        self.connect_reports.get_or_create(&vec![("result", told.as_str().into())]).inc_by(reports);
     }
 
     pub(crate) fn retried(&self, retries: u64) {
@@ -138,6 +153,11 @@ impl Metrics {
             "repaired_prefixes",
             "Prefixes that an audit found other than they were written, and repaired",
             instruments.repaired.clone(),
+        );
+        registry.register(
+            "connect_reports",
+            "Reports of calls of local processes, by what became of them",
+            instruments.connect_reports.clone(),
         );
         let kernel = Arc::new(Kernel { reader: Mutex::new(reader), snapshots, lines_lost: Box::new(lines_lost) });
         registry.register_collector(Box::new(Arc::clone(&kernel)));
@@ -235,6 +255,7 @@ impl Collector for Kernel {
         let out = &mut encoder;
         hits(out, &counters, &snapshot)?;
         frames(out, &counters)?;
+        connects(out, &counters, &snapshot)?;
         lists(out, &snapshot)?;
         let (ipv4, ipv6) = snapshot.ruleset.count();
         gauges(out, "prefixes", "Prefixes that are dropped or monitored", by_family(&[], Families { ipv4, ipv6 }))?;
@@ -259,10 +280,7 @@ fn hits(out: &mut DescriptorEncoder<'_>, counters: &Counters, snapshot: &Snapsho
     let of = |action: ListAction, what: fn(&HitCount) -> u64| {
         counters.hits.iter().filter(move |hit| hit.action == action).filter_map(move |hit| {
             // A drop list has no use for a monitor series that was never anything but zero, and the reverse.
-            let wanted = snapshot
-                .lists
-                .iter()
-                .any(|list| list.name == hit.list && list.role == crate::sources::Role::Listed(action));
+            let wanted = snapshot.lists.iter().any(|list| list.name == hit.list && list.role == Role::Listed(action));
             let labels = vec![
                 ("list", hit.list.clone()),
                 ("interface", hit.interface.clone()),
@@ -289,6 +307,19 @@ fn frames(out: &mut DescriptorEncoder<'_>, counters: &Counters) -> fmt::Result {
         })
     });
     counts(out, "unparsed_packets", "Frames that could not be read", unparsed)
+}
+
+fn connects(out: &mut DescriptorEncoder<'_>, counters: &Counters, snapshot: &Snapshot) -> fmt::Result {
+    let series = counters.connects.iter().filter_map(|count| {
+        let is_wanted = |list: &ListView| list.name == count.list && list.role == Role::Listed(count.action);
+        let labels = vec![
+            ("list", count.list.clone()),
+            ("family", family(count.family).to_owned()),
+            ("action", count.action.to_string()),
+        ];
+        (count.connects > 0 || snapshot.lists.iter().any(is_wanted)).then_some((labels, count.connects))
+    });
+    counts(out, "connects", "Calls of local processes that were refused or, of a monitor list, reported", series)
 }
 
 fn lists(out: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Result {

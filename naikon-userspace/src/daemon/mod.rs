@@ -9,6 +9,7 @@
 
 mod audit;
 mod clock;
+mod connects;
 mod control;
 mod holds;
 mod hooks;
@@ -24,6 +25,7 @@ mod worker;
 
 use std::{
     io,
+    path::{Path, PathBuf},
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -48,11 +50,11 @@ use self::{
 };
 use crate::{
     config::{Config, ConfigError, OnExit},
-    kernel::{self, InterfaceChanges, Kernel, KernelError, Settings, Trace},
+    kernel::{self, InterfaceChanges, Kernel, KernelError, Reports, Settings, Trace},
     sources::{self, Fingerprint},
 };
 
-pub(crate) use self::{clock::wall as wall_clock, holds::Holds, host::Facts as HostFacts};
+pub(crate) use self::{clock::wall as wall_clock, holds::Holds, host::Facts as HostFacts, snapshot::ways_past};
 
 /// Between looks at the interfaces when the kernel tells of no change: a link can be detached without an event.
 const RECONCILE_INTERVAL: Duration = Duration::from_secs(2);
@@ -102,6 +104,7 @@ struct Started {
     control: Control,
     metrics: MetricsParts,
     trace: Option<Trace>,
+    reports: Option<(Reports, PathBuf)>,
     changes: InterfaceChanges,
     looked_at: Fingerprint,
 }
@@ -148,6 +151,7 @@ fn start(origin: Origin, config: Config) -> Result<Started, RunError> {
         unparsed_drop: config.unparsed == crate::config::Unparsed::Drop,
         deep: config.deep,
         carriers: config.carriers(),
+        cgroup: connects::cgroup(&config)?,
         trace: config.trace,
     };
     let kernel = Kernel::open(&settings)?;
@@ -167,11 +171,12 @@ fn start(origin: Origin, config: Config) -> Result<Started, RunError> {
         Err(error) => return Err(abandon(kernel, error.into())),
     };
     match enforce(&mut enforcer) {
-        Ok((control, reader, trace, changes)) => Ok(Started {
+        Ok((control, reader, trace, reports, changes)) => Ok(Started {
             metrics: MetricsParts { instruments: enforcer.instruments.clone(), reader },
             enforcer,
             control,
             trace,
+            reports,
             changes,
             looked_at,
         }),
@@ -179,18 +184,23 @@ fn start(origin: Origin, config: Config) -> Result<Started, RunError> {
     }
 }
 
-type Enforced = (Control, kernel::CounterReader, Option<Trace>, InterfaceChanges);
+type Enforced = (Control, kernel::CounterReader, Option<Trace>, Option<(Reports, PathBuf)>, InterfaceChanges);
 
 fn enforce(enforcer: &mut Enforcer) -> Result<Enforced, RunError> {
     Hooks::require(&enforcer.kernel, &enforcer.config)?;
+    enforcer.kernel.require_own_connects()?;
     let control = Control::bind(&enforcer.config.control)?;
     let changes = InterfaceChanges::subscribe()?;
     let trace = if enforcer.config.trace { Some(enforcer.kernel.trace()?) } else { None };
+    let reports = match enforcer.kernel.cgroup().map(Path::to_owned) {
+        Some(cgroup) => Some((enforcer.kernel.reports()?, cgroup)),
+        None => None,
+    };
     if let Some(cause) = enforcer.load() {
         return Err(cause.into());
     }
     let reader = enforcer.kernel.counter_reader()?;
-    Ok((control, reader, trace, changes))
+    Ok((control, reader, trace, reports, changes))
 }
 
 /// Leaves the kernel as it was before a start that failed.
@@ -206,11 +216,12 @@ async fn serve(
     mut signals: Signals,
     lines_lost: impl Fn() -> u64 + Send + Sync + 'static,
 ) -> Result<(), RunError> {
-    let Started { enforcer, control, metrics, trace, changes, looked_at } = started;
+    let Started { enforcer, control, metrics, trace, reports, changes, looked_at } = started;
     let (config, config_file) = (enforcer.config.clone(), enforcer.origin.file.clone());
     let (retry, retries) = mpsc::channel(1);
     let (worker, snapshots) =
         Worker::spawn(enforcer, retry).map_err(|error| RunError::System("starting the worker", error))?;
+    let instruments = metrics.instruments.clone();
     let metrics = Arc::new(Metrics::new(&metrics.instruments, metrics.reader, snapshots.clone(), lines_lost));
     if let Some(listen) = config.listen {
         tokio::spawn(http::serve(listen, Arc::clone(&metrics), snapshots.clone()));
@@ -227,6 +238,10 @@ async fn serve(
     tokio::spawn(tell_service_manager(snapshots.clone(), worker.clone()));
     if let Some(trace) = trace {
         follow_trace(trace).map_err(|error| RunError::System("following the program's log", error))?;
+    }
+    if let Some((reports, cgroup)) = reports {
+        connects::follow(reports, snapshots.clone(), &cgroup, instruments)
+            .map_err(|error| RunError::System("following the reports of processes", error))?;
     }
     tell(&[NotifyState::Ready, NotifyState::Status(&snapshots.borrow().summary())]);
     tracing::info!("{}", snapshots.borrow().summary());

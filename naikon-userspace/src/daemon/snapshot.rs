@@ -8,10 +8,11 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::{clock::Clock, holds::Holds, host::Facts, reload::ListState};
+use super::{clock::Clock, connects, holds::Holds, host::Facts, reload::ListState};
 use crate::{
     config::Config,
     content::Content,
+    coverage, kernel,
     prefix::Prefix,
     protocol::{Cover, Families, Hook, ListStatus, Lookup, Status},
     ruleset::{ListAction, Ruleset},
@@ -93,8 +94,9 @@ impl Snapshot {
         let (ipv4, ipv6) = self.ruleset.count();
         let names =
             |hooks: &mut dyn Iterator<Item = &Hook>| hooks.map(|hook| hook.interface.clone()).collect::<BTreeSet<_>>();
-        let all = names(&mut self.hooks.iter());
-        let bare = names(&mut self.hooks.iter().filter(|hook| hook.mode == "none"));
+        let interfaces = || self.hooks.iter().filter(|hook| hook.hook != connects::HOOK);
+        let all = names(&mut interfaces());
+        let bare = names(&mut interfaces().filter(|hook| hook.mode == "none"));
         let down = self.lists.iter().filter(|list| list.fault.is_some()).count();
         let mut text = format!(
             "generation {}: {ipv4} IPv4 and {ipv6} IPv6 prefixes on {} of {} interfaces",
@@ -118,7 +120,7 @@ impl Snapshot {
             prefixes: self.ruleset.count().into(),
             dropped: counters.total(ListAction::Drop).into(),
             monitored: counters.total(ListAction::Monitor).into(),
-            notices: self.notices.iter().cloned().chain(self.clock_notice()).collect(),
+            notices: self.notices.iter().cloned().chain(self.clock_notice()).chain(ways_past(&self.hooks)).collect(),
         }
     }
 
@@ -168,6 +170,23 @@ impl ListView {
             reason: self.fault.clone(),
         }
     }
+}
+
+/// Interfaces that packets can take past these hooks. Looked for when somebody asks: nothing tells of every route that comes.
+pub(crate) fn ways_past(hooks: &[Hook]) -> Vec<String> {
+    let look = || {
+        let interfaces = kernel::interfaces()?;
+        let traffic = kernel::traffic(&interfaces)?;
+        Ok(coverage::uncovered(&interfaces, &traffic, &coverage::protected(hooks)))
+    };
+    let found = match look() {
+        Ok(found) => found,
+        Err::<_, kernel::KernelError>(error) => return vec![format!("looking for unprotected interfaces: {error}")],
+    };
+    // Those that it should be on have a notice of their own.
+    let wanted: BTreeSet<u32> = hooks.iter().map(|hook| hook.ifindex).collect();
+    let others = found.iter().filter(|found| !wanted.contains(&found.index));
+    others.map(|found| format!("{} is {}; {}", found.name, found.finding(), found.cure())).collect()
 }
 
 /// A time as JSON prints it, in whole seconds.

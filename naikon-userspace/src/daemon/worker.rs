@@ -14,7 +14,7 @@ use std::{
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::{
-    audit,
+    audit, connects,
     hooks::Hooks,
     host::Facts,
     metrics::Instruments,
@@ -393,7 +393,7 @@ impl Enforcer {
     }
 
     pub(crate) fn snapshot(&self) -> Snapshot {
-        for hook in self.hooks.confirmed.iter().filter(|hook| hook.ifindex != 0) {
+        for hook in self.hooks.confirmed.iter().filter(|hook| hook.ifindex != 0 || hook.hook == connects::HOOK) {
             self.instruments.protected(&hook.interface);
         }
         let lists: Vec<ListView> = self.lists.states().map(ListView::from).collect();

@@ -113,10 +113,15 @@ impl Kernel {
         self.both(|_, tries| change.complete(tries))
     }
 
+    /// Whether this process has put a program anywhere.
+    fn has_attached(&self) -> bool {
+        !self.attachments.is_empty() || self.connects.is_some()
+    }
+
     /// Tables and tries, borrowed together.
     fn both<R>(&mut self, work: impl FnOnce(&mut Set<Mapped>, &mut Watched<'_>) -> R) -> R {
         // What is pinned may be the program of an earlier process.
-        let has_readers = self.pins.is_some() || !self.attachments.is_empty();
+        let has_readers = self.pins.is_some() || self.has_attached();
         work(&mut self.set, &mut Watched { tables: &mut self.tables, has_readers })
     }
 
@@ -151,7 +156,7 @@ impl Kernel {
     fn begin(&mut self, rules: &[Rule], wanted: &Counts) -> Result<(), KernelError> {
         if !self.set.is_empty() || self.set.is_outgrown(wanted) {
             // Only after a change that could neither be made nor undone: programs would look into empty maps.
-            if self.pins.is_none() && !self.attachments.is_empty() {
+            if self.pins.is_none() && self.has_attached() {
                 let cause = "without pins another load cannot share the maps of the one that is attached";
                 return Err(KernelError::new("making tables anew", ErrorKind::Other, cause)
                     .cure("restart naikon; until then what is enforced lies between two sets of rules"));
@@ -172,13 +177,18 @@ impl Kernel {
         let mut set = Set::new(Mapped::take(&mut ebpf, &shape)?, shape);
         set.fill(rules)?;
         self.loggers.follow(&mut ebpf)?;
+        self.reporters.follow(&mut ebpf)?;
         if self.pins.is_none() {
             // These maps are new as well: the names go over, and the rules, which the tables do not all answer for.
             self.carry_names(&mut tables)?;
             let rules: Vec<Op> = rules.iter().map(|rule| Op::Add(*rule)).collect();
             tables.write_many(&rules).map_err(|(_, error)| error)?;
         }
-        self.put_on_links(&mut ebpf)?;
+        self.put_connects(&ebpf)?;
+        if let Err(error) = self.put_on_links(&mut ebpf) {
+            self.put_back_connects(usize::MAX);
+            return Err(error);
+        }
         (self.ebpf, self.set, self.tables) = (ebpf, set, tables);
         (self.is_filled, self.audit) = (true, None);
         Ok(())

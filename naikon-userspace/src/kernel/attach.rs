@@ -300,11 +300,12 @@ impl Kernel {
     ///
     /// When the pin is not ours or cannot be removed.
     pub fn release(&mut self, spot: Spot) -> Result<(), KernelError> {
-        self.pinned_link(spot)?;
+        let pinned = self.pinned_link(spot)?;
         if let Some(pins) = &self.pins {
             // The pin goes first: closing the descriptor then detaches at once, not from a worker.
             pins::unpin(&pins.link(spot))?;
         }
+        drop(pinned);
         if is_filter(spot.point) {
             remove_filter(spot)?;
         }
@@ -371,6 +372,7 @@ impl Kernel {
             // One that refuses is no reason to leave the others.
             refused = self.release(spot).and(refused);
         }
+        refused = self.release_connects().and(refused);
         refused?;
         self.pins.take().map_or(Ok(()), PinDir::remove)
     }
@@ -385,6 +387,9 @@ impl Kernel {
             self.attachments.iter().filter(|(_, attachment)| !attachment.adopted).map(|(spot, _)| *spot).collect();
         for spot in new {
             self.release(spot)?;
+        }
+        if self.connects.as_ref().is_some_and(|connects| !connects.adopted) {
+            self.release_connects()?;
         }
         let nothing_left = self.fresh && self.attached()?.is_empty();
         match self.pins.take() {

@@ -42,6 +42,8 @@ pub(crate) struct Held {
     pub(crate) program_id: u32,
     /// The interface where it does; 0 for one that holds it no longer, and for cgroups.
     pub(crate) ifindex: u32,
+    /// The cgroup where it does, by the inode of its directory; 0 for one that is gone, and for interfaces.
+    pub(crate) cgroup: u64,
 }
 
 /// Kinds of links (`enum bpf_link_type`).
@@ -103,7 +105,7 @@ impl Link {
 
     /// What it holds, and where.
     pub(crate) fn held(&self) -> io::Result<Held> {
-        let LinkInfo { kind, program_id, ifindex, attach_type } = sys::link_info(self.0.as_fd())?;
+        let LinkInfo { kind, program_id, ifindex, attach_type, cgroup } = sys::link_info(self.0.as_fd())?;
         let (kind, ifindex) = match (kind, attach_type) {
             (LINK_XDP, _) => (Kind::Xdp, ifindex),
             (LINK_TCX, ATTACH_TCX_INGRESS) => (Kind::TcxIngress, ifindex),
@@ -111,7 +113,8 @@ impl Link {
             (LINK_CGROUP, _) => (Kind::Cgroup, 0),
             (other, _) => (Kind::Other(other), 0),
         };
-        Ok(Held { kind, program_id, ifindex })
+        let cgroup = if kind == Kind::Cgroup { cgroup } else { 0 };
+        Ok(Held { kind, program_id, ifindex, cgroup })
     }
 }
 

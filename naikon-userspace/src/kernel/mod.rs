@@ -7,16 +7,22 @@
 mod apply;
 mod attach;
 mod audit;
+mod connect;
 mod error;
+mod exchange;
+mod facts;
 mod filter;
+mod generic;
 mod link;
 mod memory;
 mod netlink;
 mod offline;
 mod pins;
+mod reports;
 mod sys;
 mod tables;
 mod trace;
+mod traffic;
 
 use std::{
     collections::BTreeMap,
@@ -39,14 +45,18 @@ pub use self::{
     apply::{Enforced, Refused},
     attach::{Attached, Held},
     audit::{Agreement, AuditStep, Mended, TrieReader},
+    connect::{Connected, cgroup_path},
     error::{ErrorKind, KernelError},
+    facts::{daemon_facts, facts},
     memory::Mapped,
     netlink::{InterfaceChanges, default_gateways, interfaces, own_addresses},
     offline::{Inspection, detach_pins, has_pins, inspect},
+    reports::Reports,
     tables::CounterReader,
     trace::Trace,
+    traffic::traffic,
 };
-use self::{attach::Attachment, pins::PinDir, tables::Tables, trace::Loggers};
+use self::{attach::Attachment, connect::Connects, pins::PinDir, reports::Reporters, tables::Tables, trace::Loggers};
 use crate::{
     config::Mode,
     hook::{Point, Spot},
@@ -81,6 +91,8 @@ pub struct Settings {
     pub mode: Mode,
     /// Attach for what goes out, too.
     pub egress: bool,
+    /// The cgroup whose processes are to be kept from calling listed addresses, if any.
+    pub cgroup: Option<PathBuf>,
     /// Drop the frames that cannot be read.
     pub unparsed_drop: bool,
     /// Follow tunnels, labels and routes.
@@ -103,10 +115,12 @@ pub struct Kernel {
     audit: Option<Audit>,
     settings: Settings,
     loggers: Loggers,
+    reporters: Reporters,
     pins: Option<PinDir>,
     lists: BTreeMap<String, u16>,
     slots: BTreeMap<String, u16>,
     attachments: BTreeMap<Spot, Attachment>,
+    connects: Option<Connects>,
     /// No maps were pinned before this process: there is nothing that a failed start must leave in place.
     fresh: bool,
 }
@@ -180,10 +194,22 @@ impl Kernel {
         };
         let lists = tables.names(abi::NAME_LIST)?;
         let slots = tables.names(abi::NAME_INTERFACE)?;
-        let attachments = BTreeMap::new();
-        let (settings, loggers) = (settings.clone(), Loggers::default());
-        let (is_filled, audit) = (false, None);
-        Ok(Kernel { ebpf, tables, set, is_filled, audit, settings, loggers, pins, lists, slots, attachments, fresh })
+        Ok(Kernel {
+            ebpf,
+            tables,
+            set,
+            is_filled: false,
+            audit: None,
+            settings: settings.clone(),
+            loggers: Loggers::default(),
+            reporters: Reporters::default(),
+            pins,
+            lists,
+            slots,
+            attachments: BTreeMap::new(),
+            connects: None,
+            fresh,
+        })
     }
 
     /// The rules that the kernel enforces now, sorted by prefix.
@@ -223,11 +249,13 @@ impl Kernel {
             let id = *id;
             let slots: Vec<u16> = self.slots.values().copied().collect();
             self.tables.prepare_hits(&[id], &slots)?;
+            self.prepare_connects(id)?;
             return Ok(id);
         }
         let id = next_id(&self.lists, abi::LISTS_MAX, "list")?;
         let slots: Vec<u16> = self.slots.values().copied().collect();
         self.tables.prepare_hits(&[id], &slots)?;
+        self.prepare_connects(id)?;
         self.tables.set_name(abi::NAME_LIST, name, id)?;
         self.lists.insert(name.to_owned(), id);
         Ok(id)
@@ -238,6 +266,9 @@ impl Kernel {
         let lists: Vec<u16> = self.lists.values().copied().collect();
         let slots: Vec<u16> = self.slots.values().copied().collect();
         tables.prepare_hits(&lists, &slots)?;
+        if self.settings.cgroup.is_some() {
+            tables.prepare_connects(lists)?;
+        }
         for (kind, names) in [(abi::NAME_LIST, &self.lists), (abi::NAME_INTERFACE, &self.slots)] {
             names.iter().try_for_each(|(name, id)| tables.set_name(kind, name, *id))?;
         }
@@ -257,6 +288,11 @@ impl Kernel {
             self.slots.insert(interface.to_owned(), slot);
         }
         Ok(slot)
+    }
+
+    /// Counters of calls are made only where calls are looked at.
+    fn prepare_connects(&mut self, list: u16) -> Result<(), KernelError> {
+        if self.settings.cgroup.is_some() { self.tables.prepare_connects([list]) } else { Ok(()) }
     }
 
     /// A reader of the counters that does not wait for this writer.
@@ -315,7 +351,7 @@ pub fn load_alone(
     carriers: &Carriers,
     shape: Shape,
 ) -> Result<(Ebpf, Set<Mapped>), KernelError> {
-    let mut ebpf = load_object(unparsed_drop, carriers, None, &shape)?;
+    let mut ebpf = load_object(unparsed_drop, carriers, false, None, &shape)?;
     load_program(&mut ebpf, entry)?;
     let memory = Mapped::take(&mut ebpf, &shape)?;
     Ok((ebpf, Set::new(memory, shape)))
@@ -323,9 +359,12 @@ pub fn load_alone(
 
 /// Loads the object and the programs that interfaces with an Ethernet header need.
 fn load(settings: &Settings, pins: Option<&PinDir>, shape: &Shape) -> Result<Ebpf, KernelError> {
-    let mut ebpf = load_object(settings.unparsed_drop, &settings.carriers, pins, shape)?;
+    let mut ebpf = load_object(settings.unparsed_drop, &settings.carriers, settings.cgroup.is_some(), pins, shape)?;
     for point in settings.points() {
         load_program(&mut ebpf, settings.entry_point(point, false))?;
+    }
+    if settings.cgroup.is_some() {
+        connect::load(&mut ebpf)?;
     }
     Ok(ebpf)
 }
@@ -370,6 +409,7 @@ pub fn loader<'a>(unparsed_drop: bool, shape: &'a Shape) -> EbpfLoader<'a> {
 fn load_object(
     unparsed_drop: bool,
     carriers: &Carriers,
+    calls: bool,
     pins: Option<&PinDir>,
     shape: &Shape,
 ) -> Result<Ebpf, KernelError> {
@@ -379,8 +419,16 @@ fn load_object(
     let mut words: Vec<u64> = prefixes.concat();
     words.resize(2 * NAT64_MAX, 0);
     loader.override_global(abi::NAT64_COUNT, &count, true).override_global(abi::NAT64, words.as_slice(), true);
+    if calls {
+        loader.map_max_entries(abi::REPORTS, abi::REPORTS_BYTES);
+    }
+    // What was counted before goes on being told; else calls that nobody looks at cost nothing.
+    let counts_calls = calls || pins.is_some_and(|pins| pins.map(abi::CONNECTS).exists());
+    if !counts_calls {
+        loader.map_max_entries(abi::CONNECTS, 1);
+    }
     if let Some(pins) = pins {
-        for name in PinDir::map_names() {
+        for name in PinDir::map_names().filter(|name| counts_calls || *name != abi::CONNECTS) {
             loader.map_pin_path(name, pins.map(name));
         }
     }
@@ -395,6 +443,7 @@ fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), KernelError> 
     let loaded = match ebpf.program_mut(name) {
         Some(Program::Xdp(program)) if unloaded(program.fd()) => program.load(),
         Some(Program::SchedClassifier(program)) if unloaded(program.fd()) => program.load(),
+        Some(Program::CgroupSockAddr(program)) if unloaded(program.fd()) => program.load(),
         _ => Ok(()),
     };
     loaded.map_err(|error| {

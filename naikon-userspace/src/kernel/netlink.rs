@@ -4,7 +4,6 @@
 use std::{collections::BTreeMap, io, net::IpAddr};
 
 use aya::util::KernelVersion;
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::{
     RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage},
@@ -12,9 +11,12 @@ use netlink_packet_route::{
     route::{RouteAddress, RouteAttribute, RouteMessage},
     tc::{TcAttribute, TcFilterBpfOption, TcHandle, TcMessage, TcOption},
 };
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
 
-use super::error::{ErrorKind, KernelError};
+use super::{
+    error::{ErrorKind, KernelError},
+    exchange::{Ask, exchange},
+};
 use crate::{
     hook::Stance,
     interface::{AttachedXdp, Interface},
@@ -281,7 +283,7 @@ impl InterfaceChanges {
 }
 
 /// Dumps until nothing changed meanwhile, or an interface that is there might seem to be gone.
-fn collect<T: Default>(
+pub(super) fn collect<T: Default>(
     operation: &str,
     request: impl Fn() -> RouteNetlinkMessage,
     each: impl Fn(&mut T, RouteNetlinkMessage),
@@ -297,47 +299,13 @@ fn collect<T: Default>(
     Err(KernelError::new(operation, ErrorKind::Other, format!("they changed during each of {TRIES} looks")))
 }
 
-/// Asks once. Whether nothing changed meanwhile (`NLM_F_DUMP_INTR`, netlink(7)).
+/// Asks for all once. Whether nothing changed meanwhile.
 fn dump(
     operation: &str,
     request: RouteNetlinkMessage,
-    mut each: impl FnMut(RouteNetlinkMessage),
+    each: impl FnMut(RouteNetlinkMessage),
 ) -> Result<bool, KernelError> {
-    let refused = |error: io::Error| KernelError::of(operation, &error);
-    let mut held_still = true;
-    let socket = {
-        let mut socket = Socket::new(NETLINK_ROUTE).map_err(refused)?;
-        socket.bind_auto().map_err(refused)?;
-        socket.connect(&SocketAddr::new(0, 0)).map_err(refused)?;
-        socket
-    };
-    let mut packet = NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::from(request));
-    packet.header.flags = NLM_F_DUMP | NLM_F_REQUEST;
-    packet.finalize();
-    let mut bytes = vec![0; packet.buffer_len()];
-    packet.serialize(&mut bytes);
-    socket.send(&bytes, 0).map_err(refused)?;
-    loop {
-        let (received, _) = socket.recv_from_full().map_err(refused)?;
-        let mut rest = received.as_slice();
-        while !rest.is_empty() {
-            let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
-                .map_err(|error| KernelError::new(operation, ErrorKind::Other, error))?;
-            held_still &= message.header.flags & NLM_F_DUMP_INTR == 0;
-            match message.payload {
-                NetlinkPayload::Done(done) if done.code < 0 => {
-                    return Err(refused(io::Error::from_raw_os_error(-done.code)));
-                }
-                NetlinkPayload::Done(_) => return Ok(held_still),
-                NetlinkPayload::Error(error) => return Err(refused(error.to_io())),
-                NetlinkPayload::InnerMessage(inner) => each(inner),
-                _ => {}
-            }
-            // Messages are padded to four bytes (netlink(7), NLMSG_ALIGN).
-            let length = (message.header.length as usize).next_multiple_of(4);
-            rest = rest.get(length.max(4)..).unwrap_or_default();
-        }
-    }
+    exchange(NETLINK_ROUTE, Ask::All, request, each).map_err(|error| KernelError::of(operation, &error))
 }
 
 #[cfg(test)]

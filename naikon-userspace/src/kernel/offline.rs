@@ -7,6 +7,7 @@ use naikon_ebpf::abi;
 use super::{
     PinDir,
     attach::{filters, remove_filter},
+    connect,
     error::KernelError,
     netlink::interfaces,
     pins::{self, pinned_link},
@@ -24,6 +25,8 @@ pub struct Inspection {
     pub generation: u64,
     /// Hooks at which the kernel confirms the program, by the interface's name now.
     pub attached: Vec<(String, Spot, Stance)>,
+    /// The cgroup whose processes are kept from calling listed addresses, by the inode of its directory.
+    pub cgroup: Option<u64>,
     /// Prefixes that are dropped or monitored, IPv4 and IPv6.
     pub prefixes: (usize, usize),
     /// Every counter.
@@ -65,8 +68,10 @@ pub fn inspect(pin_dir: &Path) -> Result<Inspection, KernelError> {
             prefixes.1 += 1;
         }
     }
+    let cgroups = connect::pinned(&pins)?;
+    let cgroup = cgroups.first().copied().filter(|first| *first != 0 && cgroups.iter().all(|cgroup| cgroup == first));
     let generation = tables.meta(abi::META_GENERATION)?;
-    Ok(Inspection { generation, attached, prefixes, counters: tables.reader()?.read()? })
+    Ok(Inspection { generation, attached, cgroup, prefixes, counters: tables.reader()?.read()? })
 }
 
 /// Whether pins of a naikon are there.
@@ -84,6 +89,7 @@ pub fn detach_pins(pin_dir: &Path) -> Result<usize, KernelError> {
     let pins = PinDir::open(pin_dir)?;
     let links = pins.links()?;
     // All are looked at before one is removed: what is not ours stays.
+    let connects = connect::pinned(&pins)?;
     for spot in &links {
         pinned_link(&pins, *spot)?;
     }
@@ -94,6 +100,7 @@ pub fn detach_pins(pin_dir: &Path) -> Result<usize, KernelError> {
     }
     let filters = filters()?;
     filters.iter().try_for_each(|spot| remove_filter(*spot))?;
+    connect::release_pins(&pins)?;
     pins.remove()?;
-    Ok(links.len() + filters.len())
+    Ok(links.len() + filters.len() + connects.len())
 }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <pin dir>/<hook>-<ifindex>   the link that holds the program at a hook (xdp, ingress, egress) of an interface
+//! <pin dir>/connect4, ...      the links that hold the programs at a cgroup: connect4, connect6, sendmsg4, sendmsg6
 //! <pin dir>/v<ABI>/<MAP>       the maps, shared by every program of that ABI
 //! ```
 //!
@@ -15,7 +16,7 @@ use std::{
 };
 
 use aya::maps::{MapInfo, MapType};
-use naikon_ebpf::abi;
+use naikon_ebpf::{abi, report::CONNECT_CELLS};
 
 use super::{
     error::{ErrorKind, KernelError},
@@ -26,12 +27,13 @@ use crate::hook::{Point, Spot};
 /// `BPF_FS_MAGIC` (include/uapi/linux/magic.h).
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
 /// What each map must be to be adopted: name, type, key size, value size, entries.
-const MAPS: [(&str, MapType, u32, u32, u32); 7] = [
+const MAPS: [(&str, MapType, u32, u32, u32); 8] = [
     (abi::RULES_V4, MapType::LpmTrie, 4 + 4, 4, abi::RULES_MAX),
     (abi::RULES_V6, MapType::LpmTrie, 4 + 16, 4, abi::RULES_MAX),
     (abi::INTERFACES, MapType::Array, 4, 8, abi::INTERFACES_LEN),
     (abi::FRAMES, MapType::PerCpuArray, 4, 8, abi::SLOTS_MAX * abi::FRAME_KINDS),
     (abi::HITS, MapType::PerCpuHash, 8, 2 * 8, abi::HITS_MAX),
+    (abi::CONNECTS, MapType::PerCpuHash, 4, CONNECT_CELLS as u32 * 8, abi::LISTS_MAX),
     (abi::NAMES, MapType::Hash, size_of::<abi::NameKey>() as u32, 4, abi::LISTS_MAX + abi::SLOTS_MAX),
     (abi::META, MapType::Array, 4, 8, abi::META_LEN),
 ];
@@ -126,6 +128,11 @@ impl PinDir {
     /// Where a map is pinned.
     pub(crate) fn map(&self, name: &str) -> PathBuf {
         self.maps().join(name)
+    }
+
+    /// Where a link is pinned that stands for itself.
+    pub(crate) fn at(&self, name: &str) -> PathBuf {
+        self.root.join(name)
     }
 
     /// Where the link of a hook is pinned. bpffs allows no dot in a name, so interface names would not do.
@@ -226,7 +233,16 @@ impl Pinned {
 
 /// What is pinned for a hook, if it is a link of the right kind.
 pub(super) fn pinned_link(pins: &PinDir, spot: Spot) -> Result<Option<Pinned>, KernelError> {
-    let path = &pins.link(spot);
+    let kind = match spot.point {
+        Point::Xdp => Kind::Xdp,
+        Point::Ingress => Kind::TcxIngress,
+        Point::Egress => Kind::TcxEgress,
+    };
+    open_link(&pins.link(spot), kind)
+}
+
+/// What is pinned there, if it is a link of this kind.
+pub(super) fn open_link(path: &Path, kind: Kind) -> Result<Option<Pinned>, KernelError> {
     if !path.exists() {
         return Ok(None);
     }
@@ -239,13 +255,8 @@ pub(super) fn pinned_link(pins: &PinDir, spot: Spot) -> Result<Option<Pinned>, K
         if error.kind == ErrorKind::Privilege { error } else { foreign(error.cause) }
     })?;
     let held = link.held().map_err(|error| foreign(format!("it is no BPF link: {error}")))?;
-    let kind = match spot.point {
-        Point::Xdp => Kind::Xdp,
-        Point::Ingress => Kind::TcxIngress,
-        Point::Egress => Kind::TcxEgress,
-    };
     if held.kind != kind {
-        return Err(foreign(format!("it is no {} link but {:?}", spot.point, held.kind)));
+        return Err(foreign(format!("it is no {kind:?} link but {:?}", held.kind)));
     }
     Ok(Some(Pinned { link, held }))
 }
@@ -260,15 +271,18 @@ fn require_bpffs(root: &Path) -> Result<(), KernelError> {
     let Some(existing) = root.ancestors().find(|path| path.exists()) else {
         return Err(KernelError::new(operation, ErrorKind::Unsupported, "it has no existing ancestor"));
     };
-    let stat =
-        rustix::fs::statfs(existing).map_err(|error| KernelError::of(operation.clone(), &io::Error::from(error)))?;
-    if stat.f_type as u64 == BPF_FS_MAGIC {
+    if is_bpffs(existing).map_err(|error| KernelError::of(operation.clone(), &error))? {
         return Ok(());
     }
     Err(KernelError::new(operation, ErrorKind::Unsupported, format!("{} is not on a bpffs", existing.display())).cure(
         "mount one with 'mount -t bpf bpf /sys/fs/bpf', or run without pins: '--pin-dir none' (enforcement then ends \
          with the daemon)",
     ))
+}
+
+/// Whether this lies on a bpffs.
+pub(super) fn is_bpffs(path: &Path) -> io::Result<bool> {
+    Ok(rustix::fs::statfs(path)?.f_type as u64 == BPF_FS_MAGIC)
 }
 
 fn make(directory: &Path) -> Result<(), KernelError> {

@@ -159,6 +159,8 @@ pub(super) struct LinkInfo {
     pub(super) ifindex: u32,
     /// Of TCX links.
     pub(super) attach_type: u32,
+    /// Of links at a cgroup; 0 once it is gone or the link detached. It lies in place of the two above.
+    pub(super) cgroup: u64,
 }
 
 /// Makes a link (`BPF_LINK_CREATE`).
@@ -226,7 +228,9 @@ pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     // SAFETY: the kernel writes at most `info_len` bytes to `info`, which outlives the call.
     unsafe { bpf(15, &mut attributes) }?;
     let RawLinkInfo { kind, program_id, ifindex, attach_type, .. } = info;
-    Ok(LinkInfo { kind, program_id, ifindex, attach_type })
+    let ([a, b, c, d], [e, f, g, h]) = (ifindex.to_ne_bytes(), attach_type.to_ne_bytes());
+    let cgroup = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
+    Ok(LinkInfo { kind, program_id, ifindex, attach_type, cgroup })
 }
 
 /// Ids of the programs at a hook of an interface, in the order in which they see packets (`BPF_PROG_QUERY`). More than fit are

@@ -18,6 +18,7 @@ use aya::{
 use naikon_ebpf::{
     abi::{self, Action, Direction, Family},
     packet::Unparsed,
+    report::{CONNECT_CELLS, connect_cell},
 };
 
 use super::{
@@ -29,7 +30,7 @@ use crate::{
     delta::{Delta, Op},
     prefix::Prefix,
     ruleset::{ListAction, Rule},
-    telemetry::{Counters, FrameCount, HitCount},
+    telemetry::{ConnectCount, Counters, FrameCount, HitCount},
 };
 
 /// Pauses before a write that met ENOMEM is tried again. The trie's allocator refills its per-CPU cache from a
@@ -42,6 +43,7 @@ const BATCH: usize = 4096;
 pub(super) type Trie<A> = LpmTrie<MapData, A, u32>;
 type Hits = PerCpuHashMap<MapData, u64, [u64; 2]>;
 type Frames = PerCpuArray<MapData, u64>;
+type Connects = PerCpuHashMap<MapData, u32, [u64; CONNECT_CELLS]>;
 
 /// Every map, opened for reading and writing.
 pub(crate) struct Tables {
@@ -50,6 +52,8 @@ pub(crate) struct Tables {
     interfaces: Array<MapData, u64>,
     frames: Frames,
     hits: Hits,
+    /// Pinned only where calls of local processes are or were counted.
+    connects: Option<Connects>,
     names: HashMap<MapData, abi::NameKey, u32>,
     pub(super) meta: Array<MapData, u64>,
     /// Interfaces that this process marked as judged.
@@ -59,7 +63,7 @@ pub(crate) struct Tables {
 impl Tables {
     /// Takes the maps out of a loaded object.
     pub(crate) fn take(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
-        Self::from_maps(|name| {
+        Self::from_maps(true, |name| {
             ebpf.take_map(name).ok_or_else(|| {
                 KernelError::new(format!("opening the map {name}"), ErrorKind::Other, "the object does not hold it")
             })
@@ -68,13 +72,16 @@ impl Tables {
 
     /// Opens pinned maps.
     pub(crate) fn from_pins(pins: &PinDir) -> Result<Self, KernelError> {
-        Self::from_maps(|name| {
+        Self::from_maps(pins.map(abi::CONNECTS).exists(), |name| {
             let open = |path| Map::from_map_data(MapData::from_pin(path)?);
             open(pins.map(name)).map_err(|error| KernelError::of(format!("opening the pinned map {name}"), &error))
         })
     }
 
-    fn from_maps(mut open: impl FnMut(&'static str) -> Result<Map, KernelError>) -> Result<Self, KernelError> {
+    fn from_maps(
+        counts_calls: bool,
+        mut open: impl FnMut(&'static str) -> Result<Map, KernelError>,
+    ) -> Result<Self, KernelError> {
         fn typed<T: TryFrom<Map, Error = MapError>>(name: &str, map: Map) -> Result<T, KernelError> {
             T::try_from(map).map_err(|error| KernelError::of(format!("opening the map {name}"), &error))
         }
@@ -84,6 +91,7 @@ impl Tables {
             interfaces: typed(abi::INTERFACES, open(abi::INTERFACES)?)?,
             frames: typed(abi::FRAMES, open(abi::FRAMES)?)?,
             hits: typed(abi::HITS, open(abi::HITS)?)?,
+            connects: if counts_calls { Some(typed(abi::CONNECTS, open(abi::CONNECTS)?)?) } else { None },
             names: typed(abi::NAMES, open(abi::NAMES)?)?,
             meta: typed(abi::META, open(abi::META)?)?,
             judged: BTreeSet::new(),
@@ -253,6 +261,26 @@ impl Tables {
         Ok(())
     }
 
+    /// Makes the counters of calls that these lists decide over; those that exist are left alone.
+    pub(crate) fn prepare_connects(&mut self, lists: impl IntoIterator<Item = u16>) -> Result<(), KernelError> {
+        /// `BPF_NOEXIST` (include/uapi/linux/bpf.h): never reset a counter.
+        const NO_EXIST: u64 = 1;
+        let operation = || format!("preparing the counters in {}", abi::CONNECTS);
+        let cpus = aya::util::nr_cpus().map_err(|(_, error)| KernelError::of(operation(), &error))?;
+        for list in lists {
+            let zero = PerCpuValues::try_from(vec![[0; CONNECT_CELLS]; cpus])
+                .map_err(|error| KernelError::of(operation(), &error))?;
+            let inserted = self.connects.as_mut().map_or(Ok(()), |map| map.insert(u32::from(list), zero, NO_EXIST));
+            match inserted {
+                Err(error) if super::error::errno(&error) != Some(rustix::io::Errno::EXIST) => {
+                    return Err(KernelError::of(operation(), &error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// The ids of names of one kind, which stay the same until detach.
     pub(crate) fn names(&self, kind: u8) -> Result<BTreeMap<String, u16>, KernelError> {
         self.names
@@ -290,6 +318,7 @@ impl Tables {
         Ok(CounterReader {
             hits: again(abi::HITS, self.hits.map())?,
             frames: again(abi::FRAMES, self.frames.map())?,
+            connects: self.connects.as_ref().map(|connects| again(abi::CONNECTS, connects.map())).transpose()?,
             names: again(abi::NAMES, self.names.map())?,
         })
     }
@@ -329,6 +358,7 @@ pub(crate) fn wait_for_readers() {
 pub struct CounterReader {
     hits: Hits,
     frames: Frames,
+    connects: Option<Connects>,
     names: HashMap<MapData, abi::NameKey, u32>,
 }
 
@@ -375,6 +405,14 @@ impl CounterReader {
             let passed = count(abi::FRAME_PASSED)?;
             counters.frames.push(FrameCount { interface: interface.clone(), passed, unparsed });
         }
+        for entry in self.connects.iter().flat_map(|connects| connects.iter()) {
+            let (id, per_cpu) = entry.map_err(|error| refused(abi::CONNECTS, error))?;
+            let Some(list) = lists.get(&id) else { continue };
+            for (action, family, cell) in connect_cells() {
+                let connects = per_cpu.iter().filter_map(|cells| cells.get(cell)).sum();
+                counters.connects.push(ConnectCount { list: list.clone(), action, family, connects });
+            }
+        }
         Ok(counters)
     }
 }
@@ -388,6 +426,14 @@ fn cell_meaning(cell: u16) -> Option<(ListAction, Direction, Family)> {
         let (direction, family) =
             meanings.find(|(direction, family)| abi::hit_cell(probe, *direction, *family) == cell)?;
         Some((action, direction, family))
+    })
+}
+
+/// What each cell of [`abi::CONNECTS`] counts.
+fn connect_cells() -> impl Iterator<Item = (ListAction, Family, usize)> {
+    let actions = [(ListAction::Drop, Action::drop(0)), (ListAction::Monitor, Action::monitor(0))];
+    actions.into_iter().flat_map(|(action, probe)| {
+        [Family::V4, Family::V6].map(|family| (action, family, connect_cell(probe, family)))
     })
 }
 
