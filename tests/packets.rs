@@ -81,6 +81,15 @@ pub(crate) fn icmp_error_quoting(packet: &Packet) -> Transport {
     Transport { protocol: 1, bytes, checksum_at: None }
 }
 
+/// Plain GRE around a packet, with the fields that these flags announce: checksum 0x80, key 0x20, sequence number 0x10.
+pub(crate) fn gre(flags: u8, inner: Packet) -> Transport {
+    let mut bytes = vec![flags, 0];
+    bytes.extend(inner.ether_type.to_be_bytes());
+    bytes.resize(4 + 4 * (flags & 0xb0).count_ones() as usize, 7);
+    bytes.extend(inner.bytes);
+    raw(47, &bytes)
+}
+
 /// An IPv4 header under construction.
 #[derive(Clone, Debug)]
 pub(crate) struct Ipv4 {

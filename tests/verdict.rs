@@ -14,7 +14,7 @@ use aya::programs::{Program, TestRun, TestRunOptions};
 use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader};
 use naikon_ebpf::abi::{self, Action, Direction, Family, Place};
-use naikon_ebpf::embedded::{Embedded, embedded, halves};
+use naikon_ebpf::embedded::{Carriers, halves};
 use naikon_ebpf::packet::{self, Sight, Unparsed};
 use naikon_ebpf::{hosts, prefixes, report};
 use naikon_userspace::delta::{self, Op};
@@ -44,9 +44,9 @@ const IFINDEX: u32 = 1;
 const SLOT: u16 = 9;
 
 // Lists. The numbers mean nothing but must come back in the counters.
-const LISTED: u16 = 3;
-const OTHER: u16 = 40_000;
-const WATCHED: u16 = 5;
+pub(crate) const LISTED: u16 = 3;
+pub(crate) const OTHER: u16 = 40_000;
+pub(crate) const WATCHED: u16 = 5;
 
 /// Every prefix of the table: address, length, action.
 const RULES: [(&str, u8, Action); 13] = [
@@ -66,17 +66,17 @@ const RULES: [(&str, u8, Action); 13] = [
     ("2002:c633:640a::", 48, Action::monitor(OTHER)), // 198.51.100.10 is listed
 ];
 
-const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
-const C2: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
-const ALLOWED: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 77);
-const RANGE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 7);
-const C2_OTHER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 200);
+pub(crate) const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
+pub(crate) const C2: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
+pub(crate) const ALLOWED: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 77);
+pub(crate) const RANGE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 7);
+pub(crate) const C2_OTHER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 200);
 
-const HOST6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x10);
-const C2_6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xbad, 0, 0, 0, 0, 7);
-const ALLOWED6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xbad, 0xa, 0, 0, 0, 7);
-const RANGE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xcafe, 0, 0, 0, 0, 7);
-const C2_OTHER6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xdead, 0, 0, 0, 0, 7);
+pub(crate) const HOST6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x10);
+pub(crate) const C2_6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xbad, 0, 0, 0, 0, 7);
+pub(crate) const ALLOWED6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xbad, 0xa, 0, 0, 0, 7);
+pub(crate) const RANGE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xcafe, 0, 0, 0, 0, 7);
+pub(crate) const C2_OTHER6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xdead, 0, 0, 0, 0, 7);
 
 /// What should become of a frame.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -448,7 +448,7 @@ impl Counts {
 }
 
 /// The rules of the table, sorted.
-fn rules() -> Vec<Rule> {
+pub(crate) fn rules() -> Vec<Rule> {
     let rule = |(text, length, action): &(&str, u8, Action)| Rule {
         prefix: Prefix::new(text.parse().unwrap(), *length).unwrap(),
         action: *action,
@@ -545,16 +545,25 @@ impl Tries for Pair {
 
 impl Bench {
     fn load(entry: &'static str, unparsed_drops: bool) -> Self {
+        Self::seeing(entry, unparsed_drops, &Carriers::NONE)
+    }
+
+    /// Where addresses are seen in these forms, too.
+    pub(crate) fn seeing(entry: &'static str, unparsed_drops: bool, carriers: &Carriers) -> Self {
         let rules = rules();
-        let mut bench = Self::empty(entry, unparsed_drops, fitting(&rules), &[LISTED, OTHER, WATCHED]);
+        let mut bench = Self::prepared(entry, unparsed_drops, carriers, fitting(&rules), &[LISTED, OTHER, WATCHED]);
         bench.become_rules(rules);
         bench
     }
 
     /// Without rules yet.
     pub(crate) fn empty(entry: &'static str, unparsed_drops: bool, shape: Shape, lists: &[u16]) -> Self {
-        let (mut ebpf, set) =
-            load_alone(entry, unparsed_drops, shape).unwrap_or_else(|error| panic!("{entry} should load: {error}"));
+        Self::prepared(entry, unparsed_drops, &Carriers::NONE, shape, lists)
+    }
+
+    fn prepared(entry: &'static str, unparsed_drops: bool, carriers: &Carriers, shape: Shape, lists: &[u16]) -> Self {
+        let (mut ebpf, set) = load_alone(entry, unparsed_drops, carriers, shape)
+            .unwrap_or_else(|error| panic!("{entry} should load: {error}"));
         let v4 = ebpf.take_map(abi::RULES_V4).unwrap().try_into().unwrap();
         let v6 = ebpf.take_map(abi::RULES_V6).unwrap().try_into().unwrap();
         let (tries, rules, lists) = (Pair { v4, v6 }, Vec::new(), lists.to_vec());
@@ -596,6 +605,17 @@ impl Bench {
 
     fn is_tc(&self) -> bool {
         matches!(self.ebpf.program(self.entry), Some(Program::SchedClassifier(_)))
+    }
+
+    /// The least of a frame that the kernel makes a test run of: no socket buffer of less than an IP header that the Ethernet
+    /// header announces.
+    pub(crate) fn shortest(&self, frame: &[u8]) -> usize {
+        match frame[12..14] {
+            _ if !self.is_tc() => 14,
+            [0x08, 0x00] => 34,
+            [0x86, 0xdd] => 54,
+            _ => 15,
+        }
     }
 
     pub(crate) fn run(&self, frame: &[u8]) -> u32 {
@@ -645,7 +665,7 @@ impl Bench {
     }
 
     /// Runs one frame: verdict and counters should be as expected.
-    fn check(&mut self, name: &str, frame: &[u8], expected: Expected) {
+    pub(crate) fn check(&mut self, name: &str, frame: &[u8], expected: Expected) {
         let mut counts = Counts::default();
         let verdict = counts.expect(expected, frame.len(), self.unparsed_drops);
         if self.entry.ends_with("egress") {
@@ -706,14 +726,7 @@ fn every_truncation_compares_the_addresses_or_is_unparsed() {
     for mut bench in benches() {
         for Row { name, frame, expected } in &table {
             let mut counts = Counts::default();
-            // The kernel makes no socket buffer of less than an IP header that the Ethernet header announces.
-            let least = match frame.bytes[12..14] {
-                _ if !bench.is_tc() => 14,
-                [0x08, 0x00] => 34,
-                [0x86, 0xdd] => 54,
-                _ => 15,
-            };
-            for length in least..=frame.bytes.len() {
+            for length in bench.shortest(&frame.bytes)..=frame.bytes.len() {
                 let expected =
                     if length < frame.decided_at { Expected::Unparsed(Unparsed::Truncated) } else { *expected };
                 let verdict = counts.expect(expected, length, bench.unparsed_drops);
@@ -749,7 +762,9 @@ fn model(frame: &[u8]) -> Expected {
         Sight::NotIp => Pass,
         Sight::Unparsed(reason) => Expected::Unparsed(reason),
         Sight::V4 { source, destination } => settle(model_v4(destination), model_v4(source), V4),
-        Sight::V6 { source, destination } => settle(model_v6(destination), model_v6(source), V6),
+        Sight::V6 { source, destination } => {
+            settle(model_v6(&Carriers::NONE, destination), model_v6(&Carriers::NONE, source), V6)
+        }
     }
 }
 
@@ -763,20 +778,16 @@ pub(crate) fn settle(destination: Action, source: Action, family: Family) -> Exp
     }
 }
 
-fn model_v4(address: [u8; 4]) -> Action {
+pub(crate) fn model_v4(address: [u8; 4]) -> Action {
     longest(u128::from(u32::from_be_bytes(address)) << 96, |text| {
         text.parse::<Ipv4Addr>().ok().map(|rule| u128::from(rule.to_bits()) << 96)
     })
 }
 
-fn model_v6(address: [u8; 16]) -> Action {
+pub(crate) fn model_v6(carriers: &Carriers, address: [u8; 16]) -> Action {
     let own = longest(u128::from_be_bytes(address), |text| text.parse::<Ipv6Addr>().ok().map(Ipv6Addr::to_bits));
-    let inner = match embedded(halves(address)) {
-        Embedded::None => Vec::new(),
-        Embedded::One(inner) => vec![inner],
-        Embedded::Two(server, client) => vec![server, client],
-    };
-    inner.into_iter().fold(own, |best, inner| best.or_stronger(model_v4(inner.to_be_bytes())))
+    let inner = carriers.carried(halves(address)).into_iter().flatten();
+    inner.fold(own, |best, inner| best.or_stronger(model_v4(inner.to_be_bytes())))
 }
 
 /// The action of the longest rule whose bits begin `address`.

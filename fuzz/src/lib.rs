@@ -3,12 +3,14 @@
 //! libFuzzer looks for such bytes (`cargo xtask fuzz`); the inputs kept in `corpus/` are tried by plain `cargo test`,
 //! too. Only the public side of naikon is used.
 
+mod frame;
 mod list;
 mod rules;
 mod text;
 
 use std::{env, fs, process::ExitCode};
 
+pub use frame::deep;
 pub use list::{csv, gzip, misp, plain, records, stix};
 pub use rules::{delta, ruleset};
 pub use text::{config, prefix};
@@ -52,9 +54,10 @@ mod tests {
 
     type Target = (&'static str, fn(&[u8]));
 
-    const TARGETS: [Target; 10] = [
+    const TARGETS: [Target; 11] = [
         ("config", config),
         ("csv", csv),
+        ("deep", deep),
         ("delta", delta),
         ("gzip", gzip),
         ("misp", misp),

@@ -10,7 +10,7 @@ use std::{
 
 use naikon_ebpf::{
     abi::Action,
-    embedded::{Embedded, embedded, halves},
+    embedded::{Carriers, Embedded, embedded, halves},
 };
 use naikon_userspace::{
     delta::{self, Op},
@@ -146,7 +146,11 @@ impl Given {
     fn check(&self, rules: &Ruleset, address: IpAddr) -> Verdict {
         let answer = rules.lookup(address);
         assert_eq!(answer.verdict, self.naive(address), "{address}: {answer:?}");
-        assert_eq!(answer.verdict, Verdict::from(ruleset::action_of(rules.rules(), address)), "{address}");
+        assert_eq!(
+            answer.verdict,
+            Verdict::from(ruleset::action_of(rules.rules(), &Carriers::NONE, address)),
+            "{address}"
+        );
         let decides = |prefix: &Prefix| match answer.embedded {
             Some(inner) => prefix.contains_address(inner.into()),
             None => holds(prefix, address),

@@ -95,6 +95,33 @@ pub const fn entry_point(place: Place, raw: bool, trace: bool) -> &'static str {
     }
 }
 
+/// As [`entry_point`], the program that follows tunnels, labels and routes.
+#[must_use]
+pub const fn deep_entry_point(place: Place, raw: bool, trace: bool) -> &'static str {
+    match (place, raw, trace) {
+        (Place::Xdp { frags: true }, false, false) => "deep_frags",
+        (Place::Xdp { frags: false }, false, false) => "deep",
+        (Place::Ingress, false, false) => "deep_ingress",
+        (Place::Egress, false, false) => "deep_egress",
+        (Place::Xdp { frags: true }, true, false) => "deep_raw_frags",
+        (Place::Xdp { frags: false }, true, false) => "deep_raw",
+        (Place::Ingress, true, false) => "deep_raw_ingress",
+        (Place::Egress, true, false) => "deep_raw_egress",
+        (Place::Xdp { frags: true }, false, true) => "deep_trace_frags",
+        (Place::Xdp { frags: false }, false, true) => "deep_trace",
+        (Place::Ingress, false, true) => "deep_trace_ingress",
+        (Place::Egress, false, true) => "deep_trace_egress",
+        (Place::Xdp { frags: true }, true, true) => "deep_trace_raw_frags",
+        (Place::Xdp { frags: false }, true, true) => "deep_trace_raw",
+        (Place::Ingress, true, true) => "deep_trace_raw_ingress",
+        (Place::Egress, true, true) => "deep_trace_raw_egress",
+    }
+}
+
+/// Read-only global `u32`: how many NAT64 prefixes of the operator's own there are.
+pub const NAT64_COUNT: &str = "NAT64_COUNT";
+/// Read-only global, `u64`: the [`words`](crate::embedded::Nat64::words) of each of them, [`NAT64_MAX`](crate::embedded::NAT64_MAX) times.
+pub const NAT64: &str = "NAT64";
 /// Entry points at a cgroup, each named as its hook: connect(2) and sendmsg(2) of both families.
 pub const PROGRAMS_CONNECT: [&str; 4] = ["connect4", "connect6", "sendmsg4", "sendmsg6"];
 /// The same, for naikon without `CAP_PERFMON`, to whom newer kernels do not tell the process's name.

@@ -11,9 +11,9 @@
 use aya_ebpf::{
     bindings::TC_ACT_UNSPEC,
     bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX},
-    macros::{classifier, map, xdp},
+    macros::{map, xdp},
     maps::{Array, ProgramArray},
-    programs::{TcContext, XdpContext},
+    programs::XdpContext,
 };
 use core::arch::asm;
 use naikon_ebpf::{
@@ -24,7 +24,7 @@ use naikon_ebpf::{
 };
 
 use crate::{
-    hook::{Hook as _, Packet, Xdp},
+    hook::{__sk_buff, Hook as _, Packet, Xdp},
     maps::Maps,
     program::{decide, settle},
 };
@@ -123,8 +123,9 @@ pub(crate) fn null_drop(_ctx: XdpContext) -> u32 {
 }
 
 /// As [`null`], at TC egress.
-#[classifier]
-pub(crate) fn null_egress(_ctx: TcContext) -> i32 {
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "classifier")]
+fn null_egress(_context: *mut __sk_buff) -> i32 {
     TC_ACT_UNSPEC
 }
 

@@ -101,7 +101,7 @@ fn judge_v6<const NAMED: bool>(call: *const Call) -> i32 {
         [field!(call, user_ip6[0]), field!(call, user_ip6[1]), field!(call, user_ip6[2]), field!(call, user_ip6[3])];
     let [a, b, c, d] = words.map(u32::from_be);
     let address = [u64::from(a) << 32 | u64::from(b), u64::from(c) << 32 | u64::from(d)];
-    settle::<NAMED>(call, stored_v6(address), address)
+    settle::<NAMED>(call, stored_v6::<false>(address), address)
 }
 
 #[inline(always)]

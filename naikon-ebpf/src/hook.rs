@@ -13,15 +13,15 @@
 use aya_ebpf::{
     EbpfContext,
     bindings::{
-        __sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC,
+        TC_ACT_SHOT, TC_ACT_UNSPEC,
         xdp_action::{XDP_DROP, XDP_PASS},
         xdp_md,
     },
     helpers::generated::{bpf_skb_pull_data, bpf_xdp_get_buff_len},
-    macros::{classifier, xdp},
-    programs::{TcContext, XdpContext},
+    macros::xdp,
+    programs::XdpContext,
 };
-use core::ffi::c_void;
+use core::{ffi::c_void, mem::offset_of};
 use naikon_ebpf::packet::{Frame, Header};
 
 use crate::program::judge;
@@ -118,22 +118,36 @@ impl<const FRAGS: bool, const RAW: bool, const TRACE: bool> Hook for Xdp<FRAGS, 
     }
 }
 
+/// The kernel's `struct __sk_buff` as far as it is read (include/uapi/linux/bpf.h), by the name that the verifier knows. Of our
+/// own: the type information of the whole one points to structures that the compiler writes down in another order each time.
+#[expect(non_camel_case_types, reason = "the verifier knows contexts by their name in C")]
+#[repr(C)]
+pub(crate) struct __sk_buff {
+    len: u32,
+    before_interfaces: [u32; 8],
+    ingress_ifindex: u32,
+    ifindex: u32,
+    before_data: [u32; 8],
+    data: u32,
+    data_end: u32,
+}
+
+const _: () = {
+    assert!(offset_of!(__sk_buff, ingress_ifindex) == 36);
+    assert!(offset_of!(__sk_buff, data) == 76);
+};
+
 /// A packet at TCX or clsact.
-pub(crate) struct Tc<const EGRESS: bool, const RAW: bool, const TRACE: bool>(TcContext);
+pub(crate) struct Tc<const EGRESS: bool, const RAW: bool, const TRACE: bool>(*mut __sk_buff);
 
 impl<const EGRESS: bool, const RAW: bool, const TRACE: bool> Tc<EGRESS, RAW, TRACE> {
     /// The headers that the walk reads at most: Ethernet, four tags, PPPoE, IPv6.
     const HEADERS: u32 = 14 + 4 * 4 + 8 + 40;
-
-    #[inline(always)]
-    fn buffer(&self) -> *mut __sk_buff {
-        self.0.skb.skb
-    }
 }
 
 impl<const EGRESS: bool, const RAW: bool, const TRACE: bool> EbpfContext for Tc<EGRESS, RAW, TRACE> {
     fn as_ptr(&self) -> *mut c_void {
-        self.0.as_ptr()
+        self.0.cast()
     }
 }
 
@@ -142,50 +156,52 @@ impl<const EGRESS: bool, const RAW: bool, const TRACE: bool> Hook for Tc<EGRESS,
     type Verdict = i32;
     /// The next program may still have its say; `TCX_NEXT` is the same number.
     const PASS: i32 = TC_ACT_UNSPEC;
-    const DROP: i32 = TC_ACT_SHOT as i32;
+    const DROP: i32 = TC_ACT_SHOT;
     const IS_RAW: bool = RAW;
     const TRACE: bool = TRACE;
     const IS_EGRESS: bool = EGRESS;
 
     #[inline(always)]
     fn new(context: *mut __sk_buff) -> Self {
-        Tc(TcContext::new(context))
+        Tc(context)
     }
 
     #[inline(always)]
     fn context(&self) -> *mut __sk_buff {
-        self.buffer()
+        self.0
     }
 
     #[inline(always)]
     fn packet(&self) -> Packet {
-        Packet { start: self.0.data(), end: self.0.data_end() }
+        // SAFETY: the context that the kernel passed in; the verifier turns both reads into those of packet pointers.
+        unsafe { Packet { start: (*self.0).data as usize, end: (*self.0).data_end as usize } }
     }
 
     /// Headers may lie in fragments (`skb_ensure_writable`, which copies what is shared: only done where it must be).
     #[inline(always)]
     fn pull(&self) -> bool {
-        let bytes = self.0.len();
+        let bytes = self.bytes() as u32;
         let wanted = if bytes < Self::HEADERS { bytes } else { Self::HEADERS };
         // SAFETY: the helper takes the context that the kernel passed in; packet pointers are read anew afterwards.
-        unsafe { bpf_skb_pull_data(self.buffer(), wanted) == 0 }
+        unsafe { bpf_skb_pull_data(self.0.cast(), wanted) == 0 }
     }
 
     #[inline(always)]
     fn ifindex(&self) -> u32 {
         // SAFETY: the verifier turns the read into one of `skb->dev->ifindex`.
-        unsafe { (*self.buffer()).ifindex }
+        unsafe { (*self.0).ifindex }
     }
 
     #[inline(always)]
     fn came_in_on(&self) -> u32 {
         // SAFETY: the verifier turns the read into one of `skb->skb_iif`.
-        unsafe { (*self.buffer()).ingress_ifindex }
+        unsafe { (*self.0).ingress_ifindex }
     }
 
     #[inline(always)]
     fn bytes(&self) -> u64 {
-        u64::from(self.0.len())
+        // SAFETY: the verifier turns the read into one of `skb->len`.
+        u64::from(unsafe { (*self.0).len })
     }
 }
 
@@ -226,14 +242,16 @@ fn naikon(context: XdpContext) -> u32 {
     judge(&Xdp::<false, false, false>(context))
 }
 
-#[classifier]
-fn ingress(context: TcContext) -> i32 {
-    judge(&Tc::<false, false, false>(context))
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "classifier")]
+fn ingress(context: *mut __sk_buff) -> i32 {
+    judge(&Tc::<false, false, false>::new(context))
 }
 
-#[classifier]
-fn egress(context: TcContext) -> i32 {
-    judge(&Tc::<true, false, false>(context))
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "classifier")]
+fn egress(context: *mut __sk_buff) -> i32 {
+    judge(&Tc::<true, false, false>::new(context))
 }
 
 #[xdp(frags)]
@@ -246,14 +264,16 @@ fn raw(context: XdpContext) -> u32 {
     judge(&Xdp::<false, true, false>(context))
 }
 
-#[classifier]
-fn raw_ingress(context: TcContext) -> i32 {
-    judge(&Tc::<false, true, false>(context))
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "classifier")]
+fn raw_ingress(context: *mut __sk_buff) -> i32 {
+    judge(&Tc::<false, true, false>::new(context))
 }
 
-#[classifier]
-fn raw_egress(context: TcContext) -> i32 {
-    judge(&Tc::<true, true, false>(context))
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "classifier")]
+fn raw_egress(context: *mut __sk_buff) -> i32 {
+    judge(&Tc::<true, true, false>::new(context))
 }
 
 #[xdp(frags)]
@@ -266,14 +286,16 @@ fn trace(context: XdpContext) -> u32 {
     judge(&Xdp::<false, false, true>(context))
 }
 
-#[classifier]
-fn trace_ingress(context: TcContext) -> i32 {
-    judge(&Tc::<false, false, true>(context))
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "classifier")]
+fn trace_ingress(context: *mut __sk_buff) -> i32 {
+    judge(&Tc::<false, false, true>::new(context))
 }
 
-#[classifier]
-fn trace_egress(context: TcContext) -> i32 {
-    judge(&Tc::<true, false, true>(context))
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "classifier")]
+fn trace_egress(context: *mut __sk_buff) -> i32 {
+    judge(&Tc::<true, false, true>::new(context))
 }
 
 #[xdp(frags)]
@@ -286,12 +308,14 @@ fn trace_raw(context: XdpContext) -> u32 {
     judge(&Xdp::<false, true, true>(context))
 }
 
-#[classifier]
-fn trace_raw_ingress(context: TcContext) -> i32 {
-    judge(&Tc::<false, true, true>(context))
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "classifier")]
+fn trace_raw_ingress(context: *mut __sk_buff) -> i32 {
+    judge(&Tc::<false, true, true>::new(context))
 }
 
-#[classifier]
-fn trace_raw_egress(context: TcContext) -> i32 {
-    judge(&Tc::<true, true, true>(context))
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "classifier")]
+fn trace_raw_egress(context: *mut __sk_buff) -> i32 {
+    judge(&Tc::<true, true, true>::new(context))
 }

@@ -1,6 +1,7 @@
 //! What the kernel side and the user side of naikon promise each other.
 //!
-//! [`abi`] names the maps and lays out their keys and values; [`packet`] is the walk from a frame to its two addresses;
+//! [`abi`] names the maps and lays out their keys and values; [`packet`] is the walk from a frame to its two addresses, and
+//! [`deep`] the one to all that it names on its way;
 //! [`embedded`] finds the IPv4 addresses that an IPv6 address carries; [`lookup`] finds the stored answer for an address in the
 //! tables [`subnets`], [`bloom`], [`hosts`], [`networks`] and [`prefixes`]; [`report`] is what is told of a local process. All
 //! of it is pure and is the very same code in the program and on the host.
@@ -11,6 +12,7 @@
 
 pub mod abi;
 pub mod bloom;
+pub mod deep;
 pub mod embedded;
 pub mod hosts;
 pub mod lookup;

@@ -11,6 +11,8 @@ mod hook;
 mod maps;
 #[cfg(target_arch = "bpf")]
 mod program;
+#[cfg(target_arch = "bpf")]
+mod reach;
 
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}

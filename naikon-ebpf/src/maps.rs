@@ -8,6 +8,7 @@ use aya_ebpf::{
 };
 use naikon_ebpf::{
     abi::{self, Action},
+    embedded::NAT64_MAX,
     hosts,
     lookup::Tables,
     prefixes, subnets,
@@ -60,6 +61,12 @@ static META: Array<u64> = Array::with_max_entries(abi::META_LEN, 0);
 /// Set before load, read-only after: the branch that is not wanted is removed by the verifier.
 #[unsafe(no_mangle)]
 pub(crate) static UNPARSED_DROP: Global<u8> = Global::new(0);
+
+/// Set before load, too: with none, nobody looks for them.
+#[unsafe(no_mangle)]
+pub(crate) static NAT64_COUNT: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+pub(crate) static NAT64: [[Global<u64>; 2]; NAT64_MAX] = [const { [Global::new(0), Global::new(0)] }; NAT64_MAX];
 
 #[unsafe(no_mangle)]
 static SUBNETS_SEED: Global<u32> = Global::new(0);

@@ -47,14 +47,17 @@ unsafe impl Header for Ipv6Hdr {}
 // SAFETY: byte arrays only.
 #[expect(unsafe_code, reason = "see Header")]
 unsafe impl Header for PppoeHeader {}
+// SAFETY: bytes.
+#[expect(unsafe_code, reason = "see Header")]
+unsafe impl<const LEN: usize> Header for [u8; LEN] {}
 
 /// PPPoE session header with the PPP protocol field behind it (RFC 2516, 4).
 #[derive(Clone, Copy)]
 #[repr(C)]
-struct PppoeHeader {
+pub(crate) struct PppoeHeader {
     /// Version, type, code, session and length: whatever they say, the addresses are compared.
     _session: [u8; 6],
-    protocol: [u8; 2],
+    pub(crate) protocol: [u8; 2],
 }
 
 /// What the walk found.
@@ -88,7 +91,7 @@ pub enum Unparsed {
     Truncated = 0,
     /// More than [`TAGS_MAX`] VLAN tags.
     Tags = 1,
-    /// Tunnels nested too deep. The walk does not enter tunnels, so it never says this itself.
+    /// Tunnels, labels or extension headers nested too deep. Only the deep walk enters those, so only it says this.
     Depth = 2,
     /// The IP version contradicts the EtherType.
     Malformed = 3,
@@ -110,17 +113,17 @@ impl Unparsed {
 pub const TAGS_MAX: usize = 4;
 
 // EtherTypes as they lie in memory, so that nothing is swapped per packet (IEEE 802 numbers registry).
-const IPV4: u16 = 0x0800_u16.to_be();
-const IPV6: u16 = 0x86dd_u16.to_be();
-const PPPOE_SESSION: u16 = 0x8864_u16.to_be();
+pub(crate) const IPV4: u16 = 0x0800_u16.to_be();
+pub(crate) const IPV6: u16 = 0x86dd_u16.to_be();
+pub(crate) const PPPOE_SESSION: u16 = 0x8864_u16.to_be();
 const TAG_8021Q: u16 = 0x8100_u16.to_be();
 const TAG_8021AD: u16 = 0x88a8_u16.to_be();
 const TAG_QINQ_9100: u16 = 0x9100_u16.to_be();
 const TAG_QINQ_9200: u16 = 0x9200_u16.to_be();
 
 // PPP protocol numbers (RFC 1661 registry).
-const PPP_IPV4: [u8; 2] = [0x00, 0x21];
-const PPP_IPV6: [u8; 2] = [0x00, 0x57];
+pub(crate) const PPP_IPV4: [u8; 2] = [0x00, 0x21];
+pub(crate) const PPP_IPV6: [u8; 2] = [0x00, 0x57];
 
 /// Finds the addresses of a frame.
 #[inline(always)]
@@ -158,7 +161,7 @@ pub fn endpoints<F: Frame>(mut frame: F) -> Sight {
 }
 
 #[inline(always)]
-fn is_tag(ether_type: u16) -> bool {
+pub(crate) fn is_tag(ether_type: u16) -> bool {
     matches!(ether_type, TAG_8021Q | TAG_8021AD | TAG_QINQ_9100 | TAG_QINQ_9200)
 }
 

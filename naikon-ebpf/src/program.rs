@@ -7,14 +7,14 @@
 use aya_log_ebpf::info;
 use naikon_ebpf::{
     abi::{self, Action, Direction, Family},
-    embedded::{Embedded, embedded, halves, may_carry},
+    embedded::{Embedded, Nat64, embedded, halves, isatap, may_carry},
     lookup,
     packet::{self, Sight, Unparsed},
 };
 
 use crate::{
     hook::{Hook, Packet},
-    maps::{FRAMES, HITS, INTERFACES, Maps, UNPARSED_DROP, octets},
+    maps::{FRAMES, HITS, INTERFACES, Maps, NAT64, NAT64_COUNT, UNPARSED_DROP, octets},
 };
 
 /// Nearly every frame is innocent, and passes here. What may be listed is examined in a function of its own: its values
@@ -41,7 +41,7 @@ pub(crate) fn judge<H: Hook>(hook: &H) -> H::Verdict {
         Sight::V6 { source, destination } => {
             let ([from, from_low], [to, to_low]) = (halves(source), halves(destination));
             let listed = lookup::subnet_v6(&Maps, from) | lookup::subnet_v6(&Maps, to);
-            if listed == 0 && !may_carry(from) && !may_carry(to) && !H::TRACE {
+            if listed == 0 && !may_carry(from) && !may_carry(to) && NAT64_COUNT.load() == 0 && !H::TRACE {
                 return pass(hook);
             }
             examine_v6::<H>(hook.context(), from, from_low, to, to_low)
@@ -53,7 +53,7 @@ pub(crate) fn judge<H: Hook>(hook: &H) -> H::Verdict {
 
 /// Whether the packet was judged where it came in, or on a device below that.
 #[inline(always)]
-fn was_judged<H: Hook>(hook: &H) -> bool {
+pub(crate) fn was_judged<H: Hook>(hook: &H) -> bool {
     let ifindex = hook.came_in_on();
     INTERFACES.get(abi::interface_index(ifindex)).is_some_and(|entry| abi::is_judged(*entry, ifindex))
 }
@@ -98,7 +98,7 @@ fn examine_v6<H: Hook>(
 ) -> H::Verdict {
     let hook = &H::new(context);
     let (source, destination) = ([source_high, source_low], [destination_high, destination_low]);
-    let hit = decide(stored_v6(destination), stored_v6(source));
+    let hit = decide(stored_v6::<false>(destination), stored_v6::<false>(source));
     if H::TRACE {
         trace_v6(hook, source, destination, hit);
     }
@@ -107,17 +107,38 @@ fn examine_v6<H: Hook>(
 
 /// The stored answer for an IPv6 address in all its forms: itself first, then the IPv4 addresses inside it.
 #[inline(always)]
-pub(crate) fn stored_v6(address: [u64; 2]) -> Action {
+pub(crate) fn stored_v6<const DEEP: bool>(address: [u64; 2]) -> Action {
     let [high, low] = address;
     let own = match lookup::sifted_v6(&Maps, high, low, lookup::subnet_v6(&Maps, high)) {
         0 => Action::NONE,
         subnet => Action::from_trie(listed_v6(high, low, subnet)),
     };
-    match embedded(address) {
+    let mut answer = match embedded(address) {
         Embedded::None => own,
         Embedded::One(only) => own.or_stronger(inner_v4(only)),
         Embedded::Two(server, client) => own.or_stronger(inner_v4(server)).or_stronger(inner_v4(client)),
+    };
+    if NAT64_COUNT.load() > 0 {
+        answer = answer.or_stronger(Action::from_trie(translated(high, low)));
     }
+    if DEEP && let Some(inner) = isatap(address) {
+        answer = answer.or_stronger(inner_v4(inner));
+    }
+    answer
+}
+
+/// The stored answer for what an address of the operator's own NAT64 prefixes carries.
+#[inline(never)]
+fn translated(high: u64, low: u64) -> u32 {
+    for (place, words) in NAT64.iter().enumerate() {
+        if place as u32 >= NAT64_COUNT.load() {
+            break;
+        }
+        if let Some(inner) = Nat64::from_words([words[0].load(), words[1].load()]).carried([high, low]) {
+            return listed_v4(inner);
+        }
+    }
+    Action::NONE.to_raw()
 }
 
 /// The stored answer for an IPv4 address that an IPv6 address carries.
@@ -143,8 +164,8 @@ fn listed_v6(high: u64, low: u64, subnet: u64) -> u32 {
 /// A listed endpoint that decides over the frame.
 #[derive(Clone, Copy)]
 pub(crate) struct Hit {
-    action: Action,
-    direction: Direction,
+    pub(crate) action: Action,
+    pub(crate) direction: Direction,
 }
 
 /// Drop beats monitor; of equals the destination decides. An allowed endpoint is no hit.
@@ -171,13 +192,13 @@ pub(crate) fn settle<H: Hook>(hook: &H, family: Family, hit: Option<Hit>) -> H::
 
 /// Fail open: what we cannot read, we do not judge, unless told otherwise.
 #[inline(always)]
-fn unparsed<H: Hook>(hook: &H, reason: Unparsed) -> H::Verdict {
+pub(crate) fn unparsed<H: Hook>(hook: &H, reason: Unparsed) -> H::Verdict {
     count_frame(hook, abi::FRAME_UNPARSED + reason as u32);
     if UNPARSED_DROP.load() == 1 { H::DROP } else { pass(hook) }
 }
 
 #[inline(always)]
-fn pass<H: Hook>(hook: &H) -> H::Verdict {
+pub(crate) fn pass<H: Hook>(hook: &H) -> H::Verdict {
     // What passed is what arrived.
     if !H::IS_EGRESS {
         count_frame(hook, abi::FRAME_PASSED);
@@ -227,7 +248,7 @@ fn trace_v6<H: Hook>(hook: &H, source: [u64; 2], destination: [u64; 2], hit: Opt
 
 /// All of one length: the compiler chooses text and length apart, which the verifier cannot follow.
 #[inline(always)]
-fn verdict_name(hit: Option<Hit>) -> &'static str {
+pub(crate) fn verdict_name(hit: Option<Hit>) -> &'static str {
     match hit {
         None => "passed ",
         Some(hit) if hit.action.is_drop() => "dropped",

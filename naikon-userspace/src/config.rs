@@ -10,7 +10,10 @@ use std::{
 };
 
 use jiff::{Span, SpanRelativeTo};
+use naikon_ebpf::embedded::{Carriers, NAT64_MAX, Nat64};
 use serde::Deserialize;
+
+mod nat64;
 
 use crate::{
     filter::{Filter, Tag},
@@ -44,6 +47,10 @@ pub struct Config {
     pub cgroup: Option<PathBuf>,
     /// What happens to frames that cannot be read.
     pub unparsed: Unparsed,
+    /// Look into tunnels, labels, routes and ISATAP addresses.
+    pub deep: bool,
+    /// The operator's own NAT64 prefixes: as RFC 6052 has them, none inside another.
+    pub nat64: Vec<Nat64>,
     /// Where metrics are served; `None` serves none.
     pub listen: Option<SocketAddr>,
     /// Where to pin; `None` pins nothing.
@@ -165,6 +172,8 @@ pub struct Overrides {
     pub cgroup: Option<PathBuf>,
     /// `--unparsed`.
     pub unparsed: Option<Unparsed>,
+    /// `--deep`.
+    pub deep: bool,
     /// `--listen`.
     pub listen: Option<String>,
     /// `--pin-dir`.
@@ -205,6 +214,10 @@ struct File {
     connect: Option<Switch>,
     cgroup: Option<PathBuf>,
     unparsed: Option<Unparsed>,
+    #[serde(default)]
+    deep: bool,
+    #[serde(default)]
+    nat64: Vec<String>,
     listen: Option<String>,
     pin_dir: Option<PathBuf>,
     state_dir: Option<PathBuf>,
@@ -353,6 +366,8 @@ impl Config {
             connect: cli.connect.or(file.connect) == Some(Switch::On),
             cgroup: cli.cgroup.clone().or(file.cgroup.map(in_folder)),
             unparsed: cli.unparsed.or(file.unparsed).unwrap_or_default(),
+            deep: cli.deep || file.deep,
+            nat64: nat64::parse(&file.nat64)?,
             listen: parse_listen(cli.listen.as_deref().or(file.listen.as_deref()).unwrap_or(LISTEN))?,
             pin_dir,
             state_dir: cli.state_dir.clone().or(file.state_dir.map(in_folder)).unwrap_or_else(|| STATE_DIR.into()),
@@ -360,6 +375,16 @@ impl Config {
             on_exit,
             trace: cli.trace,
         })
+    }
+
+    /// Which forms of addresses the program looks for.
+    #[must_use]
+    pub fn carriers(&self) -> Carriers {
+        let mut nat64 = [None; NAT64_MAX];
+        for (place, prefix) in nat64.iter_mut().zip(&self.nat64) {
+            *place = Some(*prefix);
+        }
+        Carriers { isatap: self.deep, nat64 }
     }
 
     /// The keys that differ from `running` and take effect only when the daemon starts again.
@@ -376,6 +401,8 @@ impl Config {
         compare("connect", self.connect == running.connect);
         compare("cgroup", self.cgroup == running.cgroup);
         compare("unparsed", self.unparsed == running.unparsed);
+        compare("deep", self.deep == running.deep);
+        compare("nat64", self.nat64 == running.nat64);
         compare("listen", self.listen == running.listen);
         compare("pin_dir", self.pin_dir == running.pin_dir);
         compare("state_dir", self.state_dir == running.state_dir);
@@ -552,6 +579,7 @@ mod tests {
         check("mode = 'auto'\n\n foo = 1", "line 3, column 2: ");
         check("mode = 'fast'", "fast");
         check("listen = '9887'", "9887");
+        check("nat64 = ['2001:db8:64::/95']", "2001:db8:64::/95");
         check("interfaces = ['eth0', 'eth0']", "given twice");
         check("[[list]]\npath = 'a'\n[[list]]\npath = './a'", "given twice");
         check("[[list]]\npath = 'a'\nname = 'x/y'", "slash");

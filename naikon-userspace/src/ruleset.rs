@@ -23,7 +23,7 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
-use naikon_ebpf::abi::Action;
+use naikon_ebpf::{abi::Action, embedded::Carriers};
 use serde::{Deserialize, Serialize};
 
 use crate::prefix::Prefix;
@@ -174,6 +174,7 @@ pub struct Ruleset {
     /// Drop and monitor rules by family.
     count: (usize, usize),
     lengths: Lengths,
+    carriers: Carriers,
 }
 
 /// The lists of one rule: from `start` in [`Ruleset::lists`] to where the next one starts.
@@ -329,6 +330,12 @@ impl Sweep {
 }
 
 impl Ruleset {
+    /// The same rules where addresses are seen in these forms, too.
+    #[must_use]
+    pub fn seen_in(self, carriers: Carriers) -> Self {
+        Ruleset { carriers, ..self }
+    }
+
     /// Everything the tries hold, pass rules included, by prefix.
     #[must_use]
     pub fn rules(&self) -> &[Rule] {
@@ -347,7 +354,7 @@ impl Ruleset {
     #[must_use]
     pub fn lookup(&self, address: IpAddr) -> Answer {
         let mut found: Option<(usize, &Rule, Option<Ipv4Addr>)> = None;
-        for form in forms(address).into_iter().flatten() {
+        for form in forms(&self.carriers, address).into_iter().flatten() {
             if let Some((index, rule)) = longest(&self.rules, self.lengths, &form.probe)
                 // Strictly stronger: the first form that decides names the list, as in `Action::or_stronger`.
                 && found.is_none_or(|(_, best, _)| rule.action.rank() > best.action.rank())

@@ -14,6 +14,7 @@ use std::{
 mod nearby;
 mod order;
 
+use naikon_ebpf::embedded::Carriers;
 use nearby::Nearby;
 use order::Order;
 
@@ -117,6 +118,10 @@ pub struct Guards {
     hosts: Vec<(Prefix, Role)>,
     /// Special space and hosts; sorted, disjoint: what lies in another is left out.
     guarded: Vec<Prefix>,
+    /// Which forms of addresses are seen.
+    carriers: Carriers,
+    /// What embeds all of IPv4.
+    embedding: Vec<Prefix>,
 }
 
 impl Guards {
@@ -136,7 +141,26 @@ impl Guards {
         all.sort_unstable();
         // A prefix comes right before what it holds.
         all.dedup_by(|inner, outer| outer.contains(inner));
-        Guards { hosts, guarded: all }
+        Guards { hosts, guarded: all, carriers: Carriers::NONE, embedding: EMBEDDING.to_vec() }
+    }
+
+    /// The same where addresses are seen in these forms, too: NAT64 prefixes of one's own embed all of IPv4.
+    #[must_use]
+    pub fn seen_in(mut self, carriers: Carriers) -> Self {
+        let own = carriers.nat64.iter().flatten().filter_map(|own| {
+            let (high, low, length) = own.parts();
+            let address = Ipv6Addr::from_bits((u128::from(high) << 64) | u128::from(low));
+            Prefix::new(IpAddr::V6(address), length)
+        });
+        self.embedding = EMBEDDING.into_iter().chain(own).collect();
+        self.carriers = carriers;
+        self
+    }
+
+    /// Which forms of addresses are seen.
+    #[must_use]
+    pub fn carriers(&self) -> Carriers {
+        self.carriers
     }
 
     /// Everything guarded, sorted, without overlaps: what may become a `pass P guard` entry.
@@ -232,7 +256,7 @@ impl Screened {
 /// Screens a drop or monitor list.
 #[must_use]
 pub fn screen(filtered: Filtered, guards: &Guards, warnings: &Warnings) -> Screened {
-    let nearby = Nearby::to(guards.guarded.iter().chain(&EMBEDDING));
+    let nearby = Nearby::to(guards.guarded.iter().chain(&guards.embedding));
     let mut screened = screen_by(filtered, warnings, |prefix| {
         if prefix.length() >= SHORTEST_IPV6 && !nearby.has(prefix) {
             return None;
@@ -241,14 +265,14 @@ pub fn screen(filtered: Filtered, guards: &Guards, warnings: &Warnings) -> Scree
         if matches!(guarded, Some(Reason::Special(_))) {
             return guarded;
         }
-        if let Some(whole) = EMBEDDING.iter().find(|whole| *whole == prefix) {
+        if let Some(whole) = guards.embedding.iter().find(|whole| *whole == prefix) {
             return Some(Reason::Special(*whole));
         }
         let shortest = shortest(prefix);
         if prefix.length() < shortest {
             return Some(Reason::TooShort(shortest));
         }
-        let wide = EMBEDDING.iter().find(|whole| prefix.contains(whole)).map(|whole| Reason::Special(*whole));
+        let wide = guards.embedding.iter().find(|whole| prefix.contains(whole)).map(|whole| Reason::Special(*whole));
         // Last: what comes and goes with the machine must not hide what is never right.
         wide.or(guarded)
     });

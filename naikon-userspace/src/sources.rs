@@ -249,7 +249,7 @@ pub fn compile<'a>(lists: impl IntoIterator<Item = (Role, u16, &'a [Prefix])>, g
     }
     allow.sort_unstable();
     allow.dedup();
-    ruleset::compile(&listed, Spared { allow: &allow, guards: &guards.prefixes() })
+    ruleset::compile(&listed, Spared { allow: &allow, guards: &guards.prefixes() }).seen_in(guards.carriers())
 }
 
 /// The bytes of a list.

@@ -115,7 +115,7 @@ pub(super) fn compile_config(config: &Config, host: &HostFacts) -> Result<Compil
         return Err(Failure::new(Code::Usage, fault.clone()));
     }
     warninglists.remarks.iter().for_each(|remark| output::error(remark));
-    let (guards, warnings) = (host.guards(warninglists.guards()), warninglists.warnings());
+    let (guards, warnings) = (host.guards(warninglists.guards(), config.carriers()), warninglists.warnings());
     let mut loaded = Vec::new();
     for source in sources::expand(config, &[])? {
         let list = sources::load(&source, &guards, &warnings, now);

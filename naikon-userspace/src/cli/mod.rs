@@ -134,6 +134,9 @@ struct Run {
     /// Frames that cannot be read: counted in any case [default: pass]
     #[arg(long, value_enum)]
     unparsed: Option<UnparsedArg>,
+    /// Look into tunnels, MPLS, SNAP, source routes and ISATAP addresses, too
+    #[arg(long)]
+    deep: bool,
     /// Address and port of the metrics, or 'none'
     #[arg(long, value_name = "ADDR", help = format!("Address and port of the metrics, or 'none' [default: {LISTEN}]"))]
     listen: Option<String>,
@@ -204,6 +207,7 @@ impl Run {
                 UnparsedArg::Pass => Unparsed::Pass,
                 UnparsedArg::Drop => Unparsed::Drop,
             }),
+            deep: self.deep,
             listen: self.listen,
             pin_dir: self.pin_dir,
             state_dir: self.state_dir,

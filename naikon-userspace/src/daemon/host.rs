@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeSet, net::IpAddr, path::Path};
 
+use naikon_ebpf::embedded::Carriers;
+
 use super::sessions;
 use crate::{
     kernel,
@@ -61,8 +63,9 @@ impl Facts {
         self.unknown = unknown;
     }
 
-    /// What drop and monitor lists may not touch on this host, with what else they may not.
-    pub(crate) fn guards(&self, more: impl Iterator<Item = (Prefix, Role)>) -> Guards {
+    /// What drop and monitor lists may not touch on this host, with what else they may not, where addresses are seen
+    /// in these forms.
+    pub(crate) fn guards(&self, more: impl Iterator<Item = (Prefix, Role)>, carriers: Carriers) -> Guards {
         let facts = [
             (Role::OwnAddress, &self.own),
             (Role::Gateway, &self.gateways),
@@ -71,7 +74,7 @@ impl Facts {
         ];
         let hosts =
             facts.into_iter().flat_map(|(role, found)| found.iter().map(move |ip| (Prefix::host(*ip), role.clone())));
-        Guards::new(hosts.chain(more))
+        Guards::new(hosts.chain(more)).seen_in(carriers)
     }
 }
 

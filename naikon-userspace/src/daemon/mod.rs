@@ -149,12 +149,14 @@ fn start(origin: Origin, config: Config) -> Result<Started, RunError> {
         mode: config.mode,
         egress: config.egress,
         unparsed_drop: config.unparsed == crate::config::Unparsed::Drop,
+        deep: config.deep,
+        carriers: config.carriers(),
         cgroup: connects::cgroup(&config)?,
         trace: config.trace,
     };
     let kernel = Kernel::open(&settings)?;
     let looked_at = sources::fingerprint(&config, origin.file.as_deref());
-    let prepared = Lists::new(&kernel, &config.state_dir);
+    let prepared = Lists::new(&kernel, &config);
     let mut enforcer = match prepared {
         Ok(lists) => Enforcer {
             kernel,

@@ -153,8 +153,8 @@ pub(crate) enum Cause {
 
 impl Lists {
     /// Begins with what the kernel enforces from before.
-    pub(crate) fn new(kernel: &Kernel, state_dir: &Path) -> Result<Self, KernelError> {
-        let state_dir = StateDir::new(state_dir);
+    pub(crate) fn new(kernel: &Kernel, config: &Config) -> Result<Self, KernelError> {
+        let state_dir = StateDir::new(&config.state_dir);
         let last = state_dir.time().unwrap_or_else(|error| {
             tracing::warn!("reading when naikon last ran: {error}; the system's clock is taken as it is");
             None
@@ -164,7 +164,8 @@ impl Lists {
             clock: Arc::new(Clock::start(last)),
             time_saved: None,
             host: Arc::default(),
-            guards: Guards::none(),
+            // The forms of addresses stay those of the loaded program.
+            guards: Guards::none().seen_in(config.carriers()),
             warninglists: Warninglists::default(),
             warnings: Arc::default(),
             tables_unknown: false,
@@ -222,7 +223,7 @@ impl Lists {
         let now = self.clock.now();
         self.save_time(now.steady);
         let host = host.unwrap_or_else(|| Arc::clone(&self.host));
-        let guards = host.guards(self.warninglists.guards());
+        let guards = host.guards(self.warninglists.guards(), self.guards.carriers());
         // People log in and out all day; few of them from where a list points.
         let is_due = self.states().any(|list| list.holds.is_due(now));
         let listed: Vec<_> = self.states().filter_map(|list| list.good.as_ref()).map(|good| &good.content).collect();
@@ -293,7 +294,7 @@ impl Lists {
         }
         let mut host = host::Facts::clone(&self.host);
         host.refresh();
-        let guards = host.guards(warninglists.guards());
+        let guards = host.guards(warninglists.guards(), self.guards.carriers());
         let warnings = warninglists.warnings();
         let (mut lists, before): (Vec<ListState>, Vec<Option<Good>>) =
             found.iter().map(|source| self.fetch(source, &guards, &warnings, now, force)).unzip();

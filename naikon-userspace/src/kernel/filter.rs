@@ -34,7 +34,8 @@ pub(super) fn at(ifindex: u32, interface: &str, point: Point) -> Result<Option<u
     let Some(filter) = filters.into_iter().find(ours) else { return Ok(None) };
     let place = if point == Point::Egress { Place::Egress } else { Place::Ingress };
     let names = [(false, false), (true, false), (false, true), (true, true)]
-        .map(|(raw, trace)| abi::entry_point(place, raw, trace));
+        .map(|(raw, trace)| [abi::entry_point(place, raw, trace), abi::deep_entry_point(place, raw, trace)])
+        .concat();
     match (filter.program_id, filter.name) {
         (Some(id), Some(name)) if names.contains(&name.as_str()) => Ok(Some(id)),
         (_, name) => Err(KernelError::new(

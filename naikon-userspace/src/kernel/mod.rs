@@ -35,7 +35,10 @@ use aya::{
     programs::{Program, ProgramError},
     util::KernelVersion,
 };
-use naikon_ebpf::abi::{self, Place};
+use naikon_ebpf::{
+    abi::{self, Place},
+    embedded::{Carriers, NAT64_MAX},
+};
 
 pub(crate) use self::sys::return_large_blocks;
 pub use self::{
@@ -92,6 +95,10 @@ pub struct Settings {
     pub cgroup: Option<PathBuf>,
     /// Drop the frames that cannot be read.
     pub unparsed_drop: bool,
+    /// Follow tunnels, labels and routes.
+    pub deep: bool,
+    /// Which forms of addresses are looked for.
+    pub carriers: Carriers,
     /// Log every decision.
     pub trace: bool,
 }
@@ -324,7 +331,11 @@ impl Settings {
             Point::Ingress => Place::Ingress,
             Point::Egress => Place::Egress,
         };
-        abi::entry_point(place, is_raw, self.trace)
+        if self.deep {
+            abi::deep_entry_point(place, is_raw, self.trace)
+        } else {
+            abi::entry_point(place, is_raw, self.trace)
+        }
     }
 }
 
@@ -334,8 +345,13 @@ impl Settings {
 /// # Errors
 ///
 /// When the kernel refuses the object.
-pub fn load_alone(entry: &'static str, unparsed_drop: bool, shape: Shape) -> Result<(Ebpf, Set<Mapped>), KernelError> {
-    let mut ebpf = load_object(unparsed_drop, false, None, &shape)?;
+pub fn load_alone(
+    entry: &'static str,
+    unparsed_drop: bool,
+    carriers: &Carriers,
+    shape: Shape,
+) -> Result<(Ebpf, Set<Mapped>), KernelError> {
+    let mut ebpf = load_object(unparsed_drop, carriers, false, None, &shape)?;
     load_program(&mut ebpf, entry)?;
     let memory = Mapped::take(&mut ebpf, &shape)?;
     Ok((ebpf, Set::new(memory, shape)))
@@ -343,7 +359,7 @@ pub fn load_alone(entry: &'static str, unparsed_drop: bool, shape: Shape) -> Res
 
 /// Loads the object and the programs that interfaces with an Ethernet header need.
 fn load(settings: &Settings, pins: Option<&PinDir>, shape: &Shape) -> Result<Ebpf, KernelError> {
-    let mut ebpf = load_object(settings.unparsed_drop, settings.cgroup.is_some(), pins, shape)?;
+    let mut ebpf = load_object(settings.unparsed_drop, &settings.carriers, settings.cgroup.is_some(), pins, shape)?;
     for point in settings.points() {
         load_program(&mut ebpf, settings.entry_point(point, false))?;
     }
@@ -390,8 +406,19 @@ pub fn loader<'a>(unparsed_drop: bool, shape: &'a Shape) -> EbpfLoader<'a> {
 }
 
 /// Loads the object's maps.
-fn load_object(unparsed_drop: bool, calls: bool, pins: Option<&PinDir>, shape: &Shape) -> Result<Ebpf, KernelError> {
+fn load_object(
+    unparsed_drop: bool,
+    carriers: &Carriers,
+    calls: bool,
+    pins: Option<&PinDir>,
+    shape: &Shape,
+) -> Result<Ebpf, KernelError> {
     let mut loader = loader(unparsed_drop, shape);
+    let prefixes: Vec<[u64; 2]> = carriers.nat64.iter().flatten().map(|prefix| prefix.words()).collect();
+    let count = prefixes.len() as u32;
+    let mut words: Vec<u64> = prefixes.concat();
+    words.resize(2 * NAT64_MAX, 0);
+    loader.override_global(abi::NAT64_COUNT, &count, true).override_global(abi::NAT64, words.as_slice(), true);
     if calls {
         loader.map_max_entries(abi::REPORTS, abi::REPORTS_BYTES);
     }

@@ -2,10 +2,12 @@
 //!
 //! A verdict can only change where a rule begins and right behind its end. So the prefix's first address and these
 //! edges, each looked up like any address, meet every verdict there is. IPv4 rules have edges inside IPv6 too, at
-//! every place where an IPv6 address carries an IPv4 one. Only Teredo carries two of them that vary freely: there each
-//! edge is tried with one client of each kind instead of with all clients.
+//! every place where an IPv6 address carries an IPv4 one. Teredo carries two of them that vary freely, and ISATAP stands
+//! behind whatever prefix: there each edge is tried with one client of each kind instead of with all clients.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use naikon_ebpf::embedded::Carriers;
 
 use super::{Answer, Ruleset, Verdict};
 use crate::prefix::Prefix;
@@ -14,11 +16,12 @@ use crate::prefix::Prefix;
 pub const ANSWERS_MAX: usize = 64;
 
 /// Where IPv6 carries IPv4: the table of [`naikon_ebpf::embedded`] as bits, for going from IPv4 to IPv6.
+#[derive(Clone, Copy)]
 struct Carrier {
     /// First address and length of the IPv6 prefix.
     net: u128,
     length: u8,
-    /// Bit at which the IPv4 address begins.
+    /// Bit at which the IPv4 address begins. One that reaches over bit 64 leaves bits 64-71 out.
     at: u8,
     /// Whether its bits are inverted.
     inverted: bool,
@@ -39,6 +42,58 @@ const CARRIERS: [Carrier; 7] = [
 ];
 
 const TEREDO_CLIENT: Carrier = carrier(0x2001_0000 << 96, 32, 96, true);
+
+/// The upper halves of ISATAP interface identifiers.
+const ISATAP: [u128; 2] = [0x0000_5efe, 0x0200_5efe];
+
+/// All carriers, those of ISATAP behind the first 64 bits of `first`.
+fn carriers(wanted: &Carriers, first: u128) -> Vec<Carrier> {
+    let nat64 = wanted.nat64.iter().flatten().map(|prefix| {
+        let (high, low, length) = prefix.parts();
+        let at = if length == 64 { 72 } else { length };
+        carrier((u128::from(high) << 64) | u128::from(low), length, at, false)
+    });
+    let isatap = ISATAP.map(|identifier| carrier((first & mask(64)) | (identifier << 32), 96, 96, false));
+    let isatap = isatap.into_iter().filter(|_| wanted.isatap);
+    CARRIERS.into_iter().chain(nat64).chain(isatap).collect()
+}
+
+impl Carrier {
+    /// Where the carrier has these 32 bits.
+    fn spread(&self, bits: u32) -> u128 {
+        match self.upper() {
+            32 => u128::from(bits) << (96 - self.at),
+            upper => {
+                let (high, low) = (bits >> (32 - upper), bits & (u32::MAX >> upper));
+                (u128::from(high) << 64) | (u128::from(low) << (24 + upper))
+            }
+        }
+    }
+
+    /// Back from [`Carrier::spread`], whatever stands elsewhere.
+    fn gather(&self, address: u128) -> u32 {
+        // Cut to the bits that the carrier holds.
+        match self.upper() {
+            32 => (address >> (96 - self.at)) as u32,
+            upper => {
+                let low = (address >> (24 + upper)) as u32 & (u32::MAX >> upper);
+                (((address >> 64) as u32) << (32 - upper)) | low
+            }
+        }
+    }
+
+    /// How many of the 32 bits stand in one piece.
+    fn upper(&self) -> u8 {
+        if self.at < 64 && self.at > 32 { 64 - self.at } else { 32 }
+    }
+
+    /// How many of the 32 bits the first `length` bits of an address hold.
+    fn fixed(&self, length: u8) -> u8 {
+        let upper = length.saturating_sub(self.at).min(self.upper());
+        let lower = if self.upper() < 32 { length.saturating_sub(72).min(32 - self.upper()) } else { 0 };
+        upper + lower
+    }
+}
 
 impl Ruleset {
     /// What happens to the addresses of `prefix`: each (verdict, deciding prefix) once, strictest first, at most
@@ -73,16 +128,15 @@ impl Ruleset {
     }
 
     fn explain_v6(&self, prefix: &Prefix, first: u128, found: &mut Found<'_>) {
-        let regions: Vec<(&Carrier, Region)> = CARRIERS
+        let carriers = carriers(&self.carriers, first);
+        let regions: Vec<(&Carrier, Region)> = carriers
             .iter()
             .filter_map(|carrier| Some((carrier, Region::of(carrier, first, prefix.length())?)))
             .collect();
-        // Clients of Teredo addresses whose server varies too: one for each kind of verdict.
-        let clients: Vec<Ipv4Addr> = regions
-            .iter()
-            .filter(|(carrier, region)| carrier.inverted && region.length < carrier.at)
-            .flat_map(|_| self.one_of_each_kind())
-            .collect();
+        // Clients of addresses in which something else varies too: one for each kind of verdict.
+        let teredo = regions.iter().any(|(carrier, region)| carrier.inverted && region.length < carrier.at);
+        let isatap = self.carriers.isatap && prefix.length() < 128;
+        let clients = if teredo || isatap { self.one_of_each_kind() } else { Vec::new() };
         let own = self.inside(*prefix).flat_map(|inner| {
             let last = last_v6(&inner);
             [first_v6(&inner), last.and_then(|last| last.checked_add(1))].into_iter().flatten()
@@ -110,7 +164,15 @@ impl Ruleset {
                 continue;
             }
             found.visit(IpAddr::V6(Ipv6Addr::from_bits(address)));
-            if address & mask(TEREDO_CLIENT.length) == TEREDO_CLIENT.net {
+            for identifier in ISATAP.into_iter().filter(|_| isatap) {
+                for client in &clients {
+                    let address = (address & mask(64)) | (identifier << 32) | u128::from(client.to_bits());
+                    if address & mask(prefix.length()) == first {
+                        found.visit(IpAddr::V6(Ipv6Addr::from_bits(address)));
+                    }
+                }
+            }
+            if teredo && address & mask(TEREDO_CLIENT.length) == TEREDO_CLIENT.net {
                 for client in &clients {
                     let address = (address & !u128::from(u32::MAX)) | u128::from(!client.to_bits());
                     found.visit(IpAddr::V6(Ipv6Addr::from_bits(address)));
@@ -154,7 +216,7 @@ impl Ruleset {
         let all = Prefix::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
         let edges = all.into_iter().flat_map(|all| self.edges_v4(all, false));
         for edge in std::iter::once(Ipv4Addr::UNSPECIFIED).chain(edges) {
-            let rank = super::action_of(&self.rules, IpAddr::V4(edge)).rank();
+            let rank = super::action_of(&self.rules, &self.carriers, IpAddr::V4(edge)).rank();
             if kinds.iter().all(|(known, _)| *known != rank) {
                 kinds.push((rank, edge));
             }
@@ -215,17 +277,15 @@ impl Region {
 
     /// The IPv4 addresses that the region's addresses carry.
     fn inner(&self, carrier: &Carrier) -> Option<Prefix> {
-        // Cut to the 32 bits that the carrier holds.
-        let bits = (self.first >> (96 - carrier.at)) as u32;
+        let bits = carrier.gather(self.first);
         let bits = if carrier.inverted { !bits } else { bits };
-        Prefix::new(IpAddr::V4(Ipv4Addr::from_bits(bits)), self.length.saturating_sub(carrier.at).min(32))
+        Prefix::new(IpAddr::V4(Ipv4Addr::from_bits(bits)), carrier.fixed(self.length))
     }
 
     /// The region's first address that carries `inner`.
     fn with(&self, carrier: &Carrier, inner: Ipv4Addr) -> u128 {
-        let shift = 96 - carrier.at;
         let bits = if carrier.inverted { !inner.to_bits() } else { inner.to_bits() };
-        (self.first & !(u128::from(u32::MAX) << shift)) | (u128::from(bits) << shift)
+        (self.first & !carrier.spread(u32::MAX)) | carrier.spread(bits)
     }
 }
 
@@ -250,22 +310,30 @@ fn last_v6(prefix: &Prefix) -> Option<u128> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use naikon_ebpf::embedded::{Embedded, embedded, halves};
+    use naikon_ebpf::embedded::{Nat64, halves};
     use proptest::prelude::*;
 
     proptest! {
         #[test]
-        fn carriers_are_those_of_the_kernel(bits: u128, inner: u32) {
-            for carrier in &CARRIERS {
+        fn carriers_are_those_of_the_kernel(bits: u128, inner: u32, prefix: u128, kind in 0..Nat64::LENGTHS.len()) {
+            // Bits 64 to 71 of a prefix are zero; no other form lies in this one.
+            let prefix = (prefix & !(0xff << 56) & !(0xffff << 112)) | (0x3fff << 112);
+            let own = Nat64::new(prefix.to_be_bytes(), Nat64::LENGTHS[kind]).unwrap();
+            let mut wanted = Carriers { isatap: true, ..Carriers::NONE };
+            wanted.nat64[3] = Some(own);
+            let carriers = carriers(&wanted, bits);
+            prop_assert_eq!(carriers.len(), CARRIERS.len() + 1 + ISATAP.len());
+            for carrier in &carriers {
                 let region = Region { first: carrier.net | bits & !mask(carrier.length), length: 128 };
                 let address = region.with(carrier, Ipv4Addr::from_bits(inner));
-                let found = embedded(halves(address.to_be_bytes()));
-                let is_carried = match found {
-                    Embedded::None => false,
-                    Embedded::One(only) => only == inner,
-                    Embedded::Two(server, client) => if carrier.inverted { client == inner } else { server == inner },
-                };
-                prop_assert!(is_carried, "{address:x} gives {found:?}");
+                let found = wanted.carried(halves(address.to_be_bytes()));
+                prop_assert!(found.contains(&Some(inner)), "{address:x} gives {found:?}");
+                prop_assert_eq!(carrier.gather(carrier.spread(inner)), inner);
+                prop_assert_eq!(carrier.fixed(128), 32);
+                for length in 0..=128 {
+                    let fixed = (carrier.spread(u32::MAX) & mask(length)).count_ones();
+                    prop_assert_eq!(u32::from(carrier.fixed(length)), fixed, "{} of {}", length, carrier.at);
+                }
             }
         }
     }

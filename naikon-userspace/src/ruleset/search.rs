@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use naikon_ebpf::{
     abi::Action,
-    embedded::{Embedded, embedded, halves},
+    embedded::{CARRIED_MAX, Carriers, halves},
 };
 
 use super::Rule;
@@ -12,8 +12,8 @@ use crate::prefix::Prefix;
 
 /// The kernel's action for an address under any rules sorted by prefix, compiled or read back.
 #[must_use]
-pub fn action_of(rules: &[Rule], address: IpAddr) -> Action {
-    forms(address)
+pub fn action_of(rules: &[Rule], carriers: &Carriers, address: IpAddr) -> Action {
+    forms(carriers, address)
         .into_iter()
         .flatten()
         .map(|form| longest(rules, Lengths::ALL, &form.probe).map_or(Action::NONE, |(_, rule)| rule.action))
@@ -28,20 +28,17 @@ pub(super) struct Form {
 }
 
 /// The forms of an address in the kernel's order: itself, then the IPv4 addresses inside it.
-pub(super) fn forms(address: IpAddr) -> [Option<Form>; 3] {
+pub(super) fn forms(carriers: &Carriers, address: IpAddr) -> [Option<Form>; 1 + CARRIED_MAX] {
     let inner = |address: u32| {
         let inner = Ipv4Addr::from(address);
-        Some(Form { probe: Prefix::host(IpAddr::V4(inner)), embedded: Some(inner) })
+        Form { probe: Prefix::host(IpAddr::V4(inner)), embedded: Some(inner) }
     };
     let own = Some(Form { probe: probe(address), embedded: None });
-    match address {
-        IpAddr::V4(_) => [own, None, None],
-        IpAddr::V6(v6) => match embedded(halves(v6.octets())) {
-            Embedded::None => [own, None, None],
-            Embedded::One(only) => [own, inner(only), None],
-            Embedded::Two(server, client) => [own, inner(server), inner(client)],
-        },
-    }
+    let [first, second, third, fourth] = match address {
+        IpAddr::V4(_) => [None; CARRIED_MAX],
+        IpAddr::V6(v6) => carriers.carried(halves(v6.octets())),
+    };
+    [own, first.map(inner), second.map(inner), third.map(inner), fourth.map(inner)]
 }
 
 /// The prefix that stands for an address in its own family.

@@ -4,7 +4,7 @@
 use std::net::Ipv6Addr;
 
 use super::*;
-use naikon_ebpf::embedded::{Embedded, embedded, halves};
+use naikon_ebpf::embedded::{Carriers, NAT64_MAX, Nat64, halves};
 use proptest::prelude::*;
 
 pub(crate) fn prefix(text: &str) -> Prefix {
@@ -21,6 +21,13 @@ pub(crate) struct World {
     pub(crate) addresses: Vec<IpAddr>,
 }
 
+/// Every form there is: ISATAP, and NAT64 of 2001:db8:6400::/40.
+pub(crate) fn carriers() -> Carriers {
+    let mut nat64 = [None; NAT64_MAX];
+    nat64[0] = Nat64::new(((0x2001_0db8_6400_u128) << 80).to_be_bytes(), 40);
+    Carriers { isatap: true, nat64 }
+}
+
 const BASE: u32 = 0xc633_6408;
 const V4_PREFIXES: usize = 16;
 
@@ -31,6 +38,10 @@ pub(crate) fn world() -> World {
     let mapped = |inner: u32| (0xffff << 32) | u128::from(inner);
     let teredo = |server: u32, client: u32| (0x2001_u128 << 112) | (u128::from(server) << 64) | u128::from(!client);
 
+    let own_nat64 =
+        |inner: u32| (0x20_010d_b864_u128 << 88) | (u128::from(inner >> 8) << 64) | (u128::from(inner & 0xff) << 48);
+    let isatap = |site: u128, inner: u32| (0x2001_0db8_u128 << 96) | (site << 64) | (0x5efe << 32) | u128::from(inner);
+
     let mut prefixes = Vec::new();
     let lengths = || (28..=32_u8).flat_map(|length| (0..8).map(move |low| (BASE + low, length)));
     prefixes.extend(lengths().map(|(inner, length)| Prefix::new(IpAddr::V4(inner.into()), length).unwrap()));
@@ -40,6 +51,13 @@ pub(crate) fn world() -> World {
     prefixes.extend([v6(six_to_four(BASE + 1) | 1 << 64, 64), v6(six_to_four(BASE + 1) | 1 << 64 | 1, 128)]);
     prefixes.extend([v6(teredo(BASE, BASE + 3), 128), v6(teredo(BASE + 1, BASE + 2), 127)]);
     prefixes.extend([v6(0, 80), v6(0xfffe << 32, 95)]);
+    prefixes.extend([v6(own_nat64(0), 40), v6(own_nat64(BASE), 64), v6(own_nat64(BASE + 3), 80)]);
+    prefixes.extend([
+        v6(isatap(1, 0), 32),
+        v6(isatap(1, 0), 64),
+        v6(isatap(2, BASE), 64),
+        v6(isatap(2, BASE + 4), 126),
+    ]);
     prefixes.sort();
     prefixes.dedup();
     assert_eq!(prefixes.iter().filter(|prefix| prefix.is_ipv4()).count(), V4_PREFIXES);
@@ -49,7 +67,7 @@ pub(crate) fn world() -> World {
         addresses.push(IpAddr::V4(inner.into()));
         let servers = (BASE..BASE + 8).map(|server| teredo(server, inner));
         let one = [six_to_four(inner), six_to_four(inner) | 1 << 64, six_to_four(inner) | 1 << 64 | 1];
-        let other = [nat64(inner), mapped(inner)];
+        let other = [nat64(inner), mapped(inner), own_nat64(inner), isatap(1, inner), isatap(2, inner)];
         let all = servers.chain(one).chain(other);
         addresses.extend(all.map(|bits| IpAddr::V6(Ipv6Addr::from_bits(bits))));
     }
@@ -74,13 +92,8 @@ fn holds_all(outer: &Prefix, inner: &Prefix) -> bool {
 pub(crate) fn spelled(address: IpAddr) -> Vec<IpAddr> {
     let mut forms = vec![address];
     if let IpAddr::V6(v6) = address {
-        match embedded(halves(v6.octets())) {
-            Embedded::None => {}
-            Embedded::One(only) => forms.push(Ipv4Addr::from(only).into()),
-            Embedded::Two(server, client) => {
-                forms.extend([server, client].map(|inner| IpAddr::from(Ipv4Addr::from(inner))))
-            }
-        }
+        let carried = carriers().carried(halves(v6.octets())).into_iter().flatten();
+        forms.extend(carried.map(|inner| IpAddr::from(Ipv4Addr::from(inner))));
     }
     forms
 }
@@ -106,7 +119,7 @@ impl Given {
             .enumerate()
             .map(|(position, (action, prefixes))| Source { id: Self::id(position), action: *action, prefixes })
             .collect();
-        compile(&sources, Spared { allow: &self.allow, guards: &self.guards })
+        compile(&sources, Spared { allow: &self.allow, guards: &self.guards }).seen_in(carriers())
     }
 
     /// The contract, sentence by sentence, for one form. `None`: nothing holds it.
@@ -203,7 +216,7 @@ proptest! {
             let answered = Some(answer.clone())
                 .filter(|answer| answer.reason != Reason::NotListed && (answer.reason != Reason::Guard || naive.is_some()));
             prop_assert_eq!(answered, naive, "{}", address);
-            prop_assert_eq!(Verdict::from(action_of(ruleset.rules(), address)), answer.verdict);
+            prop_assert_eq!(Verdict::from(action_of(ruleset.rules(), &carriers(), address)), answer.verdict);
         }
     }
 
