@@ -120,7 +120,6 @@ impl<const FRAGS: bool, const RAW: bool, const TRACE: bool> Hook for Xdp<FRAGS, 
 
 /// The kernel's `struct __sk_buff` as far as it is read (include/uapi/linux/bpf.h), by the name that the verifier knows. Of our
 /// own: the type information of the whole one points to structures that the compiler writes down in another order each time.
-#[expect(non_camel_case_types, reason = "the verifier knows contexts by their name in C")]
 #[repr(C)]
 pub(crate) struct __sk_buff {
     len: u32,
