@@ -48,8 +48,11 @@ struct Budget {
     least: Option<KernelVersion>,
 }
 
+/// The first kernel seen to take the programs of `--deep` without CAP_PERFMON; 6.12 gives up.
+const LEAST_DEEP: KernelVersion = KernelVersion::new(6, 18, 0);
+
 /// With what words the verifier refuses a program that needs `CAP_PERFMON`, to which alone it shows addresses.
-const SECRETS: [&str; 4] = [
+const SECRETS: [&str; 5] = [
     // The length of a frame, from its start and end.
     "pointer -= pointer prohibited",
     // Whether a header ends inside the frame; allowed to all since 6.6 and in what was mended after it.
@@ -58,6 +61,8 @@ const SECRETS: [&str; 4] = [
     "attempt to corrupt spilled pointer on stack",
     // A place in a frame that varies, where no helper copies headers out.
     "pointer arithmetic with it prohibited for !root",
+    // What a CPU may run ahead of a branch, on top of all else.
+    "jumps is too complex",
 ];
 
 /// One row a program, each number some 20 % above what the costliest way to load it takes on kernel 6.18: room for another
@@ -70,7 +75,7 @@ const BUDGETS: [Budget; 40] = [
     // may run ahead of a branch adds a fifth.
     Budget {
         program: entry_point(FRAGS_XDP, false, false),
-        verified: 15_400,
+        verified: 18_700,
         stack: 288,
         jitted: 17_200,
         least: Some(LEAST),
@@ -101,7 +106,7 @@ const BUDGETS: [Budget; 40] = [
     // No tags to step over.
     Budget {
         program: entry_point(FRAGS_XDP, true, false),
-        verified: 13_400,
+        verified: 17_600,
         stack: 288,
         jitted: 17_200,
         least: Some(LEAST),
@@ -109,14 +114,14 @@ const BUDGETS: [Budget; 40] = [
     Budget { program: entry_point(LINEAR_XDP, true, false), verified: 11_200, stack: 288, jitted: 16_600, least: None },
     Budget {
         program: entry_point(Ingress, true, false),
-        verified: 13_600,
+        verified: 17_900,
         stack: 320,
         jitted: 17_400,
         least: Some(LEAST),
     },
     Budget {
         program: entry_point(Egress, true, false),
-        verified: 13_600,
+        verified: 17_900,
         stack: 320,
         jitted: 17_400,
         least: Some(LEAST),
@@ -138,7 +143,7 @@ const BUDGETS: [Budget; 40] = [
         verified: 42_000,
         stack: 390,
         jitted: 17_000,
-        least: Some(LEAST),
+        least: Some(LEAST_DEEP),
     },
     Budget {
         program: deep_entry_point(LINEAR_XDP, false, false),
@@ -152,21 +157,21 @@ const BUDGETS: [Budget; 40] = [
         verified: 42_000,
         stack: 390,
         jitted: 17_000,
-        least: Some(LEAST),
+        least: Some(LEAST_DEEP),
     },
     Budget {
         program: deep_entry_point(Egress, false, false),
         verified: 42_000,
         stack: 390,
         jitted: 17_000,
-        least: Some(LEAST),
+        least: Some(LEAST_DEEP),
     },
     Budget {
         program: deep_entry_point(FRAGS_XDP, true, false),
         verified: 42_000,
         stack: 390,
         jitted: 17_000,
-        least: Some(LEAST),
+        least: Some(LEAST_DEEP),
     },
     Budget {
         program: deep_entry_point(LINEAR_XDP, true, false),
@@ -180,21 +185,21 @@ const BUDGETS: [Budget; 40] = [
         verified: 42_000,
         stack: 390,
         jitted: 17_000,
-        least: Some(LEAST),
+        least: Some(LEAST_DEEP),
     },
     Budget {
         program: deep_entry_point(Egress, true, false),
         verified: 42_000,
         stack: 390,
         jitted: 17_000,
-        least: Some(LEAST),
+        least: Some(LEAST_DEEP),
     },
     Budget {
         program: deep_entry_point(FRAGS_XDP, false, true),
         verified: 62_000,
         stack: 470,
         jitted: 23_000,
-        least: Some(LEAST),
+        least: Some(LEAST_DEEP),
     },
     Budget {
         program: deep_entry_point(LINEAR_XDP, false, true),
@@ -208,21 +213,21 @@ const BUDGETS: [Budget; 40] = [
         verified: 62_000,
         stack: 470,
         jitted: 23_000,
-        least: Some(LEAST),
+        least: Some(LEAST_DEEP),
     },
     Budget {
         program: deep_entry_point(Egress, false, true),
         verified: 62_000,
         stack: 470,
         jitted: 23_000,
-        least: Some(LEAST),
+        least: Some(LEAST_DEEP),
     },
     Budget {
         program: deep_entry_point(FRAGS_XDP, true, true),
         verified: 62_000,
         stack: 470,
         jitted: 23_000,
-        least: Some(LEAST),
+        least: Some(LEAST_DEEP),
     },
     Budget {
         program: deep_entry_point(LINEAR_XDP, true, true),
@@ -236,25 +241,25 @@ const BUDGETS: [Budget; 40] = [
         verified: 62_000,
         stack: 470,
         jitted: 23_000,
-        least: Some(LEAST),
+        least: Some(LEAST_DEEP),
     },
     Budget {
         program: deep_entry_point(Egress, true, true),
         verified: 62_000,
         stack: 470,
         jitted: 23_000,
-        least: Some(LEAST),
+        least: Some(LEAST_DEEP),
     },
     // One lookup, then the counter and the report of a hit. Newer kernels tell the name of a process only to those with
     // CAP_PERFMON; the others go without.
     Budget { program: "connect4", verified: 820, stack: 80, jitted: 2_700, least: None },
-    Budget { program: "connect6", verified: 6_200, stack: 280, jitted: 8_400, least: None },
+    Budget { program: "connect6", verified: 7_800, stack: 280, jitted: 8_400, least: None },
     Budget { program: "sendmsg4", verified: 820, stack: 80, jitted: 2_700, least: None },
-    Budget { program: "sendmsg6", verified: 6_200, stack: 280, jitted: 8_400, least: None },
+    Budget { program: "sendmsg6", verified: 7_800, stack: 280, jitted: 8_400, least: None },
     Budget { program: "nameless_c4", verified: 820, stack: 72, jitted: 2_700, least: Some(LEAST) },
-    Budget { program: "nameless_c6", verified: 6_200, stack: 272, jitted: 8_400, least: Some(LEAST) },
+    Budget { program: "nameless_c6", verified: 7_800, stack: 272, jitted: 8_400, least: Some(LEAST) },
     Budget { program: "nameless_s4", verified: 820, stack: 72, jitted: 2_700, least: Some(LEAST) },
-    Budget { program: "nameless_s6", verified: 6_200, stack: 272, jitted: 8_400, least: Some(LEAST) },
+    Budget { program: "nameless_s6", verified: 7_800, stack: 272, jitted: 8_400, least: Some(LEAST) },
 ];
 
 const FRAGS_XDP: Place = Place::Xdp { frags: true };

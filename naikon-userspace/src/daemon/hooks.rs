@@ -163,7 +163,10 @@ impl Hooks {
         if attached.is_err() {
             self.refusing.insert(interface.index);
             for upper in above {
-                kernel.attach(&Interface { xdp: None, ..upper.clone() }, point)?;
+                // One that does not go back is no reason to leave the others bare.
+                if let Err(error) = kernel.attach(&Interface { xdp: None, ..upper.clone() }, point) {
+                    tracing::error!("putting the program back: {error}");
+                }
             }
         }
         attached

@@ -46,11 +46,25 @@ pub fn covers(interfaces: &BTreeMap<u32, Interface>, protected: &BTreeSet<u32>) 
 }
 
 /// Interfaces whose packets have been judged when they come in: `protected` ones, and those above them that show the same
-/// packets again. A tunnel is none: what it shows was inside of what was judged.
+/// packets again. A tunnel is none: what it shows was inside of what was judged. Nor is a macvlan or an ipvlan: what its siblings on
+/// this machine send it comes past their carrier's driver (`macvlan_queue_xmit`).
 #[must_use]
 pub fn judged(interfaces: &BTreeMap<u32, Interface>, protected: &BTreeSet<u32>) -> BTreeSet<u32> {
-    let shows_judged = |index: &&u32| seen_within(**index, interfaces, protected, LAYERS_MAX).is_some();
-    interfaces.keys().filter(shows_judged).chain(protected).copied().collect()
+    interfaces.keys().filter(|index| shows_judged(**index, interfaces, protected, LAYERS_MAX)).copied().collect()
+}
+
+fn shows_judged(index: u32, interfaces: &BTreeMap<u32, Interface>, protected: &BTreeSet<u32>, layers: usize) -> bool {
+    let (Some(interface), Some(layers)) = (interfaces.get(&index), layers.checked_sub(1)) else { return false };
+    let shows = |below: u32| shows_judged(below, interfaces, protected, layers);
+    match (interface.kind.as_deref(), interface.carrier()) {
+        _ if protected.contains(&index) => true,
+        (Some("vlan"), Some(carrier)) => shows(carrier),
+        (_, Some(_)) => false,
+        (_, None) => {
+            let mut ports = ports(interface, interfaces).peekable();
+            ports.peek().is_some() && ports.all(|port| shows(port.index))
+        }
+    }
 }
 
 /// The interfaces that lie directly on this one.
@@ -179,8 +193,8 @@ mod tests {
     #[test]
     fn what_shows_judged_packets_again_has_been_judged() {
         let judged_with = |protected: &[u32]| judged(&machine(), &protected.iter().copied().collect());
-        assert_eq!(judged_with(&[1]), [1, 2, 11].into(), "the VLAN on eth0, and the macvlan on that");
-        assert_eq!(judged_with(&[2]), [2, 11].into(), "not what lies below");
+        assert_eq!(judged_with(&[1]), [1, 2].into(), "the VLAN on eth0, but not the macvlan on that");
+        assert_eq!(judged_with(&[2]), [2].into(), "not what lies below");
         assert_eq!(judged_with(&[3]), [3].into(), "bond0 brings packets to the bridge that nobody judged");
         assert_eq!(judged_with(&[3, 7]), [3, 6, 7, 8].into(), "the bridge, and the VLAN on it");
     }

@@ -385,9 +385,12 @@ impl Kernel {
     pub fn abandon(mut self) -> Result<(), KernelError> {
         let new: Vec<Spot> =
             self.attachments.iter().filter(|(_, attachment)| !attachment.adopted).map(|(spot, _)| *spot).collect();
+        let mut refused = Ok(());
         for spot in new {
-            self.release(spot)?;
+            // One that refuses is no reason to leave the others.
+            refused = self.release(spot).and(refused);
         }
+        refused?;
         if self.connects.as_ref().is_some_and(|connects| !connects.adopted) {
             self.release_connects()?;
         }

@@ -29,6 +29,7 @@ const HANDLE: u32 = 0x6e61;
 ///
 /// [`ErrorKind::Foreign`] when somebody else's filter has our place.
 pub(super) fn at(ifindex: u32, interface: &str, point: Point) -> Result<Option<u32>, KernelError> {
+    require_clsact(ifindex, interface, point)?;
     let filters = netlink::filters(ifindex, point == Point::Egress)?;
     let ours = |filter: &Filter| filter.handle == HANDLE && filter.priority == PRIORITY;
     let Some(filter) = filters.into_iter().find(ours) else { return Ok(None) };
@@ -107,5 +108,20 @@ fn add_clsact(interface: &str) -> Result<(), TcError> {
     match qdisc_add_clsact(interface) {
         Err(error) if error::errno(&error) == Some(Errno::EXIST) => Ok(()),
         added => added,
+    }
+}
+
+/// The `ingress` qdisc bears the handle of clsact, and takes a filter for egress to its ingress (`ingress_tcf_block`).
+fn require_clsact(ifindex: u32, interface: &str, point: Point) -> Result<(), KernelError> {
+    match netlink::clsact(ifindex)? {
+        Some(kind) if kind != "clsact" => Err(KernelError::new(
+            format!("attaching to {interface} at {point}"),
+            ErrorKind::Foreign,
+            format!("its '{kind}' qdisc has no room for egress"),
+        )
+        .cure(format!(
+            "replace it with 'tc qdisc replace dev {interface} clsact' and add its filters again, or use --egress off"
+        ))),
+        _ => Ok(()),
     }
 }

@@ -449,8 +449,8 @@ fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), KernelError> 
     loaded.map_err(|error| {
         let refused = KernelError::of(format!("loading the program {name}"), &error);
         match error::errno(&error) {
-            // The verifier's word is EACCES or EINVAL; a missing capability is EPERM.
-            Some(rustix::io::Errno::ACCESS | rustix::io::Errno::INVAL) => {
+            // The verifier's word is EACCES, EINVAL, or E2BIG where it gives up; a missing capability is EPERM.
+            Some(rustix::io::Errno::ACCESS | rustix::io::Errno::INVAL | rustix::io::Errno::TOOBIG) => {
                 let cause = refused.cause;
                 // Older verifiers let nobody else compare packet pointers, or store beside what was spilled.
                 if capabilities().is_ok_and(|held| held & (CAP_PERFMON | CAP_SYS_ADMIN) == 0) {

@@ -228,6 +228,27 @@ pub(super) fn filters(ifindex: u32, is_egress: bool) -> Result<Vec<Filter>, Kern
     })
 }
 
+/// Kind of the qdisc that has the place of clsact, `ingress` or `clsact`.
+pub(super) fn clsact(ifindex: u32) -> Result<Option<String>, KernelError> {
+    let request = || {
+        let mut message = TcMessage::default();
+        message.header.index = ifindex.cast_signed();
+        RouteNetlinkMessage::GetQueueDiscipline(message)
+    };
+    let kinds = collect("listing the qdiscs", request, |found: &mut Vec<String>, message| {
+        if let RouteNetlinkMessage::NewQueueDiscipline(message) = message
+            && message.header.index == ifindex.cast_signed()
+            && message.header.parent == TcHandle::CLSACT
+        {
+            found.extend(message.attributes.into_iter().find_map(|attribute| match attribute {
+                TcAttribute::Kind(kind) => Some(kind),
+                _ => None,
+            }));
+        }
+    })?;
+    Ok(kinds.into_iter().next())
+}
+
 /// A filter, of which a dump tells twice: once for all that have its priority, then with its handle.
 fn filter(message: TcMessage) -> Option<Filter> {
     let handle = u32::from(message.header.handle);
