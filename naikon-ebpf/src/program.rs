@@ -194,13 +194,7 @@ pub(crate) fn settle<H: Hook>(hook: &H, family: Family, hit: Option<Hit>) -> H::
 #[inline(always)]
 pub(crate) fn unparsed<H: Hook>(hook: &H, reason: Unparsed) -> H::Verdict {
     count_frame(hook, abi::FRAME_UNPARSED + reason as u32);
-    if drops_unparsed() { H::DROP } else { pass(hook) }
-}
-
-/// What cannot be read is to be dropped.
-#[inline(always)]
-pub(crate) fn drops_unparsed() -> bool {
-    UNPARSED_DROP.load() == 1
+    if UNPARSED_DROP.load() == 1 { H::DROP } else { pass(hook) }
 }
 
 #[inline(always)]
