@@ -144,6 +144,12 @@ fn start(origin: Origin, config: Config) -> Result<Started, RunError> {
     kernel::return_large_blocks();
     sources::expand(&config, &[])?;
     kernel::require_support()?;
+    if let Some(cgroup) = config.cgroup.as_ref().filter(|_| !config.connect) {
+        tracing::warn!(
+            "cgroup {} is named, but its processes are not looked after: that takes connect = on",
+            cgroup.display()
+        );
+    }
     let settings = Settings {
         pin_dir: config.pin_dir.clone(),
         mode: config.mode,
