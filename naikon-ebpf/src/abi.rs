@@ -51,6 +51,19 @@ pub const CONNECTS: &str = "CONNECTS";
 pub const REPORTS: &str = "REPORTS";
 /// Per-CPU array, one `u64`: reports that found no room in [`REPORTS`] of the same load.
 pub const REPORTS_LOST: &str = "REPORTS_LOST";
+/// LRU hash, [`PairKey`](crate::pair::PairKey) to [`Pair`](crate::pair::Pair): internal hosts that called an indicator. Its number of
+/// entries is the operator's choice when it is made.
+pub const PAIRS_TO: &str = "PAIRS_TO";
+/// As [`PAIRS_TO`]: internal hosts that an indicator called or answered.
+pub const PAIRS_FROM: &str = "PAIRS_FROM";
+/// Ring buffer of [`Event`](crate::event::Event), pinned: what nobody has read yet outlives who should have.
+pub const EVENTS: &str = "EVENTS";
+/// Per-CPU array of [`EVENT_COUNTS_LEN`](crate::event::EVENT_COUNTS_LEN) `u64`: what became of the events of hits.
+pub const EVENT_COUNTS: &str = "EVENT_COUNTS";
+/// Perf event array: an [`Event`](crate::event::Event) and the packet's first bytes, of every hit while [`CAPTURE`] asks for them.
+pub const CAPTURES: &str = "CAPTURES";
+/// Array of one `u32`: how many bytes of a packet are captured at most, 0 for none at all.
+pub const CAPTURE: &str = "CAPTURE";
 /// Hash, [`NameKey`] to `u32`: the id of a list or the slot of an interface, by name, for ever (until detach).
 /// Only user space reads it; it is pinned so that counters keep their names over a crash.
 pub const NAMES: &str = "NAMES";
@@ -177,6 +190,9 @@ pub const HITS_MAX: u32 = (1 << 16) * HIT_CELLS as u32;
 pub const REPORTS_BYTES_LEAST: u32 = 1 << 12;
 /// Room for over two thousand reports, which the daemon takes within milliseconds.
 pub const REPORTS_BYTES: u32 = 1 << 18;
+
+/// Room for some nine thousand events: those of seconds of the worst flood.
+pub const EVENTS_BYTES: u32 = 1 << 20;
 
 /// Counters of one interface slot in [`FRAMES`]; the rest is spare.
 pub const FRAME_KINDS: u32 = 8;

@@ -13,13 +13,15 @@ use aya_ebpf::{
     macros::map,
     maps::{PerCpuArray, PerCpuHashMap, RingBuf},
 };
-use core::arch::asm;
 use naikon_ebpf::{
     abi::{self, Action, Family},
     report::{CONNECT_CELLS, Report, connect_cell, family_of, mapped},
 };
 
-use crate::program::{listed_v4, stored_v6};
+use crate::{
+    program::{listed_v4, stored_v6},
+    record::add,
+};
 
 /// What a program at a cgroup answers; the kernel makes EPERM of the refusal.
 const REFUSE: i32 = 0;
@@ -134,21 +136,10 @@ fn count(action: Action, family: Family) {
 #[inline(never)]
 fn count_in<const CELL: usize>(list: u32) {
     if let Some(cells) = CONNECTS.get_ptr_mut(list) {
+        // Unlike one of a network hook, a program at a cgroup may be interrupted by another run of it on the same CPU.
         // SAFETY: the map returned a value of CONNECT_CELLS cells, and CELL is one of them.
-        unsafe { add_one(cells.cast::<u64>().add(CELL)) };
+        unsafe { add(cells.cast::<u64>().add(CELL), 1) };
     }
-}
-
-/// Adds in one step: unlike one of a network hook, a program at a cgroup may be interrupted by another run of it on the same CPU.
-/// The instruction is the one that every kernel knows (`BPF_XADD`); the compiler's own choice may need 5.12.
-///
-/// # Safety
-///
-/// The counter is a map value, which only this and reads of user space touch.
-#[inline(always)]
-unsafe fn add_one(counter: *mut u64) {
-    // SAFETY: the caller's promise.
-    unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) counter, in(reg) 1_u64, options(nostack)) };
 }
 
 /// Tells the daemon who called whom.
@@ -157,7 +148,7 @@ fn report<const NAMED: bool>(call: *const Call, action: u32, high: u64, low: u64
     let Some(mut entry) = REPORTS.reserve::<Report>(0) else {
         if let Some(lost) = REPORTS_LOST.get_ptr_mut(0) {
             // SAFETY: the map returned its one value.
-            unsafe { add_one(lost) };
+            unsafe { add(lost, 1) };
         }
         return;
     };

@@ -22,9 +22,15 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use core::{ffi::c_void, mem::offset_of};
-use naikon_ebpf::packet::{Frame, Header};
+use naikon_ebpf::{
+    event::{HOOK_EGRESS, HOOK_INGRESS, HOOK_XDP, NO_VLAN},
+    packet::{Frame, Header},
+};
 
-use crate::program::judge;
+use crate::{
+    program::judge,
+    record::{record_tc, record_tc_raw, record_xdp, record_xdp_raw},
+};
 
 /// A packet at a hook.
 pub(crate) trait Hook: EbpfContext {
@@ -40,6 +46,8 @@ pub(crate) trait Hook: EbpfContext {
     const IS_RAW: bool;
     /// Every decision is logged.
     const TRACE: bool;
+    /// Which hook it is in an [`Event`](naikon_ebpf::event::Event).
+    const NUMBER: u8;
     /// Packets leave here: what was judged where it came in is not judged again, and what passes is not counted.
     const IS_EGRESS: bool;
 
@@ -55,6 +63,8 @@ pub(crate) trait Hook: EbpfContext {
     fn came_in_on(&self) -> u32;
     /// Its length as this hook sees it.
     fn bytes(&self) -> u64;
+    /// Tells of a hit, as [`record::tell`](crate::record::tell) has prepared it.
+    fn record(context: *mut Self::Context);
 }
 
 /// A frame at XDP, in one buffer or several.
@@ -73,6 +83,7 @@ impl<const FRAGS: bool, const RAW: bool, const TRACE: bool> Hook for Xdp<FRAGS, 
     const DROP: u32 = XDP_DROP;
     const IS_RAW: bool = RAW;
     const TRACE: bool = TRACE;
+    const NUMBER: u8 = HOOK_XDP;
     const IS_EGRESS: bool = false;
 
     #[inline(always)]
@@ -116,6 +127,11 @@ impl<const FRAGS: bool, const RAW: bool, const TRACE: bool> Hook for Xdp<FRAGS, 
             (self.0.data_end() - self.0.data()) as u64
         }
     }
+
+    #[inline(always)]
+    fn record(context: *mut xdp_md) {
+        let _ = if RAW { record_xdp_raw(context) } else { record_xdp(context) };
+    }
 }
 
 /// The kernel's `struct __sk_buff` as far as it is read (include/uapi/linux/bpf.h), by the name that the verifier knows. Of our
@@ -123,7 +139,10 @@ impl<const FRAGS: bool, const RAW: bool, const TRACE: bool> Hook for Xdp<FRAGS, 
 #[repr(C)]
 pub(crate) struct __sk_buff {
     len: u32,
-    before_interfaces: [u32; 8],
+    before_vlan: [u32; 4],
+    vlan_present: u32,
+    vlan_tci: u32,
+    before_interfaces: [u32; 2],
     ingress_ifindex: u32,
     ifindex: u32,
     before_data: [u32; 8],
@@ -132,6 +151,7 @@ pub(crate) struct __sk_buff {
 }
 
 const _: () = {
+    assert!(offset_of!(__sk_buff, vlan_present) == 20);
     assert!(offset_of!(__sk_buff, ingress_ifindex) == 36);
     assert!(offset_of!(__sk_buff, data) == 76);
 };
@@ -142,6 +162,16 @@ pub(crate) struct Tc<const EGRESS: bool, const RAW: bool, const TRACE: bool>(*mu
 impl<const EGRESS: bool, const RAW: bool, const TRACE: bool> Tc<EGRESS, RAW, TRACE> {
     /// The headers that the walk reads at most: Ethernet, four tags, PPPoE, IPv6.
     const HEADERS: u32 = 14 + 4 * 4 + 8 + 40;
+
+    /// The VLAN of the tag that the kernel keeps beside the packet.
+    #[inline(always)]
+    pub(crate) fn vlan(&self) -> u16 {
+        // SAFETY: the verifier turns both reads into those of the skb's fields.
+        let (present, tci) = unsafe {
+            ((&raw const (*self.0).vlan_present).read_volatile(), (&raw const (*self.0).vlan_tci).read_volatile())
+        };
+        if present == 0 { NO_VLAN } else { tci as u16 & 0x0fff }
+    }
 }
 
 impl<const EGRESS: bool, const RAW: bool, const TRACE: bool> EbpfContext for Tc<EGRESS, RAW, TRACE> {
@@ -158,6 +188,7 @@ impl<const EGRESS: bool, const RAW: bool, const TRACE: bool> Hook for Tc<EGRESS,
     const DROP: i32 = TC_ACT_SHOT;
     const IS_RAW: bool = RAW;
     const TRACE: bool = TRACE;
+    const NUMBER: u8 = if EGRESS { HOOK_EGRESS } else { HOOK_INGRESS };
     const IS_EGRESS: bool = EGRESS;
 
     #[inline(always)]
@@ -201,6 +232,11 @@ impl<const EGRESS: bool, const RAW: bool, const TRACE: bool> Hook for Tc<EGRESS,
     fn bytes(&self) -> u64 {
         // SAFETY: the verifier turns the read into one of `skb->len`.
         u64::from(unsafe { (*self.0).len })
+    }
+
+    #[inline(always)]
+    fn record(context: *mut __sk_buff) {
+        let _ = if RAW { record_tc_raw(context) } else { record_tc(context) };
     }
 }
 

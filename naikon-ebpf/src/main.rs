@@ -13,6 +13,8 @@ mod maps;
 mod program;
 #[cfg(target_arch = "bpf")]
 mod reach;
+#[cfg(target_arch = "bpf")]
+mod record;
 
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}

@@ -15,6 +15,7 @@ use naikon_ebpf::{
 use crate::{
     hook::{Hook, Packet},
     maps::{FRAMES, HITS, INTERFACES, Maps, NAT64, NAT64_COUNT, UNPARSED_DROP, octets},
+    record::tell,
 };
 
 /// Nearly every frame is innocent, and passes here. What may be listed is examined in a function of its own: its values
@@ -84,7 +85,7 @@ fn examine_v4<H: Hook>(context: *mut H::Context, source: u32, destination: u32, 
     if H::TRACE {
         trace_v4(hook, source, destination, hit);
     }
-    settle(hook, Family::V4, hit)
+    settle(hook, Family::V4, hit, false)
 }
 
 /// Judges a frame of IPv6 addresses that may be listed, given in halves.
@@ -102,7 +103,7 @@ fn examine_v6<H: Hook>(
     if H::TRACE {
         trace_v6(hook, source, destination, hit);
     }
-    settle(hook, Family::V6, hit)
+    settle(hook, Family::V6, hit, false)
 }
 
 /// The stored answer for an IPv6 address in all its forms: itself first, then the IPv4 addresses inside it.
@@ -180,13 +181,16 @@ pub(crate) fn decide(destination: Action, source: Action) -> Option<Hit> {
     }
 }
 
-/// Counts the frame and gives its verdict.
+/// Counts the frame, tells of it, and gives its verdict; `deep` as [`tell`] wants it.
 #[inline(always)]
-pub(crate) fn settle<H: Hook>(hook: &H, family: Family, hit: Option<Hit>) -> H::Verdict {
+pub(crate) fn settle<H: Hook>(hook: &H, family: Family, hit: Option<Hit>, deep: bool) -> H::Verdict {
     let Some(Hit { action, direction }) = hit else {
         return pass(hook);
     };
-    count_hit(hook, action.list(), abi::hit_cell(action, direction, family));
+    if let Some(slot) = slot(hook) {
+        count_hit(hook, abi::hits_key(action.list(), slot, abi::hit_cell(action, direction, family)));
+        tell(hook, Hit { action, direction }, slot, deep);
+    }
     if action.is_drop() { H::DROP } else { pass(hook) }
 }
 
@@ -224,10 +228,8 @@ fn count_frame<H: Hook>(hook: &H, kind: u32) {
 }
 
 #[inline(always)]
-fn count_hit<H: Hook>(hook: &H, list: u16, cell: u16) {
-    if let Some(slot) = slot(hook)
-        && let Some(hits) = HITS.get_ptr_mut(abi::hits_key(list, slot, cell))
-    {
+fn count_hit<H: Hook>(hook: &H, key: u64) {
+    if let Some(hits) = HITS.get_ptr_mut(key) {
         // SAFETY: the map returned a value of this CPU, which no other one writes.
         let [packet_count, byte_count] = unsafe { &mut *hits };
         *packet_count += 1;

@@ -19,12 +19,14 @@ use naikon_ebpf::{
     deep::{self, Chained, Endpoints, Reading},
     embedded::halves,
     packet::{Frame, Header},
+    report::mapped,
 };
 
 use crate::{
     hook::{__sk_buff, Hook, Packet, Tc, Xdp},
     maps::octets,
     program::{Hit, listed_v4, pass, settle, stored_v6, unparsed, verdict_name, was_judged},
+    record::note,
 };
 
 /// A hook that hands over what lies anywhere in a packet.
@@ -230,13 +232,15 @@ struct Weighed<H: Reach> {
 
 /// Bit of a weight: the address is a source.
 const FROM: u64 = 1 << 32;
+/// In place of a side: the answer is wanted for the log, not for the verdict.
+const ASIDE: u64 = 1 << 33;
 
 impl<H: Reach> Endpoints for Weighed<H> {
     #[inline(always)]
     fn v4(&mut self, direction: Direction, address: [u8; 4]) {
         let address = u32::from_be_bytes(address);
         if H::TRACE {
-            H::told_v4(self.context, address.into(), weigh_v4(0, address.into(), 0));
+            H::told_v4(self.context, address.into(), weigh_v4(0, address.into(), ASIDE));
         }
         self.strongest = weigh_v4(self.strongest, address.into(), side(direction));
     }
@@ -245,7 +249,7 @@ impl<H: Reach> Endpoints for Weighed<H> {
     fn v6(&mut self, direction: Direction, address: [u8; 16]) {
         let [high, low] = halves(address);
         if H::TRACE {
-            H::told_v6(self.context, high, low, weigh_v6(0, high, low, 0));
+            H::told_v6(self.context, high, low, weigh_v6(0, high, low, ASIDE));
         }
         self.strongest = weigh_v6(self.strongest, high, low, side(direction));
     }
@@ -264,14 +268,28 @@ fn side(direction: Direction) -> u64 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn weigh_v4(strongest: u64, address: u64, side: u64) -> u64 {
-    stronger(strongest, Action::from_trie(listed_v4(address as u32)), side)
+    noted(
+        strongest,
+        stronger(strongest, Action::from_trie(listed_v4(address as u32)), side),
+        mapped(address as u32),
+        side,
+    )
 }
 
 /// As [`weigh_v4`], in all forms of the address.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn weigh_v6(strongest: u64, high: u64, low: u64, side: u64) -> u64 {
-    stronger(strongest, stored_v6::<true>([high, low]), side)
+    noted(strongest, stronger(strongest, stored_v6::<true>([high, low]), side), [high, low], side)
+}
+
+/// Remembers what the address is to a hit. The new weight.
+#[inline(always)]
+fn noted(before: u64, now: u64, address: [u64; 2], side: u64) -> u64 {
+    if side != ASIDE {
+        note(address, side == FROM, now != before);
+    }
+    now
 }
 
 /// Writes the log, at XDP. It tells the answer for one address, not what is decided. Global as [`weigh_v4`], and hence with an
@@ -347,7 +365,7 @@ fn judge<H: Reach>(hook: &H) -> H::Verdict {
         Reading::NotIp => pass(hook),
         Reading::Unparsed(reason) => unparsed(hook, reason),
         Reading::Ip { cut: Some(reason), .. } if hit.is_none() => unparsed(hook, reason),
-        Reading::Ip { family, .. } => settle(hook, family, hit),
+        Reading::Ip { family, .. } => settle(hook, family, hit, true),
     }
 }
 

@@ -10,7 +10,10 @@ use std::{
 };
 
 use jiff::{Span, SpanRelativeTo};
-use naikon_ebpf::embedded::{Carriers, NAT64_MAX, Nat64};
+use naikon_ebpf::{
+    embedded::{Carriers, NAT64_MAX, Nat64},
+    pair::PAIRS_DEFAULT,
+};
 use serde::Deserialize;
 
 mod nat64;
@@ -51,6 +54,8 @@ pub struct Config {
     pub deep: bool,
     /// The operator's own NAT64 prefixes: as RFC 6052 has them, none inside another.
     pub nat64: Vec<Nat64>,
+    /// How many pairs of a host and an indicator are kept of each direction.
+    pub hits: u32,
     /// Where metrics are served; `None` serves none.
     pub listen: Option<SocketAddr>,
     /// Where to pin; `None` pins nothing.
@@ -218,6 +223,7 @@ struct File {
     deep: bool,
     #[serde(default)]
     nat64: Vec<String>,
+    hits: Option<u32>,
     listen: Option<String>,
     pin_dir: Option<PathBuf>,
     state_dir: Option<PathBuf>,
@@ -368,6 +374,7 @@ impl Config {
             unparsed: cli.unparsed.or(file.unparsed).unwrap_or_default(),
             deep: cli.deep || file.deep,
             nat64: nat64::parse(&file.nat64)?,
+            hits: parse_hits(file.hits.unwrap_or(PAIRS_DEFAULT))?,
             listen: parse_listen(cli.listen.as_deref().or(file.listen.as_deref()).unwrap_or(LISTEN))?,
             pin_dir,
             state_dir: cli.state_dir.clone().or(file.state_dir.map(in_folder)).unwrap_or_else(|| STATE_DIR.into()),
@@ -403,6 +410,7 @@ impl Config {
         compare("unparsed", self.unparsed == running.unparsed);
         compare("deep", self.deep == running.deep);
         compare("nat64", self.nat64 == running.nat64);
+        compare("hits", self.hits == running.hits);
         compare("listen", self.listen == running.listen);
         compare("pin_dir", self.pin_dir == running.pin_dir);
         compare("state_dir", self.state_dir == running.state_dir);
@@ -410,6 +418,15 @@ impl Config {
         compare("on_exit", self.on_exit == running.on_exit);
         keys
     }
+}
+
+/// Half a kilobyte of kernel memory each, in both directions; what is below is of no use.
+fn parse_hits(pairs: u32) -> Result<u32, ConfigError> {
+    const USEFUL: std::ops::RangeInclusive<u32> = 256..=1 << 20;
+    if USEFUL.contains(&pairs) {
+        return Ok(pairs);
+    }
+    Err(ConfigError(format!("hits = {pairs}: give a number from {} to {}", USEFUL.start(), USEFUL.end())))
 }
 
 /// In one line, as logs want it.
@@ -580,6 +597,7 @@ mod tests {
         check("mode = 'fast'", "fast");
         check("listen = '9887'", "9887");
         check("nat64 = ['2001:db8:64::/95']", "2001:db8:64::/95");
+        check("hits = 255", "256 to 1048576");
         check("interfaces = ['eth0', 'eth0']", "given twice");
         check("[[list]]\npath = 'a'\n[[list]]\npath = './a'", "given twice");
         check("[[list]]\npath = 'a'\nname = 'x/y'", "slash");

@@ -158,6 +158,7 @@ fn start(origin: Origin, config: Config) -> Result<Started, RunError> {
         deep: config.deep,
         carriers: config.carriers(),
         cgroup: connects::cgroup(&config)?,
+        pairs: config.hits,
         trace: config.trace,
     };
     let kernel = Kernel::open(&settings)?;

@@ -13,6 +13,7 @@ mod exchange;
 mod facts;
 mod filter;
 mod generic;
+mod hits;
 mod link;
 mod memory;
 mod netlink;
@@ -38,6 +39,7 @@ use aya::{
 use naikon_ebpf::{
     abi::{self, Place},
     embedded::{Carriers, NAT64_MAX},
+    pair::PAIRS_DEFAULT,
 };
 
 pub(crate) use self::sys::return_large_blocks;
@@ -48,6 +50,7 @@ pub use self::{
     connect::{Connected, cgroup_path},
     error::{ErrorKind, KernelError},
     facts::{daemon_facts, facts},
+    hits::{EventCounts, Events, HitReader, Met},
     memory::Mapped,
     netlink::{InterfaceChanges, default_gateways, interfaces, own_addresses},
     offline::{Inspection, detach_pins, has_pins, inspect},
@@ -99,6 +102,8 @@ pub struct Settings {
     pub deep: bool,
     /// Which forms of addresses are looked for.
     pub carriers: Carriers,
+    /// Pairs of hosts and indicators to keep of each direction; what is pinned keeps its own number.
+    pub pairs: u32,
     /// Log every decision.
     pub trace: bool,
 }
@@ -304,6 +309,24 @@ impl Kernel {
         self.tables.reader()
     }
 
+    /// A reader of who touched what, which does not wait for this writer.
+    ///
+    /// # Errors
+    ///
+    /// When descriptors run out.
+    pub fn hit_reader(&self) -> Result<Option<HitReader>, KernelError> {
+        self.tables.hit_reader()
+    }
+
+    /// The events of hits, for the one who tells them.
+    ///
+    /// # Errors
+    ///
+    /// When descriptors run out.
+    pub fn events(&self) -> Result<Option<Events>, KernelError> {
+        self.tables.events()
+    }
+
     /// The loaded program for a hook.
     fn program(&self, point: Point, is_raw: bool) -> Result<BorrowedFd<'_>, KernelError> {
         program(&self.ebpf, self.settings.entry_point(point, is_raw))
@@ -351,7 +374,7 @@ pub fn load_alone(
     carriers: &Carriers,
     shape: Shape,
 ) -> Result<(Ebpf, Set<Mapped>), KernelError> {
-    let mut ebpf = load_object(unparsed_drop, carriers, false, None, &shape)?;
+    let mut ebpf = load_object(unparsed_drop, carriers, false, PAIRS_DEFAULT, None, &shape)?;
     load_program(&mut ebpf, entry)?;
     let memory = Mapped::take(&mut ebpf, &shape)?;
     Ok((ebpf, Set::new(memory, shape)))
@@ -359,7 +382,14 @@ pub fn load_alone(
 
 /// Loads the object and the programs that interfaces with an Ethernet header need.
 fn load(settings: &Settings, pins: Option<&PinDir>, shape: &Shape) -> Result<Ebpf, KernelError> {
-    let mut ebpf = load_object(settings.unparsed_drop, &settings.carriers, settings.cgroup.is_some(), pins, shape)?;
+    let mut ebpf = load_object(
+        settings.unparsed_drop,
+        &settings.carriers,
+        settings.cgroup.is_some(),
+        settings.pairs,
+        pins,
+        shape,
+    )?;
     for point in settings.points() {
         load_program(&mut ebpf, settings.entry_point(point, false))?;
     }
@@ -410,6 +440,7 @@ fn load_object(
     unparsed_drop: bool,
     carriers: &Carriers,
     calls: bool,
+    pairs: u32,
     pins: Option<&PinDir>,
     shape: &Shape,
 ) -> Result<Ebpf, KernelError> {
@@ -419,6 +450,9 @@ fn load_object(
     let mut words: Vec<u64> = prefixes.concat();
     words.resize(2 * NAT64_MAX, 0);
     loader.override_global(abi::NAT64_COUNT, &count, true).override_global(abi::NAT64, words.as_slice(), true);
+    for name in [abi::PAIRS_TO, abi::PAIRS_FROM] {
+        loader.map_max_entries(name, pairs);
+    }
     if calls {
         loader.map_max_entries(abi::REPORTS, abi::REPORTS_BYTES);
     }

@@ -16,7 +16,12 @@ use std::{
 };
 
 use aya::maps::{MapInfo, MapType};
-use naikon_ebpf::{abi, report::CONNECT_CELLS};
+use naikon_ebpf::{
+    abi,
+    event::EVENT_COUNTS_LEN,
+    pair::{Pair, PairKey},
+    report::CONNECT_CELLS,
+};
 
 use super::{
     error::{ErrorKind, KernelError},
@@ -27,7 +32,7 @@ use crate::hook::{Point, Spot};
 /// `BPF_FS_MAGIC` (include/uapi/linux/magic.h).
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
 /// What each map must be to be adopted: name, type, key size, value size, entries.
-const MAPS: [(&str, MapType, u32, u32, u32); 8] = [
+const MAPS: [(&str, MapType, u32, u32, u32); 14] = [
     (abi::RULES_V4, MapType::LpmTrie, 4 + 4, 4, abi::RULES_MAX),
     (abi::RULES_V6, MapType::LpmTrie, 4 + 16, 4, abi::RULES_MAX),
     (abi::INTERFACES, MapType::Array, 4, 8, abi::INTERFACES_LEN),
@@ -36,7 +41,15 @@ const MAPS: [(&str, MapType, u32, u32, u32); 8] = [
     (abi::CONNECTS, MapType::PerCpuHash, 4, CONNECT_CELLS as u32 * 8, abi::LISTS_MAX),
     (abi::NAMES, MapType::Hash, size_of::<abi::NameKey>() as u32, 4, abi::LISTS_MAX + abi::SLOTS_MAX),
     (abi::META, MapType::Array, 4, 8, abi::META_LEN),
+    (abi::PAIRS_TO, MapType::LruHash, size_of::<PairKey>() as u32, size_of::<Pair>() as u32, ANY),
+    (abi::PAIRS_FROM, MapType::LruHash, size_of::<PairKey>() as u32, size_of::<Pair>() as u32, ANY),
+    (abi::EVENTS, MapType::RingBuf, 0, 0, abi::EVENTS_BYTES),
+    (abi::EVENT_COUNTS, MapType::PerCpuArray, 4, 8, EVENT_COUNTS_LEN),
+    (abi::CAPTURES, MapType::PerfEventArray, 4, 4, ANY),
+    (abi::CAPTURE, MapType::Array, 4, 4, 1),
 ];
+/// In place of a number of entries: what the operator chose, or how many processors there were, when the map was made.
+const ANY: u32 = 0;
 
 /// A locked pin directory.
 pub(crate) struct PinDir {
@@ -105,6 +118,7 @@ impl PinDir {
             })?;
             let found_type = info.map_type().unwrap_or(MapType::Unspecified);
             let found = (found_type, info.key_size(), info.value_size(), info.max_entries());
+            let entries = if entries == ANY { found.3 } else { entries };
             if found != (map_type, key, value, entries) {
                 return Err(foreign(format!(
                     "it is a {:?} of {} x ({} + {}) bytes where naikon has a {map_type:?} of {entries} x ({key} + {value})",

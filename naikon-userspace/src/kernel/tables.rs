@@ -24,6 +24,7 @@ use naikon_ebpf::{
 use super::{
     PinDir,
     error::{ErrorKind, KernelError},
+    hits::{Events, HitReader, HitTables},
     sys::{self, Batch},
 };
 use crate::{
@@ -56,6 +57,8 @@ pub(crate) struct Tables {
     connects: Option<Connects>,
     names: HashMap<MapData, abi::NameKey, u32>,
     pub(super) meta: Array<MapData, u64>,
+    /// Not there in pins of a naikon that did not tell who touched what.
+    met: Option<HitTables>,
     /// Interfaces that this process marked as judged.
     judged: BTreeSet<u32>,
 }
@@ -63,7 +66,7 @@ pub(crate) struct Tables {
 impl Tables {
     /// Takes the maps out of a loaded object.
     pub(crate) fn take(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
-        Self::from_maps(true, |name| {
+        Self::from_maps(true, true, |name| {
             ebpf.take_map(name).ok_or_else(|| {
                 KernelError::new(format!("opening the map {name}"), ErrorKind::Other, "the object does not hold it")
             })
@@ -72,7 +75,7 @@ impl Tables {
 
     /// Opens pinned maps.
     pub(crate) fn from_pins(pins: &PinDir) -> Result<Self, KernelError> {
-        Self::from_maps(pins.map(abi::CONNECTS).exists(), |name| {
+        Self::from_maps(pins.map(abi::CONNECTS).exists(), pins.map(abi::EVENT_COUNTS).exists(), |name| {
             let open = |path| Map::from_map_data(MapData::from_pin(path)?);
             open(pins.map(name)).map_err(|error| KernelError::of(format!("opening the pinned map {name}"), &error))
         })
@@ -80,6 +83,7 @@ impl Tables {
 
     fn from_maps(
         counts_calls: bool,
+        tells_hits: bool,
         mut open: impl FnMut(&'static str) -> Result<Map, KernelError>,
     ) -> Result<Self, KernelError> {
         fn typed<T: TryFrom<Map, Error = MapError>>(name: &str, map: Map) -> Result<T, KernelError> {
@@ -94,6 +98,7 @@ impl Tables {
             connects: if counts_calls { Some(typed(abi::CONNECTS, open(abi::CONNECTS)?)?) } else { None },
             names: typed(abi::NAMES, open(abi::NAMES)?)?,
             meta: typed(abi::META, open(abi::META)?)?,
+            met: if tells_hits { Some(HitTables::from_maps(&mut open)?) } else { None },
             judged: BTreeSet::new(),
         })
     }
@@ -311,6 +316,16 @@ impl Tables {
 
     pub(crate) fn set_meta(&mut self, index: u32, value: u64) -> Result<(), KernelError> {
         self.meta.set(index, value, 0).map_err(|error| KernelError::of(format!("writing {}", abi::META), &error))
+    }
+
+    /// A reader of pairs, with descriptors of its own.
+    pub(crate) fn hit_reader(&self) -> Result<Option<HitReader>, KernelError> {
+        self.met.as_ref().map(HitTables::reader).transpose()
+    }
+
+    /// The ring of events; only one may read it.
+    pub(crate) fn events(&self) -> Result<Option<Events>, KernelError> {
+        self.met.as_ref().map(HitTables::events).transpose()
     }
 
     /// A reader of the counters with file descriptors of its own, so that a scrape waits for no reload.

@@ -1,0 +1,349 @@
+//! Who is told of a hit, and what of it: the pair of addresses and the event. Only hits come here, and no verdict depends on it.
+//!
+//! What is to be told is gathered in one record of each processor: there is little room on the stack below the verdict, and two
+//! hits never run at once on one processor. Functions are global, as the verifier calls it, so that it looks at each
+//! once, whatever way leads here.
+#![expect(unsafe_code, reason = "map values and contexts are raw memory that only the verifier vouches for")]
+
+use aya_ebpf::{
+    bindings::xdp_md,
+    helpers::bpf_ktime_get_boot_ns,
+    macros::map,
+    maps::{Array, LruHashMap, PerCpuArray, PerfEventArray, RingBuf},
+};
+use core::arch::asm;
+use naikon_ebpf::{
+    abi::{self, Direction},
+    event::{CPU_EVENTS, EVENT_COUNTS_LEN, Event, LOST, MINUTE_NS, NO_VLAN, PAIR_EVENTS, SUPPRESSED, TOLD, UNPAIRED},
+    headers::{self, Headers},
+    pair::{BURST_NS, PAIRS_DEFAULT, Pair, PairKey, begins_burst, flow, place},
+};
+
+use crate::{
+    hook::{__sk_buff, Hook, Tc, Xdp},
+    program::Hit,
+};
+
+#[map]
+static PAIRS_TO: LruHashMap<PairKey, Pair> = LruHashMap::with_max_entries(PAIRS_DEFAULT, 0);
+#[map]
+static PAIRS_FROM: LruHashMap<PairKey, Pair> = LruHashMap::with_max_entries(PAIRS_DEFAULT, 0);
+#[map]
+static EVENTS: RingBuf = RingBuf::with_byte_size(abi::EVENTS_BYTES, 0);
+#[map]
+static EVENT_COUNTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(EVENT_COUNTS_LEN, 0);
+#[map]
+static RECORD: PerCpuArray<Record> = PerCpuArray::with_max_entries(1, 0);
+
+#[map]
+static CAPTURES: PerfEventArray<Event> = PerfEventArray::new(0);
+#[map]
+static CAPTURE: Array<u32> = Array::with_max_entries(1, 0);
+
+/// What is gathered of one hit.
+#[repr(C)]
+struct Record {
+    event: Event,
+    key: PairKey,
+    /// What a new entry is made of.
+    empty: Pair,
+    /// The second in which events of this processor are counted against their bound, and their number.
+    second_ns: u64,
+    second_events: u64,
+    /// The address that a deep walk found last in the place of a destination.
+    called: [u64; 2],
+    /// The deep walk knows host and indicator, see [`FOUND_HOST`].
+    found: u64,
+}
+
+/// A deep walk has found the indicator among destinations; its host comes next.
+const FOUND_INDICATOR: u64 = 1;
+/// A deep walk has found both.
+const FOUND_HOST: u64 = 2;
+
+/// Tells of a hit; `deep` says that a deep walk has noted host and indicator.
+#[inline(always)]
+pub(crate) fn tell<H: Hook>(hook: &H, hit: Hit, slot: u16, deep: bool) {
+    let Some(record) = RECORD.get_ptr_mut(0) else { return };
+    // SAFETY: the map returned its one value of this CPU, which no other one touches.
+    unsafe {
+        if !deep {
+            (&raw mut (*record).found).write(0);
+        }
+        let event = &raw mut (*record).event;
+        (&raw mut (*event).bytes).write(hook.bytes());
+        (&raw mut (*event).action).write(hit.action.to_raw());
+        (&raw mut (*event).ifindex).write(hook.ifindex());
+        (&raw mut (*event).slot).write(u32::from(slot));
+        (&raw mut (*event).direction).write(match hit.direction {
+            Direction::To => 0,
+            Direction::From => 1,
+        });
+        (&raw mut (*event).hook).write(H::NUMBER);
+    }
+    H::record(hook.context());
+}
+
+/// Notes an address of the deep walk: whether it is the indicator, or the host that belongs to it.
+#[inline(always)]
+pub(crate) fn note(address: [u64; 2], is_source: bool, decides: bool) {
+    let Some(record) = RECORD.get_ptr_mut(0) else { return };
+    // SAFETY: the map returned its one value of this CPU, which no other one touches.
+    unsafe {
+        let found = (&raw const (*record).found).read();
+        let event = &raw mut (*record).event;
+        if decides {
+            store(&raw mut (*event).indicator, address);
+        }
+        match (is_source, decides) {
+            (false, _) => {
+                (&raw mut (*record).called).write(address);
+                if decides {
+                    (&raw mut (*record).found).write(FOUND_INDICATOR);
+                }
+            }
+            (true, true) => {
+                let called = (&raw const (*record).called).read();
+                store(&raw mut (*event).host, called);
+                (&raw mut (*record).found).write(FOUND_HOST);
+            }
+            (true, false) if found == FOUND_INDICATOR => {
+                store(&raw mut (*event).host, address);
+                (&raw mut (*record).found).write(FOUND_HOST);
+            }
+            (true, false) => {}
+        }
+    }
+}
+
+/// [`Hook::record`] at XDP.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn record_xdp(context: *mut xdp_md) -> u64 {
+    let hook = Xdp::<false, false, false>::new(context);
+    record(&hook, headers::of_frame(hook.packet()), NO_VLAN)
+}
+
+/// [`Hook::record`] at XDP, for packets that begin with their IP header.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn record_xdp_raw(context: *mut xdp_md) -> u64 {
+    let hook = Xdp::<false, true, false>::new(context);
+    record(&hook, headers::of_packet(&hook.packet()), NO_VLAN)
+}
+
+/// [`Hook::record`] at TC.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn record_tc(context: *mut __sk_buff) -> u64 {
+    let hook = Tc::<false, false, false>::new(context);
+    record(&hook, headers::of_frame(hook.packet()), hook.vlan())
+}
+
+/// [`Hook::record`] at TC, for packets that begin with their IP header.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn record_tc_raw(context: *mut __sk_buff) -> u64 {
+    let hook = Tc::<false, true, false>::new(context);
+    record(&hook, headers::of_packet(&hook.packet()), hook.vlan())
+}
+
+/// Completes the event, counts its pair, and hands it over unless there were enough of its kind. A tag that the kernel keeps
+/// beside the packet stands outside of those in it.
+#[inline(always)]
+fn record<H: Hook>(hook: &H, read: Headers, aside: u16) -> u64 {
+    let Some(record) = RECORD.get_ptr_mut(0) else { return 0 };
+    let now = bpf_boot_ns();
+    let [outer, inner] = read.vlans;
+    let vlans = if aside == NO_VLAN { [outer, inner] } else { [aside, outer] };
+    // SAFETY: the map returned its one value of this CPU, which no other one touches.
+    unsafe {
+        let event = &raw mut (*record).event;
+        (&raw mut (*event).boot_ns).write(now);
+        store(&raw mut (*event).source, read.source);
+        store(&raw mut (*event).destination, read.destination);
+        (&raw mut (*event).vlans).write(vlans);
+        (&raw mut (*event).source_port).write(read.source_port);
+        (&raw mut (*event).destination_port).write(read.destination_port);
+        (&raw mut (*event).protocol).write(read.protocol);
+        (&raw mut (*event).tcp_flags).write(read.tcp_flags);
+        let is_from = (&raw const (*event).direction).read() != 0;
+        if (&raw const (*record).found).read() != FOUND_HOST {
+            let (host, indicator) =
+                if is_from { (read.destination, read.source) } else { (read.source, read.destination) };
+            store(&raw mut (*event).host, host);
+            store(&raw mut (*event).indicator, indicator);
+        }
+        (&raw mut (*record).found).write(0);
+        let key = &raw mut (*record).key;
+        copy(&raw mut (*key).host, &raw const (*event).host);
+        copy(&raw mut (*key).indicator, &raw const (*event).indicator);
+        (&raw mut (*key).action).write((&raw const (*event).action).read());
+
+        capture(hook, &*event);
+        let pair = if is_from { entry(&PAIRS_FROM, record) } else { entry(&PAIRS_TO, record) };
+        let bytes = (&raw const (*event).bytes).read();
+        let flow = flow(read.protocol, read.source_port, read.destination_port);
+        let may_tell = match pair {
+            Some(pair) => meet(pair, flow, now, bytes),
+            None => {
+                count(UNPAIRED);
+                true
+            }
+        };
+        if !may_tell || !has_room(record, now) {
+            count(SUPPRESSED);
+            if let Some(pair) = pair {
+                add(&raw mut (*pair).suppressed, 1);
+            }
+        } else if EVENTS.output::<Event>(&*event, 0).is_ok() {
+            count(TOLD);
+        } else {
+            count(LOST);
+        }
+    }
+    0
+}
+
+/// Hands over the beginning of the packet behind its event, while somebody asks for so many bytes of it.
+#[inline(always)]
+fn capture<H: Hook>(hook: &H, event: &Event) {
+    if let Some(wanted) = CAPTURE.get(0)
+        && *wanted > 0
+    {
+        let bytes = if event.bytes < u64::from(*wanted) { event.bytes as u32 } else { *wanted };
+        CAPTURES.output(hook, event, bytes);
+    }
+}
+
+/// The entry of the record's key, made if there is none.
+///
+/// # Safety
+///
+/// `record` is the value of this CPU.
+#[inline(always)]
+unsafe fn entry(pairs: &LruHashMap<PairKey, Pair>, record: *mut Record) -> Option<*mut Pair> {
+    // SAFETY: the caller's promise.
+    let (key, empty) = unsafe { (&*(&raw const (*record).key), &*(&raw const (*record).empty)) };
+    if let Some(pair) = pairs.get_ptr_mut(key) {
+        return Some(pair);
+    }
+    // Another CPU may have made it in between.
+    let _exists = pairs.insert(key, empty, u64::from(aya_ebpf::bindings::BPF_NOEXIST));
+    pairs.get_ptr_mut(key)
+}
+
+/// Counts a packet of a pair. Whether it may be told by an event of its own.
+///
+/// # Safety
+///
+/// `pair` is a map value, which only this writes, perhaps on several processors at once.
+#[inline(always)]
+unsafe fn meet(pair: *mut Pair, flow: u64, now: u64, bytes: u64) -> bool {
+    // SAFETY: the caller's promise; places are below the arrays' length.
+    unsafe {
+        add(&raw mut (*pair).packets, 1);
+        add(&raw mut (*pair).bytes, bytes);
+        if begins_burst(&*pair, flow, now) {
+            let number = (&raw const (*pair).bursts).read();
+            if number == 0 {
+                (&raw mut (*pair).first_ns).write(now);
+            } else {
+                let gap = (now - (&raw const (*pair).burst_ns).read()) / (BURST_NS / 1000);
+                let size = (&raw const (*pair).burst_bytes).read();
+                let place = place(number);
+                (&raw mut (*pair).gaps).cast::<u32>().add(place).write(saturated(gap));
+                (&raw mut (*pair).sizes).cast::<u32>().add(place).write(saturated(size));
+            }
+            (&raw mut (*pair).bursts).write(number + 1);
+            (&raw mut (*pair).burst_ns).write(now);
+            (&raw mut (*pair).burst_bytes).write(0);
+            (&raw mut (*pair).flow).write(flow);
+        }
+        let burst_bytes = &raw mut (*pair).burst_bytes;
+        burst_bytes.write(burst_bytes.read() + bytes);
+        (&raw mut (*pair).last_ns).write(now);
+
+        if now - (&raw const (*pair).minute_ns).read() >= MINUTE_NS {
+            (&raw mut (*pair).minute_ns).write(now);
+            (&raw mut (*pair).minute_events).write(0);
+        }
+        let events = (&raw const (*pair).minute_events).read();
+        if events >= PAIR_EVENTS {
+            return false;
+        }
+        (&raw mut (*pair).minute_events).write(events + 1);
+        true
+    }
+}
+
+/// Whether this processor may tell one more event in this second.
+///
+/// # Safety
+///
+/// `record` is the value of this CPU.
+#[inline(always)]
+unsafe fn has_room(record: *mut Record, now: u64) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if now - (&raw const (*record).second_ns).read() >= BURST_NS {
+            (&raw mut (*record).second_ns).write(now);
+            (&raw mut (*record).second_events).write(0);
+        }
+        let events = (&raw const (*record).second_events).read();
+        (&raw mut (*record).second_events).write(events + 1);
+        events < CPU_EVENTS
+    }
+}
+
+#[inline(always)]
+fn count(what: u32) {
+    if let Some(counter) = EVENT_COUNTS.get_ptr_mut(what) {
+        // SAFETY: the map returned a value of this CPU, which no other one writes.
+        unsafe { *counter += 1 };
+    }
+}
+
+#[inline(always)]
+const fn saturated(value: u64) -> u32 {
+    if value > u32::MAX as u64 { u32::MAX } else { value as u32 }
+}
+
+/// Writes an address in network order, in whole words.
+///
+/// # Safety
+///
+/// There is room for it, as aligned as two words are.
+#[inline(always)]
+unsafe fn store(place: *mut [u8; 16], [high, low]: [u64; 2]) {
+    // SAFETY: the caller's promise.
+    unsafe { place.cast::<[u64; 2]>().write([high.to_be(), low.to_be()]) };
+}
+
+/// Copies an address in whole words.
+///
+/// # Safety
+///
+/// Both are as aligned as two words are.
+#[inline(always)]
+unsafe fn copy(to: *mut [u8; 16], from: *const [u8; 16]) {
+    // SAFETY: the caller's promise.
+    unsafe { to.cast::<[u64; 2]>().write(from.cast::<[u64; 2]>().read()) };
+}
+
+/// Adds in one step, with the instruction that every kernel knows (`BPF_XADD`); the compiler's own choice may need 5.12.
+///
+/// # Safety
+///
+/// The counter is a map value, which only this and reads of user space touch.
+#[inline(always)]
+pub(crate) unsafe fn add(counter: *mut u64, amount: u64) {
+    // SAFETY: the caller's promise.
+    unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) counter, in(reg) amount, options(nostack)) };
+}
+
+#[inline(always)]
+fn bpf_boot_ns() -> u64 {
+    // SAFETY: the helper takes nothing.
+    unsafe { bpf_ktime_get_boot_ns() }
+}

@@ -1,0 +1,198 @@
+//! Who touched what, and the events of it: read from the kernel's tables beside whoever else reads them.
+
+use std::{io, net::Ipv6Addr, time::Duration};
+
+use aya::maps::{HashMap, IterableMap as _, Map, MapData, MapError, PerCpuArray, RingBuf};
+use naikon_ebpf::{
+    abi::{self, Action, Direction},
+    event::{self, Event},
+    pair::{Pair, PairKey},
+};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::{
+    PinDir,
+    error::{ErrorKind, KernelError},
+    tables::again,
+};
+
+type KeyBytes = [u8; size_of::<PairKey>()];
+type PairBytes = [u8; size_of::<Pair>()];
+type Pairs = HashMap<MapData, KeyBytes, PairBytes>;
+
+/// Events at one look: as many as the ring holds.
+const BATCH: usize = abi::EVENTS_BYTES as usize / size_of::<Event>();
+
+/// A host, the indicator that it met, and what the kernel knows of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Met {
+    /// The endpoint that is not the indicator.
+    pub host: Ipv6Addr,
+    /// The endpoint whose prefix decided. IPv4 addresses are in their IPv4-mapped form, both.
+    pub indicator: Ipv6Addr,
+    /// What happened, and on account of which list.
+    pub action: Action,
+    /// Whether the host called the indicator or was called by it.
+    pub direction: Direction,
+    /// Counters, times and bursts.
+    pub pair: Pair,
+}
+
+/// What became of the events of all hits since the tables were made.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct EventCounts {
+    /// Told by an event of their own.
+    pub told: u64,
+    /// Not told by an event of their own, but counted in their pair.
+    pub suppressed: u64,
+    /// Nobody took the events before theirs.
+    pub lost: u64,
+    /// Of all hits, those that no pair counts for want of room.
+    pub unpaired: u64,
+}
+
+/// The tables of hits, opened.
+pub(super) struct HitTables {
+    to: Pairs,
+    from: Pairs,
+    counts: PerCpuArray<MapData, u64>,
+    events: MapData,
+}
+
+impl HitTables {
+    /// Takes them out of a loaded object or a pin directory.
+    pub(super) fn from_maps(
+        open: &mut impl FnMut(&'static str) -> Result<Map, KernelError>,
+    ) -> Result<Self, KernelError> {
+        fn typed<T: TryFrom<Map, Error = MapError>>(name: &str, map: Map) -> Result<T, KernelError> {
+            T::try_from(map).map_err(|error| KernelError::of(format!("opening the map {name}"), &error))
+        }
+        let Map::RingBuf(events) = open(abi::EVENTS)? else {
+            let operation = format!("opening the map {}", abi::EVENTS);
+            return Err(KernelError::new(operation, ErrorKind::Foreign, "it is no ring buffer"));
+        };
+        Ok(HitTables {
+            to: typed(abi::PAIRS_TO, open(abi::PAIRS_TO)?)?,
+            from: typed(abi::PAIRS_FROM, open(abi::PAIRS_FROM)?)?,
+            counts: typed(abi::EVENT_COUNTS, open(abi::EVENT_COUNTS)?)?,
+            events,
+        })
+    }
+
+    /// A reader with descriptors of its own.
+    pub(super) fn reader(&self) -> Result<HitReader, KernelError> {
+        Ok(HitReader {
+            to: again(abi::PAIRS_TO, self.to.map())?,
+            from: again(abi::PAIRS_FROM, self.from.map())?,
+            counts: again(abi::EVENT_COUNTS, self.counts.map())?,
+        })
+    }
+
+    /// The ring of events. Only one may read it.
+    pub(super) fn events(&self) -> Result<Events, KernelError> {
+        Ok(Events { ring: again(abi::EVENTS, &self.events)? })
+    }
+}
+
+/// Reads pairs and counts.
+pub struct HitReader {
+    to: Pairs,
+    from: Pairs,
+    counts: PerCpuArray<MapData, u64>,
+}
+
+impl HitReader {
+    /// Opens what a daemon that is gone has left.
+    ///
+    /// # Errors
+    ///
+    /// When there is nothing of it, or it may not be opened.
+    pub fn from_pins(pins: &std::path::Path) -> Result<Self, KernelError> {
+        let pins = PinDir::look(pins);
+        HitTables::from_maps(&mut |name| {
+            let open = |path| Map::from_map_data(MapData::from_pin(path)?);
+            open(pins.map(name)).map_err(|error| KernelError::of(format!("opening the pinned map {name}"), &error))
+        })?
+        .reader()
+    }
+
+    /// Every pair, in no order. A pair that comes or goes in between may be missing or stand there twice.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses a read.
+    pub fn pairs(&self) -> Result<Vec<Met>, KernelError> {
+        let mut met = Vec::new();
+        for (name, map, direction) in
+            [(abi::PAIRS_TO, &self.to, Direction::To), (abi::PAIRS_FROM, &self.from, Direction::From)]
+        {
+            for entry in map.iter() {
+                let (key, pair) = entry.map_err(|error| KernelError::of(format!("reading {name}"), &error))?;
+                let key = PairKey::from_bytes(&key);
+                let Some((key, action)) = key.and_then(|key| Some((key, Action::from_raw(key.action)?))) else {
+                    continue;
+                };
+                let (host, indicator) = (Ipv6Addr::from(key.host), Ipv6Addr::from(key.indicator));
+                met.push(Met { host, indicator, action, direction, pair: Pair::from_bytes(&pair) });
+            }
+        }
+        Ok(met)
+    }
+
+    /// What became of the events of all hits.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses a read.
+    pub fn counts(&self) -> Result<EventCounts, KernelError> {
+        let count = |index| -> Result<u64, KernelError> {
+            let per_cpu = self.counts.get(&index, 0);
+            let per_cpu = per_cpu.map_err(|error| KernelError::of(format!("reading {}", abi::EVENT_COUNTS), &error))?;
+            Ok(per_cpu.iter().sum())
+        };
+        Ok(EventCounts {
+            told: count(event::TOLD)?,
+            suppressed: count(event::SUPPRESSED)?,
+            lost: count(event::LOST)?,
+            unpaired: count(event::UNPAIRED)?,
+        })
+    }
+}
+
+/// The events of hits, oldest first; what is taken here is gone.
+pub struct Events {
+    ring: RingBuf<MapData>,
+}
+
+impl Events {
+    /// Waits until there is an event, or so long.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses to wait.
+    pub fn wait(&self, at_most: Duration) -> io::Result<()> {
+        let timeout = Timespec { tv_sec: at_most.as_secs() as i64, tv_nsec: i64::from(at_most.subsec_nanos()) };
+        match poll(&mut [PollFd::new(&self.ring, PollFlags::IN)], Some(&timeout)) {
+            // Nothing is lost by looking once too often.
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Gives each event that is there to `take`, not more than the ring holds. How many there were.
+    pub fn take(&mut self, mut take: impl FnMut(Event)) -> usize {
+        let mut count = 0;
+        while count < BATCH
+            && let Some(record) = self.ring.next()
+        {
+            let event = Event::from_bytes(&record);
+            // Its room is free again before anybody looks at what it tells of.
+            drop(record);
+            count += 1;
+            if let Some(event) = event {
+                take(event);
+            }
+        }
+        count
+    }
+}
