@@ -109,7 +109,14 @@ impl<const FRAGS: bool, const RAW: bool, const TRACE: bool> Hook for Xdp<FRAGS, 
 
     #[inline(always)]
     fn ifindex(&self) -> u32 {
-        self.0.ingress_ifindex() as u32
+        let mut context = self.0.ctx;
+        if TRACE {
+            // Opaque, or the compiler would keep the field's address for all its readers, which the verifier refuses.
+            // SAFETY: copies a register onto itself.
+            unsafe { core::arch::asm!("{0} = {0}", inout(reg) context, options(nomem, nostack)) };
+        }
+        // SAFETY: the context that the kernel passed in.
+        unsafe { (*context).ingress_ifindex }
     }
 
     #[inline(always)]

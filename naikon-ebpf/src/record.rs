@@ -73,7 +73,6 @@ pub(crate) fn tell<H: Hook>(hook: &H, hit: Hit, slot: u16, deep: bool) {
         let event = &raw mut (*record).event;
         (&raw mut (*event).bytes).write(hook.bytes());
         (&raw mut (*event).action).write(hit.action.to_raw());
-        (&raw mut (*event).ifindex).write(hook.ifindex());
         (&raw mut (*event).slot).write(u32::from(slot));
         (&raw mut (*event).direction).write(match hit.direction {
             Direction::To => 0,
@@ -160,6 +159,7 @@ fn record<H: Hook>(hook: &H, read: Headers, aside: u16) -> u64 {
     unsafe {
         let event = &raw mut (*record).event;
         (&raw mut (*event).boot_ns).write(now);
+        (&raw mut (*event).ifindex).write(hook.ifindex());
         store(&raw mut (*event).source, read.source);
         store(&raw mut (*event).destination, read.destination);
         (&raw mut (*event).vlans).write(vlans);
