@@ -225,8 +225,14 @@ impl<const EGRESS: bool, const RAW: bool, const TRACE: bool> Hook for Tc<EGRESS,
 
     #[inline(always)]
     fn ifindex(&self) -> u32 {
+        let mut context = self.0;
+        if TRACE {
+            // As at XDP.
+            // SAFETY: copies a register onto itself.
+            unsafe { core::arch::asm!("{0} = {0}", inout(reg) context, options(nomem, nostack)) };
+        }
         // SAFETY: the verifier turns the read into one of `skb->dev->ifindex`.
-        unsafe { (*self.0).ifindex }
+        unsafe { (*context).ifindex }
     }
 
     #[inline(always)]
