@@ -7,7 +7,8 @@ use std::thread;
 
 use naikon_ebpf::abi::Direction;
 use naikon_ebpf::event::PAIR_EVENTS;
-use naikon_userspace::kernel::{EventCounts, HitReader, Met};
+use naikon_userspace::hits::Met;
+use naikon_userspace::kernel::{EventCounts, HitReader};
 use nix::sys::signal::Signal;
 
 use crate::harness::{C2, C2_6, CLIENT, CLIENT6, Daemon, Lab, RANGE, needs_root};

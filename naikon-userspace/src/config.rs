@@ -9,7 +9,6 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use jiff::{Span, SpanRelativeTo};
 use naikon_ebpf::{
     embedded::{Carriers, NAT64_MAX, Nat64},
     pair::PAIRS_DEFAULT,
@@ -22,7 +21,7 @@ use crate::{
     filter::{Filter, Tag},
     interface::Wanted,
     list::Format,
-    provenance::Tlp,
+    provenance::{Tlp, span_seconds},
     ruleset::ListAction,
 };
 
@@ -280,10 +279,7 @@ impl Age {
     fn seconds(&self) -> Result<i64, ConfigError> {
         let seconds = match self {
             Age::Seconds(seconds) => Some(*seconds),
-            Age::Text(text) => text.parse::<Span>().ok().and_then(|span| {
-                let relative = SpanRelativeTo::days_are_24_hours();
-                Some(span.to_duration(relative).ok()?.as_secs())
-            }),
+            Age::Text(text) => span_seconds(text),
         };
         seconds.filter(|seconds| *seconds > 0).ok_or_else(|| {
             ConfigError("max_age must be a time such as \"30d\", \"12h\" or a number of seconds above 0".into())

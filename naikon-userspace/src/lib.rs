@@ -6,6 +6,7 @@
 //! * `kernel`: maps, programs, links, interfaces; alone names aya and netlink.
 //! * domain (the rest): bytes and values in, values out; no IO, no clock.
 
+pub mod beacon;
 pub mod cli;
 pub mod comparison;
 pub mod config;
@@ -16,6 +17,7 @@ pub mod delta;
 pub mod doctor;
 pub mod explain;
 pub mod filter;
+pub mod hits;
 pub mod hook;
 pub mod interface;
 pub mod kernel;

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    hits::{Hits, Query},
     interface::{self, Interface},
     provenance::Context,
     safety::Covered,
@@ -26,6 +27,12 @@ pub enum Request {
     Lookup {
         /// Addresses or CIDR prefixes as text.
         addresses: Vec<String>,
+    },
+    /// Who touched what.
+    Hits {
+        /// Which of it.
+        #[serde(default)]
+        query: Query,
     },
     /// Read the lists again, now.
     Reload {
@@ -55,6 +62,8 @@ pub enum Response {
     Status(Box<Status>),
     /// To [`Request::Lookup`].
     Lookup(Vec<Lookup>),
+    /// To [`Request::Hits`].
+    Hits(Hits),
     /// To [`Request::Reload`].
     Reload(Reload),
     /// To [`Request::Detach`]: it is done.

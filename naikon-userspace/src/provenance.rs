@@ -7,7 +7,7 @@
 use std::{fmt, num::NonZeroU64, ops::RangeInclusive, sync::Arc};
 
 use jiff::{
-    Timestamp,
+    Span, SpanRelativeTo, Timestamp,
     civil::{Date, DateTime},
     tz::TimeZone,
 };
@@ -68,6 +68,13 @@ impl Time {
             Err(_) => (utc.year() == 9999).then(|| Time::from_seconds(*SECONDS.end())),
         }
     }
+}
+
+/// The seconds of a time span such as "30d", "12h" and "2w 3d"; days have 24 hours.
+#[must_use]
+pub fn span_seconds(text: &str) -> Option<i64> {
+    let span: Span = text.parse().ok()?;
+    Some(span.to_duration(SpanRelativeTo::days_are_24_hours()).ok()?.as_secs())
 }
 
 /// As RFC 3339, in UTC.

@@ -6,6 +6,7 @@ mod context;
 mod difference;
 mod doctor;
 mod exit;
+mod hits;
 mod logging;
 mod lookup;
 mod output;
@@ -28,6 +29,7 @@ Examples:
   naikon run -i eth0 -i eth1 --list lists/drop    protect both ports of a gateway
   naikon lookup 198.51.100.7                      is it blocked, by what
   naikon status                                   what is attached, loaded and counted
+  naikon hits --sort beacon                       who called whom, the most regular first
   naikon doctor                                   what could let packets past, with the cure
 
 Exit codes: 0 done or yes, 1 no, 2 usage or configuration, 3 privilege, 4 kernel or
@@ -58,6 +60,8 @@ enum Command {
     Lookup(lookup::Lookup),
     /// Show what is attached, loaded and counted
     Status(client::Status),
+    /// Show which internal hosts touched which indicators, and how regularly
+    Hits(hits::Command),
     /// Read the lists again, now, and show the change
     Reload(client::Reload),
     /// Look for what lets packets past naikon or keeps it from working
@@ -257,6 +261,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Code, Failure> {
         Command::Check(command) => check::run(&command),
         Command::Lookup(command) => lookup::run(&command),
         Command::Status(command) => client::status(&command),
+        Command::Hits(command) => hits::run(&command),
         Command::Reload(command) => client::reload(&command),
         Command::Doctor(command) => doctor::run(&command),
         Command::Detach(command) => client::detach(&command),

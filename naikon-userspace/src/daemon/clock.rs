@@ -15,7 +15,10 @@ use std::{
 
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::provenance::{Now, Time};
+use crate::{
+    hits::BootTime,
+    provenance::{Now, Time},
+};
 
 /// A first start trusts the clock; later ones not to have leapt over more than a year.
 const LONGEST_STOP_SECONDS: i64 = 366 * 24 * 3600;
@@ -112,6 +115,14 @@ impl Slewed {
 pub(crate) fn wall() -> Time {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Time::from_seconds(i64::try_from(now.as_secs()).unwrap_or(i64::MAX))
+}
+
+/// When the machine started, by the system's clock as it is now.
+pub(crate) fn boot() -> BootTime {
+    let boot = clock_gettime(ClockId::Boottime);
+    let since_boot = i128::from(boot.tv_sec) * 1_000_000_000 + i128::from(boot.tv_nsec);
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    BootTime(i128::try_from(now.as_nanos()).unwrap_or(i128::MAX).saturating_sub(since_boot))
 }
 
 /// Seconds since the machine started.

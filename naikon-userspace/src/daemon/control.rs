@@ -21,6 +21,7 @@ use tokio::{
 };
 
 use super::{
+    hits::Account,
     metrics::Metrics,
     reload::Wish,
     snapshot::Snapshot,
@@ -50,6 +51,7 @@ pub(crate) struct Control {
 pub(crate) struct Daemon {
     pub(crate) worker: Worker,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) hits: Arc<Account>,
     pub(crate) snapshots: watch::Receiver<Arc<Snapshot>>,
     /// Told when enforcement has ended over the socket, so that the daemon ends too.
     pub(crate) detached: mpsc::Sender<()>,
@@ -180,6 +182,14 @@ async fn respond(request: Request, daemon: &Daemon) -> (Response, bool) {
             match tokio::task::spawn_blocking(look).await {
                 Ok(Ok(answers)) => Response::Lookup(answers),
                 Ok(Err(error)) => Response::Refused(error),
+                Err(error) => Response::Failed(error.to_string()),
+            }
+        }
+        Request::Hits { query } => {
+            let (hits, snapshot) = (Arc::clone(&daemon.hits), Arc::clone(&daemon.snapshots.borrow()));
+            match tokio::task::spawn_blocking(move || hits.select(&query, &snapshot)).await {
+                Ok(Ok(hits)) => Response::Hits(hits),
+                Ok(Err(error)) => Response::Failed(error.to_string()),
                 Err(error) => Response::Failed(error.to_string()),
             }
         }

@@ -11,6 +11,7 @@ mod audit;
 mod clock;
 mod connects;
 mod control;
+mod hits;
 mod holds;
 mod hooks;
 mod host;
@@ -42,6 +43,7 @@ use tokio::{
 pub use self::reload::Origin;
 use self::{
     control::{Control, Daemon},
+    hits::Account,
     hooks::Hooks,
     metrics::{Instruments, Metrics},
     reload::{Cause, Lists, Wish},
@@ -54,7 +56,12 @@ use crate::{
     sources::{self, Fingerprint},
 };
 
-pub(crate) use self::{clock::wall as wall_clock, holds::Holds, host::Facts as HostFacts, snapshot::ways_past};
+pub(crate) use self::{
+    clock::{boot as boot_time, wall as wall_clock},
+    holds::Holds,
+    host::Facts as HostFacts,
+    snapshot::ways_past,
+};
 
 /// Between looks at the interfaces when the kernel tells of no change: a link can be detached without an event.
 const RECONCILE_INTERVAL: Duration = Duration::from_secs(2);
@@ -103,6 +110,7 @@ struct Started {
     enforcer: Enforcer,
     control: Control,
     metrics: MetricsParts,
+    hits: Account,
     trace: Option<Trace>,
     reports: Option<(Reports, PathBuf)>,
     changes: InterfaceChanges,
@@ -178,8 +186,9 @@ fn start(origin: Origin, config: Config) -> Result<Started, RunError> {
         Err(error) => return Err(abandon(kernel, error.into())),
     };
     match enforce(&mut enforcer) {
-        Ok((control, reader, trace, reports, changes)) => Ok(Started {
+        Ok((control, reader, hits, trace, reports, changes)) => Ok(Started {
             metrics: MetricsParts { instruments: enforcer.instruments.clone(), reader },
+            hits,
             enforcer,
             control,
             trace,
@@ -191,7 +200,7 @@ fn start(origin: Origin, config: Config) -> Result<Started, RunError> {
     }
 }
 
-type Enforced = (Control, kernel::CounterReader, Option<Trace>, Option<(Reports, PathBuf)>, InterfaceChanges);
+type Enforced = (Control, kernel::CounterReader, Account, Option<Trace>, Option<(Reports, PathBuf)>, InterfaceChanges);
 
 fn enforce(enforcer: &mut Enforcer) -> Result<Enforced, RunError> {
     Hooks::require(&enforcer.kernel, &enforcer.config)?;
@@ -207,7 +216,8 @@ fn enforce(enforcer: &mut Enforcer) -> Result<Enforced, RunError> {
         return Err(cause.into());
     }
     let reader = enforcer.kernel.counter_reader()?;
-    Ok((control, reader, trace, reports, changes))
+    let hits = Account::open(&enforcer.kernel, enforcer.config.hits)?;
+    Ok((control, reader, hits, trace, reports, changes))
 }
 
 /// Leaves the kernel as it was before a start that failed.
@@ -223,7 +233,7 @@ async fn serve(
     mut signals: Signals,
     lines_lost: impl Fn() -> u64 + Send + Sync + 'static,
 ) -> Result<(), RunError> {
-    let Started { enforcer, control, metrics, trace, reports, changes, looked_at } = started;
+    let Started { enforcer, control, metrics, hits, trace, reports, changes, looked_at } = started;
     let (config, config_file) = (enforcer.config.clone(), enforcer.origin.file.clone());
     let (retry, retries) = mpsc::channel(1);
     let (worker, snapshots) =
@@ -234,7 +244,8 @@ async fn serve(
         tokio::spawn(http::serve(listen, Arc::clone(&metrics), snapshots.clone()));
     }
     let (detached, mut ended) = mpsc::channel(1);
-    let daemon = Daemon { worker: worker.clone(), metrics, snapshots: snapshots.clone(), detached };
+    let daemon =
+        Daemon { worker: worker.clone(), metrics, hits: Arc::new(hits), snapshots: snapshots.clone(), detached };
     let control = tokio::spawn(control.serve(daemon));
     tokio::spawn(watch::follow(looked_at, config_file, worker.clone(), snapshots.clone()));
     let changes = hear_changes(changes).map_err(|error| RunError::System("watching the interfaces", error))?;

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::Arc,
     time::SystemTime,
 };
@@ -12,7 +13,9 @@ use super::{clock::Clock, connects, holds::Holds, host::Facts, reload::ListState
 use crate::{
     config::Config,
     content::Content,
-    coverage, kernel,
+    coverage,
+    hits::Told,
+    kernel,
     prefix::Prefix,
     protocol::{Cover, Families, Hook, ListStatus, Lookup, Status},
     ruleset::{ListAction, Ruleset},
@@ -136,6 +139,15 @@ impl Snapshot {
             Some((list.name.as_str(), list.content.as_deref()))
         };
         crate::explain::lookup(&self.ruleset, list, &self.warnings, text)
+    }
+
+    /// What a list tells of an address that it holds.
+    pub(crate) fn told(&self, list: u16, address: IpAddr) -> Option<Told> {
+        let name = self.names.get(&list)?;
+        let list = self.lists.iter().find(|list| list.name == *name && list.role != Role::Allow)?;
+        let content = list.content.as_deref()?;
+        let holder = content.holder(address)?;
+        Some(Told::of(holder, content.contexts(&holder)))
     }
 
     /// Whether entries have come or left with the time since.

@@ -1,6 +1,6 @@
 //! Who touched what, and the events of it: read from the kernel's tables beside whoever else reads them.
 
-use std::{io, net::Ipv6Addr, time::Duration};
+use std::{collections::BTreeMap, io, net::Ipv6Addr, time::Duration};
 
 use aya::maps::{HashMap, IterableMap as _, Map, MapData, MapError, PerCpuArray, RingBuf};
 use naikon_ebpf::{
@@ -13,8 +13,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::{
     PinDir,
     error::{ErrorKind, KernelError},
-    tables::again,
+    tables::{Names, again, names_of},
 };
+use crate::hits::Met;
 
 type KeyBytes = [u8; size_of::<PairKey>()];
 type PairBytes = [u8; size_of::<Pair>()];
@@ -22,21 +23,6 @@ type Pairs = HashMap<MapData, KeyBytes, PairBytes>;
 
 /// Events at one look: as many as the ring holds.
 const BATCH: usize = abi::EVENTS_BYTES as usize / size_of::<Event>();
-
-/// A host, the indicator that it met, and what the kernel knows of it.
-#[derive(Clone, Copy, Debug)]
-pub struct Met {
-    /// The endpoint that is not the indicator.
-    pub host: Ipv6Addr,
-    /// The endpoint whose prefix decided. IPv4 addresses are in their IPv4-mapped form, both.
-    pub indicator: Ipv6Addr,
-    /// What happened, and on account of which list.
-    pub action: Action,
-    /// Whether the host called the indicator or was called by it.
-    pub direction: Direction,
-    /// Counters, times and bursts.
-    pub pair: Pair,
-}
 
 /// What became of the events of all hits since the tables were made.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -80,8 +66,9 @@ impl HitTables {
     }
 
     /// A reader with descriptors of its own.
-    pub(super) fn reader(&self) -> Result<HitReader, KernelError> {
+    pub(super) fn reader(&self, names: &Names) -> Result<HitReader, KernelError> {
         Ok(HitReader {
+            names: again(abi::NAMES, names.map())?,
             to: again(abi::PAIRS_TO, self.to.map())?,
             from: again(abi::PAIRS_FROM, self.from.map())?,
             counts: again(abi::EVENT_COUNTS, self.counts.map())?,
@@ -96,6 +83,7 @@ impl HitTables {
 
 /// Reads pairs and counts.
 pub struct HitReader {
+    names: Names,
     to: Pairs,
     from: Pairs,
     counts: PerCpuArray<MapData, u64>,
@@ -109,11 +97,33 @@ impl HitReader {
     /// When there is nothing of it, or it may not be opened.
     pub fn from_pins(pins: &std::path::Path) -> Result<Self, KernelError> {
         let pins = PinDir::look(pins);
-        HitTables::from_maps(&mut |name| {
+        let mut open = |name| {
             let open = |path| Map::from_map_data(MapData::from_pin(path)?);
             open(pins.map(name)).map_err(|error| KernelError::of(format!("opening the pinned map {name}"), &error))
-        })?
-        .reader()
+        };
+        let names = Names::try_from(open(abi::NAMES)?);
+        let names = names.map_err(|error| KernelError::of(format!("opening the map {}", abi::NAMES), &error))?;
+        HitTables::from_maps(&mut open)?.reader(&names)
+    }
+
+    /// The names of all lists that there were since the last detach, by id.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses a read.
+    pub fn lists(&self) -> Result<BTreeMap<u16, String>, KernelError> {
+        Ok(names_of(&self.names, abi::NAME_LIST)?.into_iter().map(|(name, id)| (id, name)).collect())
+    }
+
+    /// How many pairs of one direction there is room for.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not tell.
+    pub fn room(&self) -> Result<u32, KernelError> {
+        let info = self.to.map().info();
+        let info = info.map_err(|error| KernelError::of(format!("reading the size of {}", abi::PAIRS_TO), &error))?;
+        Ok(info.max_entries())
     }
 
     /// Every pair, in no order. A pair that comes or goes in between may be missing or stand there twice.

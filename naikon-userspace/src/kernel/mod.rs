@@ -50,7 +50,7 @@ pub use self::{
     connect::{Connected, cgroup_path},
     error::{ErrorKind, KernelError},
     facts::{daemon_facts, facts},
-    hits::{EventCounts, Events, HitReader, Met},
+    hits::{EventCounts, Events, HitReader},
     memory::Mapped,
     netlink::{InterfaceChanges, default_gateways, interfaces, own_addresses},
     offline::{Inspection, detach_pins, has_pins, inspect},

@@ -45,6 +45,7 @@ pub(super) type Trie<A> = LpmTrie<MapData, A, u32>;
 type Hits = PerCpuHashMap<MapData, u64, [u64; 2]>;
 type Frames = PerCpuArray<MapData, u64>;
 type Connects = PerCpuHashMap<MapData, u32, [u64; CONNECT_CELLS]>;
+pub(super) type Names = HashMap<MapData, abi::NameKey, u32>;
 
 /// Every map, opened for reading and writing.
 pub(crate) struct Tables {
@@ -55,7 +56,7 @@ pub(crate) struct Tables {
     hits: Hits,
     /// Pinned only where calls of local processes are or were counted.
     connects: Option<Connects>,
-    names: HashMap<MapData, abi::NameKey, u32>,
+    names: Names,
     pub(super) meta: Array<MapData, u64>,
     /// Not there in pins of a naikon that did not tell who touched what.
     met: Option<HitTables>,
@@ -288,13 +289,7 @@ impl Tables {
 
     /// The ids of names of one kind, which stay the same until detach.
     pub(crate) fn names(&self, kind: u8) -> Result<BTreeMap<String, u16>, KernelError> {
-        self.names
-            .iter()
-            .filter_map(|entry| match entry {
-                Ok((key, id)) => name_of(&key, kind).map(|name| Ok((name, u16::try_from(id).unwrap_or(u16::MAX)))),
-                Err(error) => Some(Err(KernelError::of(format!("reading {}", abi::NAMES), &error))),
-            })
-            .collect()
+        names_of(&self.names, kind)
     }
 
     /// Stores the id of a name.
@@ -320,7 +315,7 @@ impl Tables {
 
     /// A reader of pairs, with descriptors of its own.
     pub(crate) fn hit_reader(&self) -> Result<Option<HitReader>, KernelError> {
-        self.met.as_ref().map(HitTables::reader).transpose()
+        self.met.as_ref().map(|met| met.reader(&self.names)).transpose()
     }
 
     /// The ring of events; only one may read it.
@@ -374,7 +369,7 @@ pub struct CounterReader {
     hits: Hits,
     frames: Frames,
     connects: Option<Connects>,
-    names: HashMap<MapData, abi::NameKey, u32>,
+    names: Names,
 }
 
 impl CounterReader {
@@ -497,6 +492,15 @@ fn name_of(key: &abi::NameKey, kind: u8) -> Option<String> {
     let (first, rest) = key.split_first()?;
     let end = rest.iter().position(|byte| *byte == 0).unwrap_or(rest.len());
     (*first == kind).then(|| String::from_utf8_lossy(rest.get(..end).unwrap_or_default()).into_owned())
+}
+
+/// The ids of all names of one kind.
+pub(super) fn names_of(names: &Names, kind: u8) -> Result<BTreeMap<String, u16>, KernelError> {
+    let named = names.iter().filter_map(|entry| match entry {
+        Ok((key, id)) => name_of(&key, kind).map(|name| Ok((name, u16::try_from(id).unwrap_or(u16::MAX)))),
+        Err(error) => Some(Err(KernelError::of(format!("reading {}", abi::NAMES), &error))),
+    });
+    named.collect()
 }
 
 /// A second file descriptor of the same map.
