@@ -17,6 +17,7 @@ mod doctor;
 mod enforcement;
 mod guards;
 mod harness;
+mod hits;
 mod interfaces;
 #[path = "../xtask/src/kernel.rs"]
 mod kernel;
