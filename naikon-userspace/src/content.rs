@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use naikon_ebpf::embedded::{Embedded, embedded, halves};
+use naikon_ebpf::embedded::{Carriers, Embedded, embedded, halves};
 
 use crate::{
     prefix::Prefix,
@@ -111,15 +111,32 @@ impl Content {
     /// The strictest marking of the entries that hold an address in any of its forms; the outer `None` where none does.
     #[must_use]
     pub fn marking(&self, address: IpAddr) -> Option<Option<Tlp>> {
-        let holders = forms(address).flat_map(around);
+        let inner = match address {
+            IpAddr::V4(_) => Embedded::None,
+            IpAddr::V6(v6) => embedded(halves(v6.octets())),
+        };
+        let inner = match inner {
+            Embedded::None => [None, None],
+            Embedded::One(only) => [Some(only), None],
+            Embedded::Two(server, client) => [Some(server), Some(client)],
+        };
+        let inner = inner.into_iter().flatten().map(|inner| IpAddr::V4(Ipv4Addr::from(inner)));
+        let forms = inner.chain([address]).map(Prefix::host);
+        let holders = forms.flat_map(|form| (0..=form.length()).filter_map(move |length| form.truncated(length)));
         holders.flat_map(|holder| self.contexts(&holder).map(|context| context.tlp).collect::<Vec<_>>()).max()
     }
 
-    /// The longest prefix that holds an address, in the first of its forms that any holds.
+    /// The longest prefix that holds an address, in the first of its forms that one holds: itself, then the IPv4 addresses inside.
     #[must_use]
-    pub fn holder(&self, address: IpAddr) -> Option<Prefix> {
+    pub fn holder(&self, address: IpAddr, carriers: &Carriers) -> Option<Prefix> {
+        let inner = match address {
+            IpAddr::V4(_) => None,
+            IpAddr::V6(v6) => Some(carriers.carried(halves(v6.octets()))),
+        };
+        let inner = inner.into_iter().flatten().flatten().map(|inner| IpAddr::V4(Ipv4Addr::from(inner)));
+        let mut forms = std::iter::once(address).chain(inner).map(Prefix::host);
         let holds = |prefix: &Prefix| self.prefixes.binary_search(prefix).is_ok();
-        forms(address).find_map(|form| around(form).filter(holds).last())
+        forms.find_map(|form| (0..=form.length()).rev().filter_map(|length| form.truncated(length)).find(holds))
     }
 
     /// Every prefix with what is told of it beyond the common, in order.
@@ -195,26 +212,6 @@ impl Content {
         let mut all = self.own_contexts().chain(std::iter::once(&*self.common));
         all.any(|context| context.valid_from.is_some() || context.valid_until.is_some())
     }
-}
-
-/// An address by itself, then the IPv4 addresses that it carries.
-fn forms(address: IpAddr) -> impl Iterator<Item = Prefix> {
-    let inner = match address {
-        IpAddr::V4(_) => Embedded::None,
-        IpAddr::V6(v6) => embedded(halves(v6.octets())),
-    };
-    let inner = match inner {
-        Embedded::None => [None, None],
-        Embedded::One(only) => [Some(only), None],
-        Embedded::Two(server, client) => [Some(server), Some(client)],
-    };
-    let inner = inner.into_iter().flatten().map(|inner| IpAddr::V4(Ipv4Addr::from(inner)));
-    std::iter::once(address).chain(inner).map(Prefix::host)
-}
-
-/// All prefixes that hold one, the widest first.
-fn around(prefix: Prefix) -> impl Iterator<Item = Prefix> {
-    (0..=prefix.length()).filter_map(move |length| prefix.truncated(length))
 }
 
 #[cfg(test)]
@@ -293,16 +290,25 @@ mod tests {
         ] {
             assert_eq!(content.marking(address.parse().unwrap()), expected, "{address}");
         }
+        assert_eq!(unmarked.marking("192.0.2.1".parse().unwrap()), Some(None));
+    }
+
+    #[test]
+    fn longest_prefix_of_the_first_form_holds_an_address() {
+        let entries = ["198.51.100.0/24", "198.51.100.7", "203.0.113.7", "2001:db8::/32", "2002:cb00:7107::/48"];
+        let content = Content::new(entries.map(|entry| (prefix(entry), None)), Context::default());
+        let carriers = Carriers { isatap: true, ..Carriers::NONE };
         for (address, expected) in [
             ("198.51.100.7", Some("198.51.100.7/32")),
             ("198.51.100.8", Some("198.51.100.0/24")),
             ("2002:c633:6407::1", Some("198.51.100.7/32")),
+            ("2002:cb00:7107::1", Some("2002:cb00:7107::/48")),
+            ("2001:db9::5efe:198.51.100.7", Some("198.51.100.7/32")),
             ("2001:db8::7", Some("2001:db8::/32")),
             ("203.0.113.8", None),
         ] {
-            assert_eq!(content.holder(address.parse().unwrap()), expected.map(prefix), "{address}");
+            assert_eq!(content.holder(address.parse().unwrap(), &carriers), expected.map(prefix), "{address}");
         }
-        assert_eq!(unmarked.marking("192.0.2.1".parse().unwrap()), Some(None));
     }
 
     #[test]

@@ -23,8 +23,8 @@ use crate::{
     ruleset::ListAction,
 };
 
-/// Rows of one answer at most, some 40 MB of JSON.
-pub const ROWS_MAX: usize = 65_536;
+/// Rows of one answer at most, some 10 MB of JSON: all that there are, unless the configuration makes more room for them.
+pub const ROWS_MAX: usize = 16_384;
 
 /// A host, the indicator that it met, and what the kernel knows of it.
 #[derive(Clone, Copy, Debug)]

@@ -146,7 +146,7 @@ impl Snapshot {
         let name = self.names.get(&list)?;
         let list = self.lists.iter().find(|list| list.name == *name && list.role != Role::Allow)?;
         let content = list.content.as_deref()?;
-        let holder = content.holder(address)?;
+        let holder = content.holder(address, &self.config.carriers())?;
         Some(Told::of(holder, content.contexts(&holder)))
     }
 
