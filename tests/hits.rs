@@ -150,7 +150,7 @@ fn hits_are_sorted_filtered_and_explained_and_outlive_reloads_and_crashes() {
     lab.write("c2.csv", &format!("value\n{C2_6}\n"));
     lab.naikon(&["reload"]).exits(0);
     let after = one(0);
-    assert_eq!(account(&[after.clone()]), account(&[before.clone()]));
+    assert_eq!(account(std::slice::from_ref(&after)), account(std::slice::from_ref(&before)));
     assert_eq!(
         (&after["prefix"], &after["tlp"]),
         (&Value::Null, &Value::Null),

@@ -2,7 +2,7 @@
 //!
 //! The method is that of RITA (Active Countermeasures, `analysis/beacons.go`), on the bursts that the kernel keeps of a pair:
 //! robust statistics of intervals and sizes, which one odd value does not move. What stands for what, and what known traffic
-//! scores, is told in `docs/beacons.md`, whose table a test of this file writes.
+//! scores, is told in `docs/beacons.md`, whose table a test of this file checks.
 //!
 //! A score says where to look first. It is no verdict: nothing is dropped or passed on account of it.
 
