@@ -126,17 +126,19 @@ impl HitReader {
         Ok(info.max_entries())
     }
 
-    /// Every pair, in no order. A pair that comes or goes in between may be missing or stand there twice.
+    /// Every pair, in no order. While pairs come and go some may be missing or stand there twice, but no more are read than
+    /// there is room for: after a key that has gone the kernel begins anew, which under a flood would never end.
     ///
     /// # Errors
     ///
     /// When the kernel refuses a read.
     pub fn pairs(&self) -> Result<Vec<Met>, KernelError> {
         let mut met = Vec::new();
+        let room = self.room()? as usize;
         for (name, map, direction) in
             [(abi::PAIRS_TO, &self.to, Direction::To), (abi::PAIRS_FROM, &self.from, Direction::From)]
         {
-            for entry in map.iter() {
+            for entry in map.iter().take(room) {
                 let (key, pair) = entry.map_err(|error| KernelError::of(format!("reading {name}"), &error))?;
                 let key = PairKey::from_bytes(&key);
                 let Some((key, action)) = key.and_then(|key| Some((key, Action::from_raw(key.action)?))) else {
