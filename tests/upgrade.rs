@@ -547,7 +547,6 @@ fn foreign_or_corrupt_map_under_our_name_is_refused_named_and_left_alone() {
         lab.run(run_command(&lab, &start)).exits(8).says(text(&hits)).says(cause).says("remove it by hand");
         assert_eq!(objects(&lab), before, "{what}: every pin should stay, and be what it was");
         assert!(lab.gateway.enter(|| fs::symlink_metadata(&hits)).is_ok(), "{what} should be left alone");
-        assert_eq!(lab.gateway.xdp_programs().len(), 2, "{what}: both interfaces stay covered");
         assert!(!Probe::new(&lab).listed_passes(), "{what}: enforcement should go on");
         lab.naikon(&["status"]).exits(8).says(text(&hits));
         lab.gateway.enter(|| fs::remove_file(&hits).or_else(|_| fs::remove_dir(&hits))).unwrap();
