@@ -482,6 +482,9 @@ fn detach_without_a_daemon_removes_the_pins_of_every_abi() {
     expect_nothing_left(&lab);
 }
 
+/// What stands where a pin of ours should, how it comes there, and what naikon says of it.
+type Replacement<'a> = (&'a str, &'a dyn Fn(&Lab, &Path), &'a str);
+
 fn program(lab: &Lab, path: &Path) {
     lab.gateway.enter(|| {
         let (mut ebpf, _set) = alone();
@@ -527,7 +530,7 @@ fn foreign_or_corrupt_map_under_our_name_is_refused_named_and_left_alone() {
     let trie = map([LPM_TRIE, 8, 4, 64, 1]);
     let to_link = |lab: &Lab, path: &Path| link(lab, path, "lo");
     let dangling = |lab: &Lab, path: &Path| lab.gateway.enter(|| symlink("nowhere", path)).unwrap();
-    let replacements: [(&str, &dyn Fn(&Lab, &Path), &str); 10] = [
+    let replacements: [Replacement<'_>; 10] = [
         ("a map of another type", &wrong_type, "Hash of"),
         ("a map of another type of key", &trie, "LpmTrie of"),
         ("a longer key", &wrong_key, "(16 + 16) bytes"),
@@ -589,7 +592,7 @@ fn foreign_or_corrupt_link_under_our_name_is_refused_named_and_left_alone() {
         let to_program = |lab: &Lab, path: &Path| link(lab, path, "lan0");
         let map = |lab: &Lab, path: &Path| make_map(lab, "XDP", [HASH, 8, 16, 64, 0], path);
         // The link comes last: the kernel takes its program away some time after its pin.
-        let replacements: [(&str, &dyn Fn(&Lab, &Path), &str); 4] = [
+        let replacements: [Replacement<'_>; 4] = [
             ("a program", &program, "it is no BPF link but a program"),
             ("a map", &map, "it is no BPF link but a map"),
             ("a directory", &directory, "it is a directory"),
