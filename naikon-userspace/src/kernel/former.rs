@@ -386,3 +386,25 @@ fn names_id(names: &Names) -> Result<Option<u32>, KernelError> {
     let map: &MapData = IterableMap::<abi::NameKey, u32>::map(names);
     id(map).map(Some)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_are_known_by_the_names_of_their_pins() {
+        for name in abi::COUNTERS {
+            assert_eq!(counter(name), Some(name));
+            assert_eq!(counter(&format!("{name}-4711")), Some(name));
+        }
+        for other in ["HITS_1", "HITS-", "HITS-x", "HITS-1-2", "NAMES", "NAMES-1", "", "-1"] {
+            assert_eq!(counter(other), None, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn every_map_that_is_handed_on_has_a_layout_and_every_counter_is_handed_on() {
+        assert!(abi::HANDED_ON.into_iter().all(|name| Layout::of_ours(name).is_some()));
+        assert!(abi::COUNTERS.into_iter().all(|name| abi::HANDED_ON.contains(&name)));
+    }
+}
