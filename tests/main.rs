@@ -31,4 +31,5 @@ mod swap;
 mod tables;
 mod traffic;
 mod tun;
+mod upgrade;
 mod verdict;
