@@ -23,6 +23,7 @@ mod kernel;
 mod kinds;
 mod lifecycle;
 mod lists;
+mod names;
 mod packets;
 mod paths;
 mod random;

@@ -861,6 +861,41 @@ fn frame_without_a_counter_still_gets_its_verdict() {
     }
 }
 
+/// Fault: interface-churn.
+#[test]
+fn frame_without_a_counter_of_its_own_is_counted_with_all_others() {
+    if needs_root() {
+        return;
+    }
+    let call = ipv4(HOST, C2).carry(udp(1, 2, b"")).frame().bytes;
+    let clean = ipv4(HOST, HOST).carry(udp(1, 2, b"")).frame().bytes;
+    for entry in ENTRIES {
+        let mut bench = Bench::load(entry, false);
+        let key = abi::hits_key(LISTED, abi::SLOT_OTHERS, abi::hit_cell(Action::drop(LISTED), To, V4));
+        let mut hits: PerCpuHashMap<_, u64, [u64; 2]> = bench.ebpf.map_mut(abi::HITS).unwrap().try_into().unwrap();
+        hits.insert(key, PerCpuValues::try_from(vec![[0; 2]; nr_cpus().unwrap()]).unwrap(), 0).unwrap();
+        // Another interface has the place, nobody has it, and a slot without cells.
+        for interface in [
+            abi::interface_entry(IFINDEX + abi::INTERFACES_LEN, SLOT, true),
+            0,
+            abi::interface_entry(IFINDEX, SLOT + 1, true),
+            abi::interface_entry(IFINDEX, abi::SLOT_OTHERS, true),
+        ] {
+            bench.set_interface(interface);
+            assert_eq!((bench.run(&call), bench.run(&clean)), (XDP_DROP, XDP_PASS));
+        }
+        assert_eq!(bench.counted(), Counts::default(), "another slot's counters should not move");
+        let hits: PerCpuHashMap<_, u64, [u64; 2]> = bench.ebpf.map(abi::HITS).unwrap().try_into().unwrap();
+        let hits = hits.get(&key, 0).unwrap();
+        let sum = hits.iter().fold([0, 0], |[packets, bytes], [more, longer]| [packets + more, bytes + longer]);
+        assert_eq!(sum, [4, 4 * call.len() as u64], "{entry}");
+        let frames: PerCpuArray<_, u64> = bench.ebpf.map(abi::FRAMES).unwrap().try_into().unwrap();
+        let passed = frames.get(&abi::frames_index(abi::SLOT_OTHERS, abi::FRAME_PASSED), 0).unwrap();
+        let expected = if entry.ends_with("egress") { 0 } else { 3 };
+        assert_eq!(passed.iter().sum::<u64>(), expected, "{entry}: the slot without cells counts its own frames");
+    }
+}
+
 #[test]
 fn default_route_of_the_tries_matches_every_address() {
     if needs_root() {
