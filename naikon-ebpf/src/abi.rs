@@ -127,6 +127,9 @@ pub const PROGRAMS_CONNECT: [&str; 4] = ["connect4", "connect6", "sendmsg4", "se
 /// The same, for naikon without `CAP_PERFMON`, to whom newer kernels do not tell the process's name.
 pub const PROGRAMS_NAMELESS: [&str; 4] = ["nameless_c4", "nameless_c6", "nameless_s4", "nameless_s6"];
 
+/// Read-only global `u8`: 1 looks for ISATAP addresses in calls of local processes, as `--deep` does in frames.
+pub const ISATAP: &str = "ISATAP";
+
 /// Read-only global `u8`: 1 drops the frames that the walk cannot read, 0 passes them.
 pub const UNPARSED_DROP: &str = "UNPARSED_DROP";
 

@@ -143,7 +143,7 @@ fn translated(high: u64, low: u64) -> u32 {
 
 /// The stored answer for an IPv4 address that an IPv6 address carries.
 #[inline(always)]
-fn inner_v4(address: u32) -> Action {
+pub(crate) fn inner_v4(address: u32) -> Action {
     Action::from_trie(listed_v4(address))
 }
 
@@ -194,7 +194,13 @@ pub(crate) fn settle<H: Hook>(hook: &H, family: Family, hit: Option<Hit>) -> H::
 #[inline(always)]
 pub(crate) fn unparsed<H: Hook>(hook: &H, reason: Unparsed) -> H::Verdict {
     count_frame(hook, abi::FRAME_UNPARSED + reason as u32);
-    if UNPARSED_DROP.load() == 1 { H::DROP } else { pass(hook) }
+    if drops_unparsed() { H::DROP } else { pass(hook) }
+}
+
+/// What cannot be read is to be dropped.
+#[inline(always)]
+pub(crate) fn drops_unparsed() -> bool {
+    UNPARSED_DROP.load() == 1
 }
 
 #[inline(always)]

@@ -363,7 +363,11 @@ fn load_object(
     let count = prefixes.len() as u32;
     let mut words: Vec<u64> = prefixes.concat();
     words.resize(2 * NAT64_MAX, 0);
-    loader.override_global(abi::NAT64_COUNT, &count, true).override_global(abi::NAT64, words.as_slice(), true);
+    let isatap: &u8 = if carriers.isatap { &1 } else { &0 };
+    loader
+        .override_global(abi::NAT64_COUNT, &count, true)
+        .override_global(abi::NAT64, words.as_slice(), true)
+        .override_global(abi::ISATAP, isatap, true);
     if calls {
         loader.map_max_entries(abi::REPORTS, abi::REPORTS_BYTES);
     }
