@@ -11,6 +11,7 @@ mod audit;
 mod budget;
 mod cli;
 mod connect;
+mod contract;
 mod deep;
 mod docs;
 mod doctor;

@@ -85,6 +85,8 @@ pub(crate) enum Expected {
     Monitor(u16, Direction, Family),
     Pass,
     Unparsed(Unparsed),
+    /// An address is watched, and what follows cannot be read: where that is dropped, it is dropped, else monitored.
+    WatchedAndCut(u16, Direction, Family, Unparsed),
 }
 use Expected::{Drop, Monitor, Pass};
 
@@ -426,7 +428,10 @@ impl Counts {
             Drop(list, direction, family) => {
                 (XDP_DROP, Some((list, abi::hit_cell(Action::drop(list), direction, family))))
             }
-            Monitor(list, direction, family) => {
+            Expected::WatchedAndCut(_, _, _, reason) if unparsed_drops => {
+                return self.expect(Expected::Unparsed(reason), length, unparsed_drops);
+            }
+            Monitor(list, direction, family) | Expected::WatchedAndCut(list, direction, family, _) => {
                 (XDP_PASS, Some((list, abi::hit_cell(Action::monitor(list), direction, family))))
             }
             Pass => (XDP_PASS, None),
@@ -758,7 +763,11 @@ fn every_row_of_the_contract_agrees_with_the_walk_on_the_host() {
 
 /// The same answer from the walk on the host and a list of prefixes: no map, no program.
 fn model(frame: &[u8]) -> Expected {
-    match packet::endpoints(frame) {
+    model_of(packet::endpoints(frame))
+}
+
+pub(crate) fn model_of(sight: Sight) -> Expected {
+    match sight {
         Sight::NotIp => Pass,
         Sight::Unparsed(reason) => Expected::Unparsed(reason),
         Sight::V4 { source, destination } => settle(model_v4(destination), model_v4(source), V4),

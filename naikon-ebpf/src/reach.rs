@@ -23,7 +23,7 @@ use naikon_ebpf::{
 use crate::{
     hook::{__sk_buff, Hook, Packet, Tc, Xdp, entry_points},
     maps::octets,
-    program::{Hit, listed_v4, pass, settle, stored_v6, unparsed, verdict_name, was_judged},
+    program::{Hit, drops_unparsed, listed_v4, pass, settle, stored_v6, unparsed, verdict_name, was_judged},
 };
 
 /// A hook that hands over what lies anywhere in a packet.
@@ -345,7 +345,10 @@ fn judge<H: Reach>(hook: &H) -> H::Verdict {
     match reading {
         Reading::NotIp => pass(hook),
         Reading::Unparsed(reason) => unparsed(hook, reason),
-        Reading::Ip { cut: Some(reason), .. } if hit.is_none() => unparsed(hook, reason),
+        // A drop beats a monitor: whoever drops what cannot be read drops it behind an address that is merely watched, too.
+        Reading::Ip { cut: Some(reason), .. } if !hit.is_some_and(|hit| hit.action.is_drop() || !drops_unparsed()) => {
+            unparsed(hook, reason)
+        }
         Reading::Ip { family, .. } => settle(hook, family, hit),
     }
 }
