@@ -23,6 +23,7 @@ mod sys;
 mod tables;
 mod trace;
 mod traffic;
+mod undo;
 
 use std::{
     collections::BTreeMap,
@@ -54,7 +55,7 @@ pub use self::{
     reports::Reports,
     tables::CounterReader,
     trace::Trace,
-    traffic::traffic,
+    traffic::{pppoe_carriers, traffic},
 };
 use self::{attach::Attachment, connect::Connects, pins::PinDir, reports::Reporters, tables::Tables, trace::Loggers};
 use crate::{
