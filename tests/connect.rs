@@ -23,20 +23,20 @@ use crate::harness::{
 use aya::util::KernelVersion;
 
 /// `EPERM`, which a refused process sees.
-const REFUSED: i32 = 1;
+pub(crate) const REFUSED: i32 = 1;
 /// `ECONNREFUSED`: the server was reached, and nobody listens there.
 const REACHED: i32 = 111;
 /// `ENETUNREACH`: there is no route.
 const NO_ROUTE: i32 = 101;
 
 /// A cgroup v2 of this lab, seen from the gateway.
-struct Cgroup<'a> {
+pub(crate) struct Cgroup<'a> {
     lab: &'a Lab,
-    path: PathBuf,
+    pub(crate) path: PathBuf,
 }
 
 impl<'a> Cgroup<'a> {
-    fn new(lab: &'a Lab) -> Self {
+    pub(crate) fn new(lab: &'a Lab) -> Self {
         let root = Path::new("/sys/fs/cgroup");
         let path = root.join(lab.folder.path().file_name().unwrap());
         lab.gateway.enter(|| {
@@ -46,7 +46,7 @@ impl<'a> Cgroup<'a> {
         Cgroup { lab, path }
     }
 
-    fn text(&self) -> &str {
+    pub(crate) fn text(&self) -> &str {
         self.path.to_str().unwrap()
     }
 
@@ -73,7 +73,7 @@ impl Drop for Cgroup<'_> {
 }
 
 /// A process that calls whom it is told to.
-struct Caller {
+pub(crate) struct Caller {
     child: Child,
     orders: ChildStdin,
     answers: BufReader<ChildStdout>,
@@ -81,7 +81,7 @@ struct Caller {
 
 impl Caller {
     /// On a host, in a cgroup or wherever this test is.
-    fn start(lab: &Lab, host: &Host, cgroup: Option<&Cgroup<'_>>) -> Self {
+    pub(crate) fn start(lab: &Lab, host: &Host, cgroup: Option<&Cgroup<'_>>) -> Self {
         Self::become_of(Command::new("perl"), lab, host, cgroup)
     }
 
@@ -112,7 +112,7 @@ impl Caller {
     }
 
     /// The error number of a call, 0 when there is none.
-    fn call(&mut self, what: &str, address: impl ToString) -> i32 {
+    pub(crate) fn call(&mut self, what: &str, address: impl ToString) -> i32 {
         writeln!(self.orders, "{what} {} 9", address.to_string()).unwrap();
         let mut answer = String::new();
         self.answers.read_line(&mut answer).unwrap();

@@ -109,7 +109,8 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    fn new(own_mounts: bool) -> Self {
+    /// A host with the loopback alone.
+    pub(crate) fn new(own_mounts: bool) -> Self {
         let made = thread::spawn(move || {
             unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace should be possible");
             if own_mounts {
@@ -190,6 +191,11 @@ impl Host {
         let socket = self.enter(|| UdpSocket::bind(address)).unwrap_or_else(|error| panic!("{address}: {error}"));
         socket.set_read_timeout(Some(DEADLINE)).unwrap();
         socket
+    }
+
+    /// Where `ip` finds this host's network namespace.
+    pub(crate) fn namespace(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.network.as_raw_fd())
     }
 
     /// Identity of the network namespace.
@@ -474,7 +480,7 @@ impl Lab {
 
     /// Makes one more interface of the gateway, with its other end at the client.
     pub(crate) fn plug(&self, name: &str, peer: &str) {
-        let namespace = format!("/proc/{}/fd/{}", std::process::id(), self.client.network.as_raw_fd());
+        let namespace = self.client.namespace();
         let queues = "numtxqueues 1 numrxqueues 1";
         self.gateway.ip(&format!(
             "link add {name} {queues} type veth peer name {peer} {queues} netns {namespace}\n\
@@ -555,7 +561,7 @@ impl Drop for Lab {
 /// The command that makes a pair of interfaces, one end here, the other as `eth0` there. One queue each keeps frames
 /// in order.
 fn veth(name: &str, own: [u8; 6], peer: [u8; 6], there: &Host) -> String {
-    let namespace = format!("/proc/{}/fd/{}", std::process::id(), there.network.as_raw_fd());
+    let namespace = there.namespace();
     let queues = "numtxqueues 1 numrxqueues 1";
     format!(
         "link add {name} address {} {queues} type veth peer name eth0 address {} {queues} netns {namespace}\n\

@@ -396,7 +396,7 @@ fn capabilities_of_the_unit_suffice() {
 }
 
 /// Detaches a pinned link, as `bpftool link detach` does. Perl is in every Debian; bpftool is not.
-fn detach_link(lab: &Lab, pin: &Path) {
+pub(crate) fn detach_link(lab: &Lab, pin: &Path) {
     let bpf = if cfg!(target_arch = "x86_64") { "321" } else { "280" };
     // BPF_OBJ_GET of the path, then BPF_LINK_DETACH of what it gave.
     let script = r#"

@@ -9,6 +9,7 @@
 
 mod audit;
 mod budget;
+mod churn;
 mod cli;
 mod connect;
 mod contract;
@@ -31,6 +32,7 @@ mod random;
 mod reload;
 mod swap;
 mod tables;
+mod takeover;
 mod traffic;
 mod tun;
 mod upgrade;

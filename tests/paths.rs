@@ -33,7 +33,7 @@ fn call(destination: impl Into<IpAddr>, mark: &str) -> Packet {
 }
 
 /// Sends `mark` from a socket of the gateway. The kernel may tell the socket that a filter took it.
-fn send_from_gateway(lab: &Lab, destination: impl Into<IpAddr>, mark: &str) {
+pub(crate) fn send_from_gateway(lab: &Lab, destination: impl Into<IpAddr>, mark: &str) {
     let destination = SocketAddr::new(destination.into(), SINK);
     let any: IpAddr = if destination.is_ipv4() { [0, 0, 0, 0].into() } else { [0_u16; 8].into() };
     match lab.gateway.udp((any, 0)).send_to(mark.as_bytes(), destination) {

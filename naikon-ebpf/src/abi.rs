@@ -408,7 +408,8 @@ pub const fn interface_index(ifindex: u32) -> u32 {
 
 /// Slot of an interface that carries no program of ours.
 pub const NO_SLOT: u16 = u16::MAX;
-/// Bit of an entry of [`INTERFACES`]: what comes in here has been judged, here or on a device below.
+/// Bit of an entry of [`INTERFACES`]: what comes in here has been judged and counted, here or on a device below. It decides of
+/// counts alone: another network namespace has other interfaces of these indexes, and its packets come by, too.
 const JUDGED: u64 = 1 << 16;
 
 /// Value of [`INTERFACES`]: the whole interface index, so that an index which shares the low bits is told apart, whether what

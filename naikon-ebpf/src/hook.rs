@@ -39,7 +39,7 @@ pub(crate) trait Hook: EbpfContext {
     const IS_RAW: bool;
     /// Every decision is logged.
     const TRACE: bool;
-    /// Packets leave here: what was judged where it came in is not judged again, and what passes is not counted.
+    /// Packets leave here: what was judged where it came in is not counted again, and what passes is not counted.
     const IS_EGRESS: bool;
 
     fn new(context: *mut Self::Context) -> Self;

@@ -21,9 +21,6 @@ use crate::{
 /// would take stack on this way, and each first store there costs a barrier without CAP_PERFMON.
 #[inline(always)]
 pub(crate) fn judge<H: Hook>(hook: &H) -> H::Verdict {
-    if H::IS_EGRESS && was_judged(hook) {
-        return H::PASS;
-    }
     match sight(hook) {
         Sight::V4 { source, destination } => {
             let (source, destination) = (u32::from_be_bytes(source), u32::from_be_bytes(destination));
@@ -51,9 +48,11 @@ pub(crate) fn judge<H: Hook>(hook: &H) -> H::Verdict {
     }
 }
 
-/// Whether the packet was judged where it came in, or on a device below that.
+/// Whether the packet was judged where it came in, or on a device below that: then it has been counted, unless it is to be dropped.
+/// No verdict follows from it. The index is one of the network namespace where the packet came in, which may be another one: what
+/// a container sends by a VLAN or macvlan on an interface of ours has one of its own.
 #[inline(always)]
-pub(crate) fn was_judged<H: Hook>(hook: &H) -> bool {
+fn was_judged<H: Hook>(hook: &H) -> bool {
     let ifindex = hook.came_in_on();
     INTERFACES.get(abi::interface_index(ifindex)).is_some_and(|entry| abi::is_judged(*entry, ifindex))
 }
@@ -186,6 +185,9 @@ pub(crate) fn settle<H: Hook>(hook: &H, family: Family, hit: Option<Hit>) -> H::
     let Some(Hit { action, direction }) = hit else {
         return pass(hook);
     };
+    if H::IS_EGRESS && !action.is_drop() && was_judged(hook) {
+        return H::PASS;
+    }
     count_hit(hook, action.list(), abi::hit_cell(action, direction, family));
     if action.is_drop() { H::DROP } else { pass(hook) }
 }
@@ -193,7 +195,9 @@ pub(crate) fn settle<H: Hook>(hook: &H, family: Family, hit: Option<Hit>) -> H::
 /// Fail open: what we cannot read, we do not judge, unless told otherwise.
 #[inline(always)]
 pub(crate) fn unparsed<H: Hook>(hook: &H, reason: Unparsed) -> H::Verdict {
-    count_frame(hook, abi::FRAME_UNPARSED + reason as u32);
+    if !H::IS_EGRESS || !was_judged(hook) {
+        count_frame(hook, abi::FRAME_UNPARSED + reason as u32);
+    }
     if drops_unparsed() { H::DROP } else { pass(hook) }
 }
 

@@ -23,7 +23,7 @@ use naikon_ebpf::{
 use crate::{
     hook::{__sk_buff, Hook, Packet, Tc, Xdp, entry_points},
     maps::octets,
-    program::{Hit, drops_unparsed, listed_v4, pass, settle, stored_v6, unparsed, verdict_name, was_judged},
+    program::{Hit, drops_unparsed, listed_v4, pass, settle, stored_v6, unparsed, verdict_name},
 };
 
 /// A hook that hands over what lies anywhere in a packet.
@@ -335,9 +335,6 @@ fn stronger(strongest: u64, action: Action, side: u64) -> u64 {
 
 #[inline(always)]
 fn judge<H: Reach>(hook: &H) -> H::Verdict {
-    if H::IS_EGRESS && was_judged(hook) {
-        return H::PASS;
-    }
     let mut weighed = Weighed::<H> { context: hook.context(), strongest: 0 };
     let packet = Reached::<H>::at(hook.context(), 0);
     let reading = if H::IS_RAW { deep::walk_raw(packet, &mut weighed) } else { deep::walk(packet, &mut weighed) };

@@ -137,21 +137,32 @@ fn unescaped(field: &[u8]) -> Vec<u8> {
     plain
 }
 
-/// Puts the programs at the cgroup, or takes those of before away, and says so.
+/// Puts the programs at the cgroup, and says so.
 ///
 /// # Errors
 ///
-/// What the kernel refuses.
+/// What the kernel refuses; what was there before stays.
 pub(super) fn attach(kernel: &mut Kernel) -> Result<(), KernelError> {
     let connected = kernel.attach_connects()?;
     let path = kernel.cgroup().unwrap_or(Path::new("")).display();
     match connected {
         Connected::Unwanted => {}
-        Connected::Released => tracing::warn!("calls of local processes are not looked after any more"),
         Connected::Attached => tracing::info!("{path}: attached for the calls of its processes"),
         Connected::Adopted => {
             tracing::info!("{path}: took over the programs for the calls of its processes without a gap")
         }
+    }
+    Ok(())
+}
+
+/// Takes the programs of before away that are wanted no longer.
+///
+/// # Errors
+///
+/// What the kernel refuses; what was there before stays.
+pub(super) fn settle(kernel: &mut Kernel) -> Result<(), KernelError> {
+    if kernel.settle_connects()? {
+        tracing::warn!("calls of local processes are not looked after any more");
     }
     Ok(())
 }
@@ -167,6 +178,7 @@ pub(super) fn reattach(kernel: &mut Kernel) -> Result<Option<String>, KernelErro
         return Ok(None);
     }
     attach(kernel)?;
+    settle(kernel)?;
     Ok(Some(path))
 }
 

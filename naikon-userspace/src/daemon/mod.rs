@@ -174,7 +174,7 @@ fn start(origin: Origin, config: Config) -> Result<Started, RunError> {
             instruments: Instruments::new(),
             refused: None,
         },
-        Err(error) => return Err(abandon(kernel, error.into())),
+        Err(error) => return Err(abandon(Hooks::default(), kernel, error.into())),
     };
     match enforce(&mut enforcer) {
         Ok((control, reader, trace, reports, changes)) => Ok(Started {
@@ -186,7 +186,7 @@ fn start(origin: Origin, config: Config) -> Result<Started, RunError> {
             changes,
             looked_at,
         }),
-        Err(error) => Err(abandon(enforcer.kernel, error)),
+        Err(error) => Err(abandon(enforcer.hooks, enforcer.kernel, error)),
     }
 }
 
@@ -206,12 +206,13 @@ fn enforce(enforcer: &mut Enforcer) -> Result<Enforced, RunError> {
         return Err(cause.into());
     }
     let reader = enforcer.kernel.counter_reader()?;
+    enforcer.hooks.settle(&mut enforcer.kernel, &enforcer.config)?;
     Ok((control, reader, trace, reports, changes))
 }
 
 /// Leaves the kernel as it was before a start that failed.
-fn abandon(kernel: Kernel, error: RunError) -> RunError {
-    if let Err(second) = kernel.abandon() {
+fn abandon(hooks: Hooks, kernel: Kernel, error: RunError) -> RunError {
+    if let Err(second) = hooks.abandon(kernel) {
         tracing::error!("cleaning up after a failed start: {second}");
     }
     error

@@ -290,10 +290,11 @@ impl Enforcer {
         let mut is_attached = false;
         let mut attach = |kernel: &mut Kernel| {
             // Not again when an apply is tried again.
-            if std::mem::replace(&mut is_attached, true) {
-                return Ok(());
+            if !is_attached {
+                hooks.start(kernel, &config)?;
+                is_attached = true;
             }
-            hooks.start(kernel, &config)
+            Ok(())
         };
         let mut cause = self.reload_lists(Wish::default(), &mut attach).1;
         // Where the tries held everything already, there was no change.

@@ -16,7 +16,9 @@ use super::{
     error::{ErrorKind, KernelError},
     filter, load, load_program,
     memory::Mapped,
-    netlink, program, seeds,
+    netlink,
+    pins::PinDir,
+    program, seeds,
     tables::{Tables, require_room, wait_for_readers},
 };
 
@@ -207,11 +209,11 @@ impl Kernel {
         self.pins.as_ref().map_or(Ok(()), |pins| pins.write_down(ebpf))?;
         for (done, (spot, attachment)) in self.attachments.iter().enumerate() {
             let entry = self.settings.entry_point(spot.point, attachment.is_raw);
-            let Err(error) = put(ebpf, entry, *spot, attachment) else { continue };
+            let Err(error) = put(ebpf, entry, *spot, attachment, self.pins.as_ref()) else { continue };
             for (spot, attachment) in self.attachments.iter().take(done) {
                 let entry = self.settings.entry_point(spot.point, attachment.is_raw);
                 // What looks after the interfaces finds one that does not go back, and attaches it anew.
-                if let Err(second) = put(&mut self.ebpf, entry, *spot, attachment) {
+                if let Err(second) = put(&mut self.ebpf, entry, *spot, attachment, self.pins.as_ref()) {
                     tracing::error!("{second}; it is attached anew");
                 }
             }
@@ -219,6 +221,9 @@ impl Kernel {
         }
         if !self.attachments.is_empty() {
             wait_for_readers();
+        }
+        if let Err(error) = self.forget_programs() {
+            tracing::warn!("{error}; programs that are used no more go with the next start");
         }
         Ok(())
     }
@@ -230,11 +235,17 @@ fn added(op: &Op) -> Option<&Rule> {
 }
 
 /// Puts a program at a hook in place of the one that is there.
-fn put(ebpf: &mut Ebpf, entry: &'static str, spot: Spot, attachment: &Attachment) -> Result<(), KernelError> {
+fn put(
+    ebpf: &mut Ebpf,
+    entry: &'static str,
+    spot: Spot,
+    attachment: &Attachment,
+    pins: Option<&PinDir>,
+) -> Result<(), KernelError> {
     load_program(ebpf, entry)?;
     match &attachment.hold {
         Hold::Filter => match netlink::interfaces()?.get(&spot.ifindex) {
-            Some(interface) => filter::put(ebpf, entry, &interface.name, spot.point, true),
+            Some(interface) => filter::put(ebpf, entry, &interface.name, spot.point, true, pins),
             // What looks after the interfaces cleans up.
             None => Ok(()),
         },

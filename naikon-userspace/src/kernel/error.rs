@@ -3,7 +3,7 @@
 use std::{fmt, io};
 
 /// A refused kernel operation.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct KernelError {
     /// Gerund and object: "pinning the link of eth0".
     pub operation: String,

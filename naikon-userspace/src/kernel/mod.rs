@@ -26,6 +26,7 @@ mod sys;
 mod tables;
 mod trace;
 mod traffic;
+mod undo;
 
 use std::{
     collections::BTreeMap,
@@ -57,7 +58,7 @@ pub use self::{
     offline::{Inspection, detach_pins, has_pins, inspect},
     reports::Reports,
     trace::Trace,
-    traffic::traffic,
+    traffic::{pppoe_carriers, traffic},
 };
 use self::{attach::Attachment, connect::Connects, pins::PinDir, reports::Reporters, tables::Tables, trace::Loggers};
 use crate::{
@@ -218,7 +219,7 @@ impl Kernel {
         match kernel.take_over() {
             Ok(()) => Ok(kernel),
             Err(error) => {
-                kernel.abandon()?;
+                kernel.abandon(&[])?;
                 Err(error)
             }
         }

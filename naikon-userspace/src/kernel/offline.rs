@@ -6,15 +6,16 @@ use naikon_ebpf::abi;
 
 use super::{
     CounterReader, PinDir,
-    attach::{filters, remove_filter},
+    attach::confirmed,
     connect,
     error::KernelError,
+    filter,
     former::Version,
     netlink::interfaces,
     pins::{self, pinned_link},
 };
 use crate::{
-    hook::{Point, Spot, Stance},
+    hook::{Spot, Stance},
     ruleset::Rule,
     telemetry::Counters,
 };
@@ -51,15 +52,11 @@ pub fn inspect(pin_dir: &Path) -> Result<Inspection, KernelError> {
         let (Some(pinned), Some(interface)) = (pinned_link(&pins, spot)?, interfaces.get(&spot.ifindex)) else {
             continue;
         };
-        let stance = match spot.point {
-            Point::Xdp => interface.xdp.filter(|xdp| xdp.program_id == pinned.held.program_id).map(|xdp| xdp.mode),
-            Point::Ingress | Point::Egress => Some(Stance::Tcx),
-        };
-        if let Some(stance) = stance.filter(|_| pinned.is_live(spot.ifindex)) {
+        if let Some(stance) = confirmed(interface, spot.point, pinned.held)? {
             attached.push((interface.name.clone(), spot, stance));
         }
     }
-    for spot in filters()? {
+    for (spot, _) in filter::spots(&filter::programs(&pins)?)? {
         if let Some(interface) = interfaces.get(&spot.ifindex) {
             attached.push((interface.name.clone(), spot, Stance::Clsact));
         }
@@ -155,9 +152,8 @@ pub fn detach_pins(pin_dir: &Path) -> Result<usize, KernelError> {
         pins::unpin(&pins.link(*spot))?;
         drop(link);
     }
-    let filters = filters()?;
-    filters.iter().try_for_each(|spot| remove_filter(*spot))?;
+    let filters = filter::remove_all(&pins)?;
     connect::release_pins(&pins)?;
     pins.remove()?;
-    Ok(links.len() + filters.len() + connects.len())
+    Ok(links.len() + filters + connects.len())
 }

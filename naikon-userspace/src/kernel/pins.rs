@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <pin dir>/<hook>-<ifindex>   the link that holds the program at a hook (xdp, ingress, egress) of an interface
+//! <pin dir>/program-<id>       a program that stands at filters, which are proved to be ours by that
 //! <pin dir>/connect4, ...      the links that hold the programs at a cgroup: connect4, connect6, sendmsg4, sendmsg6
 //! <pin dir>/v<ABI>/<MAP>       the maps, shared by every program of that ABI
 //! <pin dir>/v<ABI>/<MAP>-<id>  counters of another ABI, which go on being told
@@ -296,13 +297,6 @@ pub(super) fn open_map(path: &Path) -> Result<Option<MapData>, KernelError> {
 pub(super) struct Pinned {
     pub(super) link: Link,
     pub(super) held: Held,
-}
-
-impl Pinned {
-    /// Whether it still holds a program on the interface.
-    pub(super) fn is_live(&self, ifindex: u32) -> bool {
-        self.held.ifindex == ifindex
-    }
 }
 
 /// What is pinned for a hook, if it is a link of the right kind that holds a program of naikon's.
