@@ -26,13 +26,13 @@ const REACHED: i32 = 111;
 const NO_ROUTE: i32 = 101;
 
 /// A cgroup v2 of this lab, seen from the gateway.
-struct Cgroup<'a> {
+pub(crate) struct Cgroup<'a> {
     lab: &'a Lab,
     path: PathBuf,
 }
 
 impl<'a> Cgroup<'a> {
-    fn new(lab: &'a Lab) -> Self {
+    pub(crate) fn new(lab: &'a Lab) -> Self {
         let root = Path::new("/sys/fs/cgroup");
         let path = root.join(lab.folder.path().file_name().unwrap());
         lab.gateway.enter(|| {
@@ -42,11 +42,11 @@ impl<'a> Cgroup<'a> {
         Cgroup { lab, path }
     }
 
-    fn text(&self) -> &str {
+    pub(crate) fn text(&self) -> &str {
         self.path.to_str().unwrap()
     }
 
-    fn remove(&self) {
+    pub(crate) fn remove(&self) {
         let path = &self.path;
         eventually("the cgroup should be empty", || self.lab.gateway.enter(|| fs::remove_dir(path)).ok());
     }

@@ -24,7 +24,7 @@ fn dropped(metrics: &Metrics) -> f64 {
 }
 
 /// A listed frame and a clean one behind it on the same wire.
-struct Probe {
+pub(crate) struct Probe {
     client: Wire,
     gateway: Wire,
     listed: Frame,
@@ -32,7 +32,7 @@ struct Probe {
 }
 
 impl Probe {
-    fn new(lab: &Lab) -> Self {
+    pub(crate) fn new(lab: &Lab) -> Self {
         let frame = |address, mark: &[u8]| Lab::from_client(ipv4(CLIENT, address).carry(udp(40_000, 9, mark)));
         Probe {
             client: lab.client.wire("eth0"),
@@ -43,7 +43,7 @@ impl Probe {
     }
 
     /// Whether a listed frame passes now; a clean one must.
-    fn listed_passes(&self) -> bool {
+    pub(crate) fn listed_passes(&self) -> bool {
         self.client.send(&self.listed);
         self.client.send(&self.clean);
         let (mut listed, mut clean) = (false, false);

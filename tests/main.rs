@@ -25,6 +25,7 @@ mod lifecycle;
 mod lists;
 mod packets;
 mod paths;
+mod privilege;
 mod random;
 mod reload;
 mod swap;

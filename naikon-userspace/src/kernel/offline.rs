@@ -75,8 +75,11 @@ pub fn inspect(pin_dir: &Path) -> Result<Inspection, KernelError> {
 }
 
 /// Whether pins of a naikon are there.
-#[must_use]
-pub fn has_pins(pin_dir: &Path) -> bool {
+///
+/// # Errors
+///
+/// When this user may not look.
+pub fn has_pins(pin_dir: &Path) -> Result<bool, KernelError> {
     PinDir::exists(pin_dir)
 }
 

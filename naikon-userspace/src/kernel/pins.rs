@@ -9,9 +9,9 @@
 //! The directory itself is the lock (flock(2)): bpffs has no regular files.
 
 use std::{
-    fs::{self, DirBuilder, File},
+    fs::{self, DirBuilder, File, Permissions},
     io,
-    os::unix::fs::DirBuilderExt,
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -21,6 +21,7 @@ use naikon_ebpf::{abi, report::CONNECT_CELLS};
 use super::{
     error::{ErrorKind, KernelError},
     link::{Held, Kind, Link},
+    privileges,
 };
 use crate::hook::{Point, Spot};
 
@@ -57,10 +58,13 @@ impl PinDir {
         make(root)?;
         let lock = File::open(root).map_err(|error| {
             KernelError::of(format!("opening the pin directory {}", root.display()), &error)
-                .cure("it belongs to another user; run as that user or as root")
+                .cure(privileges::handed_over(root))
         })?;
         match lock.try_lock() {
-            Ok(()) => Ok(PinDir { root: root.to_owned(), _lock: Some(lock) }),
+            Ok(()) => {
+                keep_private(root, &lock)?;
+                Ok(PinDir { root: root.to_owned(), _lock: Some(lock) })
+            }
             Err(fs::TryLockError::WouldBlock) => Err(KernelError::new(
                 format!("locking the pin directory {}", root.display()),
                 ErrorKind::Locked,
@@ -74,8 +78,8 @@ impl PinDir {
     }
 
     /// Whether a directory with pins of a naikon, of whatever ABI, stands there.
-    pub(crate) fn exists(root: &Path) -> bool {
-        versions(root).is_ok_and(|versions| !versions.is_empty())
+    pub(crate) fn exists(root: &Path) -> Result<bool, KernelError> {
+        Ok(!versions(root)?.is_empty())
     }
 
     /// Removes the maps of every other ABI, once no program uses them any more.
@@ -186,10 +190,15 @@ fn remove_maps(directory: &Path) -> Result<(), KernelError> {
     remove_directory(directory)
 }
 
-/// Removes a directory that is empty.
+/// Removes a directory that is empty. One that was prepared for this user where he may make none stays.
 fn remove_directory(directory: &Path) -> Result<(), KernelError> {
     match fs::remove_dir(directory) {
-        Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => {
+        Err(error)
+            if !matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::PermissionDenied
+            ) =>
+        {
             Err(KernelError::of(format!("removing {}", directory.display()), &error))
         }
         _ => Ok(()),
@@ -291,7 +300,18 @@ fn make(directory: &Path) -> Result<(), KernelError> {
         match error.kind() {
             io::ErrorKind::ReadOnlyFilesystem => KernelError::new(operation, ErrorKind::Unsupported, error)
                 .cure("the bpffs is mounted read-only: 'mount -o remount,rw /sys/fs/bpf'"),
+            io::ErrorKind::PermissionDenied => KernelError::of(operation, &error).cure(privileges::prepared(directory)),
             _ => KernelError::of(operation, &error),
         }
     })
+}
+
+/// Whoever opens the pins can detach; who may write here can remove them.
+fn keep_private(root: &Path, directory: &File) -> Result<(), KernelError> {
+    let refused = |error: io::Error| {
+        KernelError::of(format!("closing the pin directory {} to others", root.display()), &error)
+            .cure(privileges::handed_over(root))
+    };
+    let is_open = directory.metadata().map_err(refused)?.mode() & 0o077 != 0;
+    if is_open { directory.set_permissions(Permissions::from_mode(0o700)).map_err(refused) } else { Ok(()) }
 }
