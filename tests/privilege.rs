@@ -350,10 +350,10 @@ fn user_with_ambient_capabilities_does_all_that_root_does() {
     assert!(!probe.listed_passes());
     expect_own_packets_judged(&lab, C2, C2_NEIGHBOUR);
     ask(&lab, &["reload"]).exits(0);
+    expect_work_goes_on(&lab, &daemon, &probe);
     eventually("the last good list should be stored", || {
         lab.gateway.enter(|| fs::metadata(Path::new(STATE_DIR).join("drop-c2.list")).ok())
     });
-    expect_work_goes_on(&lab, &daemon, &probe);
     let generation = ask(&lab, &["status", "--json"]).exits(0).json()["generation"].clone();
     let pins = lab.pins();
     let counted = dropped(&daemon.metrics());

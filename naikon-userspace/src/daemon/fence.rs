@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn fenced_thread_serves_and_starts_threads_but_no_programs() {
-        let alien = || socket(AddressFamily::ALG, SocketType::SEQPACKET, None).err();
+        let alien = || socket(AddressFamily::from_raw(libc::AF_ALG as u16), SocketType::SEQPACKET, None).err();
         assert!(starts_a_program().is_ok() && alien() != Some(Errno::PERM), "without the fence both are possible");
         thread::spawn(move || {
             raise().unwrap();
