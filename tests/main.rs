@@ -32,4 +32,5 @@ mod swap;
 mod tables;
 mod traffic;
 mod tun;
+mod upgrade;
 mod verdict;

@@ -54,7 +54,7 @@ pub struct Attached {
 /// A hook that carries, or carried, the program.
 #[derive(Debug)]
 pub struct Held {
-    /// The name that the interface's counters have; unknown for a link of another ABI.
+    /// The name that the interface's counters have; unknown for a link of an ABI whose names are.
     pub name: Option<String>,
     /// Attached by this process, not only pinned by an earlier one.
     pub by_us: bool,
@@ -352,15 +352,6 @@ impl Kernel {
         Ok(self.slots.iter().find(|(_, known)| Some(**known) == slot).map(|(name, _)| name.clone()))
     }
 
-    /// Removes the maps of other ABIs: every link has this program now.
-    ///
-    /// # Errors
-    ///
-    /// When a pin cannot be removed.
-    pub fn remove_other_versions(&self) -> Result<(), KernelError> {
-        self.pins.as_ref().map_or(Ok(()), PinDir::remove_other_versions)
-    }
-
     /// Takes the program off every interface and removes every pin: the end of enforcement.
     ///
     /// # Errors
@@ -394,7 +385,8 @@ impl Kernel {
         if self.connects.as_ref().is_some_and(|connects| !connects.adopted) {
             self.release_connects()?;
         }
-        let nothing_left = self.fresh && self.attached()?.is_empty();
+        // Links of another ABI, or of somebody else, need none of our maps.
+        let nothing_left = self.fresh && self.attachments.is_empty() && self.connects.is_none();
         match self.pins.take() {
             Some(pins) if nothing_left => pins.discard(),
             _ => Ok(()),

@@ -8,10 +8,12 @@ mod apply;
 mod attach;
 mod audit;
 mod connect;
+mod counters;
 mod error;
 mod exchange;
 mod facts;
 mod filter;
+mod former;
 mod generic;
 mod link;
 mod memory;
@@ -47,6 +49,7 @@ pub use self::{
     attach::{Attached, Held},
     audit::{Agreement, AuditStep, Mended, TrieReader},
     connect::{Connected, cgroup_path},
+    counters::CounterReader,
     error::{ErrorKind, KernelError},
     facts::{daemon_facts, facts},
     memory::Mapped,
@@ -54,7 +57,6 @@ pub use self::{
     offline::{Inspection, detach_pins, has_pins, inspect},
     privileges::{lasting as lasting_capabilities, own as own_privileges, prepared, starting as starting_capabilities},
     reports::Reports,
-    tables::CounterReader,
     trace::Trace,
     traffic::traffic,
 };
@@ -117,8 +119,10 @@ pub struct Kernel {
     slots: BTreeMap<String, u16>,
     attachments: BTreeMap<Spot, Attachment>,
     connects: Option<Connects>,
-    /// No maps were pinned before this process: there is nothing that a failed start must leave in place.
+    /// No maps of this ABI were pinned before this process: there is nothing that a failed start must leave in place.
     fresh: bool,
+    /// The rules of another ABI, whose programs are on the links.
+    former_rules: Option<Vec<Rule>>,
 }
 
 /// Refuses early, before anything is changed, what cannot work here.
@@ -158,10 +162,11 @@ impl Kernel {
         let mut fresh = true;
         if let Some(pins) = &pins {
             fresh = !pins.map(abi::META).exists();
-            pins.prepare_maps()?;
+            pins.require_own_maps()?;
         }
         let shape = apply::shape(&Counts::default(), pins.is_some())?;
-        let loaded = load(settings, pins.as_ref(), &shape).and_then(|mut ebpf| {
+        let handed_on = pins.as_ref().map_or(Ok(()), |pins| pins.make_maps().and_then(|()| pins.hand_on()));
+        let loaded = handed_on.and_then(|()| load(settings, pins.as_ref(), &shape)).and_then(|mut ebpf| {
             let tables = Tables::take(&mut ebpf)?;
             let set = Set::new(Mapped::take(&mut ebpf, &shape)?, shape);
             Ok((ebpf, tables, set))
@@ -176,9 +181,7 @@ impl Kernel {
                 return Err(error);
             }
         };
-        let lists = tables.names(abi::NAME_LIST)?;
-        let slots = tables.names(abi::NAME_INTERFACE)?;
-        Ok(Kernel {
+        let mut kernel = Kernel {
             ebpf,
             tables,
             set,
@@ -188,12 +191,20 @@ impl Kernel {
             loggers: Loggers::default(),
             reporters: Reporters::default(),
             pins,
-            lists,
-            slots,
+            lists: BTreeMap::new(),
+            slots: BTreeMap::new(),
             attachments: BTreeMap::new(),
             connects: None,
             fresh,
-        })
+            former_rules: None,
+        };
+        match kernel.take_over() {
+            Ok(()) => Ok(kernel),
+            Err(error) => {
+                kernel.abandon()?;
+                Err(error)
+            }
+        }
     }
 
     /// The rules that the kernel enforces now, sorted by prefix.
@@ -285,7 +296,17 @@ impl Kernel {
     ///
     /// When descriptors run out.
     pub fn counter_reader(&self) -> Result<CounterReader, KernelError> {
-        self.tables.reader()
+        let mut reader = self.tables.reader()?;
+        for kept in self.pins.as_ref().map_or_else(|| Ok(Vec::new()), PinDir::kept)? {
+            let path = kept.path;
+            if !reader.add(kept.name, kept.map)? {
+                tracing::warn!(
+                    "what another ABI counted in {} cannot be read by this naikon: it is not told, and kept for one that can",
+                    path.display()
+                );
+            }
+        }
+        Ok(reader)
     }
 
     /// The loaded program for a hook.
@@ -295,7 +316,8 @@ impl Kernel {
 
     /// Loads the program for a hook, if it is not loaded yet.
     fn load_program(&mut self, point: Point, is_raw: bool) -> Result<(), KernelError> {
-        load_program(&mut self.ebpf, self.settings.entry_point(point, is_raw))
+        load_program(&mut self.ebpf, self.settings.entry_point(point, is_raw))?;
+        self.pins.as_ref().map_or(Ok(()), |pins| pins.write_down(&self.ebpf))
     }
 
     fn program_id(&self, point: Point, is_raw: bool) -> Result<u32, KernelError> {
@@ -350,6 +372,7 @@ fn load(settings: &Settings, pins: Option<&PinDir>, shape: &Shape) -> Result<Ebp
     if settings.cgroup.is_some() {
         connect::load(&mut ebpf)?;
     }
+    pins.map_or(Ok(()), |pins| pins.write_down(&ebpf))?;
     Ok(ebpf)
 }
 
