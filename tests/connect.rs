@@ -50,7 +50,7 @@ impl<'a> Cgroup<'a> {
         self.path.to_str().unwrap()
     }
 
-    fn remove(&self) {
+    pub(crate) fn remove(&self) {
         let path = &self.path;
         eventually("the cgroup should be empty", || self.lab.gateway.enter(|| fs::remove_dir(path)).ok());
     }

@@ -28,6 +28,7 @@ mod lists;
 mod names;
 mod packets;
 mod paths;
+mod privilege;
 mod random;
 mod reload;
 mod swap;

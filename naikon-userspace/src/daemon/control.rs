@@ -27,7 +27,7 @@ use super::{
     worker::{Asker, Worker},
 };
 use crate::{
-    config::OnExit,
+    config::{CONTROL, OnExit},
     kernel::{ErrorKind, KernelError},
     protocol::{REQUEST_MAX, Request, Response},
 };
@@ -59,8 +59,7 @@ impl Control {
     /// Binds the socket. One that a dead daemon left is replaced, one that answers is not.
     pub(crate) fn bind(path: &Path) -> Result<Self, KernelError> {
         let refused = |error: &io::Error| {
-            KernelError::of(format!("binding the control socket {}", path.display()), error)
-                .cure("make its directory writable for this user, or choose another path with --control")
+            KernelError::of(format!("binding the control socket {}", path.display()), error).cure(cure(error))
         };
         if let Some(parent) = path.parent() {
             fs::DirBuilder::new().recursive(true).mode(0o755).create(parent).map_err(|error| refused(&error))?;
@@ -153,6 +152,19 @@ async fn connection(stream: UnixStream, daemon: &Daemon) -> io::Result<()> {
         let _ending = daemon.detached.try_send(());
     }
     written?
+}
+
+/// What to do where no socket can be bound.
+fn cure(error: &io::Error) -> String {
+    match (error.kind(), Path::new(CONTROL).parent()) {
+        (io::ErrorKind::PermissionDenied, Some(directory)) => format!(
+            "this user needs a directory of its own for it: as root 'install -d -o {} {}' for {CONTROL}, which is the default of \
+             --control",
+            rustix::process::geteuid().as_raw(),
+            directory.display()
+        ),
+        _ => "choose another path with --control".into(),
+    }
 }
 
 fn may_change(peer: u32) -> bool {

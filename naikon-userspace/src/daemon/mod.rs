@@ -9,8 +9,10 @@
 
 mod audit;
 mod clock;
+mod confinement;
 mod connects;
 mod control;
+mod fence;
 mod holds;
 mod hooks;
 mod host;
@@ -39,7 +41,7 @@ use tokio::{
     time::{interval, sleep, timeout},
 };
 
-pub use self::reload::Origin;
+pub use self::{confinement::Confined, reload::Origin};
 use self::{
     control::{Control, Daemon},
     hooks::Hooks,
@@ -120,7 +122,13 @@ struct MetricsParts {
 ///
 /// When it cannot start. What was attached before stays attached; it enforces the old set, or the new one when the
 /// failure came after that was applied.
-pub fn run(origin: Origin, lines_lost: impl Fn() -> u64 + Send + Sync + 'static) -> Result<(), RunError> {
+pub fn run(
+    confined: Confined,
+    origin: Origin,
+    lines_lost: impl Fn() -> u64 + Send + Sync + 'static,
+) -> Result<(), RunError> {
+    let (starter, faults) = confined.into_parts();
+    faults.iter().for_each(|fault| tracing::warn!("{fault}"));
     let runtime = runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -133,8 +141,8 @@ pub fn run(origin: Origin, lines_lost: impl Fn() -> u64 + Send + Sync + 'static)
         if let Some(cause) = reload::missing_wish(&config) {
             return Err(cause.into());
         }
-        let begun = tokio::task::spawn_blocking(move || start(origin, config)).await;
-        let started = begun.map_err(|error| RunError::System("starting", io::Error::other(error)))??;
+        let begun = starter.run(move || start(origin, config)).await;
+        let started = begun.map_err(|error| RunError::System("starting", error))??;
         serve(started, signals, lines_lost).await
     })
 }
@@ -250,6 +258,12 @@ async fn serve(
         connects::follow(reports, snapshots.clone(), &cgroup, instruments)
             .map_err(|error| RunError::System("following the reports of processes", error))?;
     }
+    let kept = kernel::own_privileges();
+    tracing::info!(
+        "confined to {}{}",
+        kept.capabilities.join(", "),
+        if kept.seccomp { "; system calls that naikon never makes are refused" } else { "" }
+    );
     tell(&[NotifyState::Ready, NotifyState::Status(&snapshots.borrow().summary())]);
     tracing::info!("{}", snapshots.borrow().summary());
 

@@ -121,6 +121,7 @@ impl Snapshot {
             dropped: counters.total(ListAction::Drop).into(),
             monitored: counters.total(ListAction::Monitor).into(),
             notices: self.notices.iter().cloned().chain(self.clock_notice()).chain(ways_past(&self.hooks)).collect(),
+            privileges: Some(kernel::own_privileges()),
         }
     }
 

@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     content::Content,
+    kernel,
     list::{self, Shared},
     prefix::Prefix,
     provenance::{Context, Time},
@@ -84,14 +85,25 @@ impl StateDir {
 
     /// Puts a file in the place of another, whole or not at all.
     fn replace(&self, target: &Path, parts: &[&[u8]]) -> io::Result<()> {
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.0)?;
         let draft = target.with_extension("draft");
-        let mut file = private(&draft)?;
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.0).and_then(|()| private(&draft));
+        let mut file = made.map_err(|error| self.explained(error))?;
         parts.iter().try_for_each(|part| file.write_all(part))?;
         file.sync_all()?;
         fs::rename(&draft, target)?;
         // The rename itself is durable once the directory is.
         File::open(&self.0)?.sync_all()
+    }
+
+    /// With the cure where this user may not write.
+    fn explained(&self, error: io::Error) -> io::Error {
+        let place = self.0.display();
+        match error.kind() {
+            io::ErrorKind::PermissionDenied => {
+                io::Error::new(error.kind(), format!("{place}: {error}; {}", kernel::prepared(&self.0)))
+            }
+            kind => io::Error::new(kind, format!("{place}: {error}")),
+        }
     }
 
     /// Removes what was stored under this name.

@@ -30,6 +30,7 @@ const FEATURES: [(Version, &str, &str); 3] = [
 pub(super) fn examine(facts: &Facts, intent: &Intent, report: &mut Report) {
     kernel(facts, report);
     capabilities(facts, report);
+    fence(facts, report);
     memlock(facts, report);
     bpffs(facts, report);
     jit(facts, report);
@@ -76,7 +77,7 @@ fn capabilities(facts: &Facts, report: &mut Report) {
         Ok(held) => held,
         Err(why) => return report.unseen(CHECK, object, "capabilities", why, "look at 'getpcaps PID'"),
     };
-    let Capabilities { bpf, net_admin, perfmon, sys_ptrace, .. } = held;
+    let Capabilities { bpf, net_admin, perfmon, sys_ptrace, sys_admin, .. } = held;
     let required: Vec<&str> = [(bpf, "CAP_BPF"), (net_admin, "CAP_NET_ADMIN")]
         .into_iter()
         .filter(|(has, _)| !**has)
@@ -97,14 +98,34 @@ fn capabilities(facts: &Facts, report: &mut Report) {
     } else if !perfmon {
         let finding = "CAP_PERFMON missing: the verifier adds barriers, which cost some 15 ns a packet";
         report.warning(CHECK, object, finding, "grant CAP_PERFMON, too");
+    } else if *sys_admin && daemon.is_some() {
+        let finding = "CAP_SYS_ADMIN stands in for what is not granted by its own name, and allows far more";
+        report.warning(CHECK, object, finding, "grant CAP_BPF and CAP_PERFMON instead");
     } else if !sys_ptrace {
         report.ok(
             CHECK,
             object,
-            "all that naikon needs; without CAP_SYS_PTRACE it cannot tell paths of other users' programs",
+            "all that naikon needs; without CAP_SYS_PTRACE it tells no executables of other users' processes, and sees \
+             login sessions only where logind or utmp tell them",
         );
     } else {
         report.ok(CHECK, object, "all that naikon needs");
+    }
+}
+
+fn fence(facts: &Facts, report: &mut Report) {
+    const CHECK: &str = "fence";
+    let Ok(Some(daemon)) = &facts.daemon else { return };
+    let object = named(daemon);
+    match &daemon.fenced {
+        Ok(true) => report.ok(CHECK, object, "can gain no privileges, start no programs and look into no processes"),
+        Ok(false) => report.warning(
+            CHECK,
+            object,
+            "refuses itself no system calls (seccomp): whoever took it over could do all that its user may",
+            "its log says why; let it install a filter",
+        ),
+        Err(why) => report.unseen(CHECK, object, "its fence", why, "look at Seccomp in /proc/PID/status"),
     }
 }
 

@@ -14,12 +14,12 @@ use aya::Ebpf;
 use naikon_ebpf::abi;
 
 use super::{
-    CAP_PERFMON, CAP_SYS_ADMIN, Kernel, capabilities,
+    Kernel,
     error::{self, ErrorKind, KernelError},
     link::{Kind, Link, Target},
     load_program,
     pins::{self, PinDir, open_link},
-    program,
+    privileges, program,
     tables::wait_for_readers,
 };
 
@@ -37,8 +37,7 @@ struct Hook {
 
 /// Each hook with the program that this process may load.
 fn hooks() -> impl Iterator<Item = Hook> {
-    let may_know_names = capabilities().is_ok_and(|held| held & (CAP_PERFMON | CAP_SYS_ADMIN) != 0);
-    let programs = if may_know_names { abi::PROGRAMS_CONNECT } else { abi::PROGRAMS_NAMELESS };
+    let programs = if privileges::sees_addresses() { abi::PROGRAMS_CONNECT } else { abi::PROGRAMS_NAMELESS };
     let hooks = abi::PROGRAMS_CONNECT.into_iter().zip(programs).zip(ATTACH_TYPES);
     hooks.map(|((name, program), attach_type)| Hook { name, program, attach_type })
 }

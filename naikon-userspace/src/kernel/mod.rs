@@ -21,6 +21,7 @@ mod names;
 mod netlink;
 mod offline;
 mod pins;
+mod privileges;
 mod reports;
 mod sys;
 mod tables;
@@ -56,6 +57,7 @@ pub use self::{
     memory::Mapped,
     netlink::{InterfaceChanges, default_gateways, interfaces, own_addresses},
     offline::{Inspection, detach_pins, has_pins, inspect},
+    privileges::{lasting as lasting_capabilities, own as own_privileges, prepared, starting as starting_capabilities},
     reports::Reports,
     trace::Trace,
     traffic::{pppoe_carriers, traffic},
@@ -79,12 +81,6 @@ const FRAGS: KernelVersion = KernelVersion::new(5, 18, 0);
 const TCX: KernelVersion = KernelVersion::new(6, 6, 0);
 /// The first kernel that charges maps to the memory cgroup instead of RLIMIT_MEMLOCK.
 const NO_MEMLOCK: KernelVersion = KernelVersion::new(5, 11, 0);
-
-/// `CAP_NET_ADMIN`, `CAP_SYS_ADMIN`, `CAP_PERFMON` and `CAP_BPF` (include/uapi/linux/capability.h).
-const CAP_NET_ADMIN: u64 = 1 << 12;
-const CAP_SYS_ADMIN: u64 = 1 << 21;
-const CAP_PERFMON: u64 = 1 << 38;
-const CAP_BPF: u64 = 1 << 39;
 
 /// How to load and attach; fixed while the daemon runs.
 #[derive(Clone, Debug)]
@@ -146,14 +142,7 @@ pub fn require_support() -> Result<(), KernelError> {
             format!("it is {running:?}, naikon needs 5.10 or newer"),
         ));
     }
-    let operation = "checking this process's capabilities";
-    let capabilities = capabilities().map_err(|error| KernelError::of(operation, &error))?;
-    for (wanted, name) in [(CAP_NET_ADMIN, "CAP_NET_ADMIN"), (CAP_BPF | CAP_SYS_ADMIN, "CAP_BPF")] {
-        if capabilities & wanted == 0 {
-            return Err(KernelError::new(operation, ErrorKind::Privilege, format!("{name} is missing"))
-                .cure("run as root, or with CAP_BPF and CAP_NET_ADMIN; CAP_PERFMON makes the program faster"));
-        }
-    }
+    privileges::require()?;
     if running < NO_MEMLOCK {
         let unlimited = rustix::process::Rlimit { current: None, maximum: None };
         if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::Memlock, unlimited) {
@@ -161,11 +150,6 @@ pub fn require_support() -> Result<(), KernelError> {
         }
     }
     Ok(())
-}
-
-/// The effective capabilities of this process.
-fn capabilities() -> procfs::ProcResult<u64> {
-    Ok(procfs::process::Process::myself()?.status()?.capeff)
 }
 
 impl Kernel {
@@ -426,7 +410,7 @@ fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), KernelError> 
             Some(rustix::io::Errno::ACCESS | rustix::io::Errno::INVAL | rustix::io::Errno::TOOBIG) => {
                 let cause = refused.cause;
                 // Older verifiers let nobody else compare packet pointers, or store beside what was spilled.
-                if capabilities().is_ok_and(|held| held & (CAP_PERFMON | CAP_SYS_ADMIN) == 0) {
+                if !privileges::sees_addresses() {
                     return KernelError::new(refused.operation, ErrorKind::Privilege, cause)
                         .cure("this kernel's verifier takes the program with CAP_PERFMON only: grant that, too");
                 }

@@ -129,8 +129,11 @@ fn counters(versions: &[Version], notices: &mut Vec<String>) -> Result<CounterRe
 }
 
 /// Whether pins of a naikon are there.
-#[must_use]
-pub fn has_pins(pin_dir: &Path) -> bool {
+///
+/// # Errors
+///
+/// When this user may not look.
+pub fn has_pins(pin_dir: &Path) -> Result<bool, KernelError> {
     PinDir::exists(pin_dir)
 }
 

@@ -12,11 +12,11 @@
 //! `former.rs`.
 
 use std::{
-    fs::{self, DirBuilder, File, Metadata},
+    fs::{self, DirBuilder, File, Metadata, Permissions},
     io,
     os::{
         fd::{AsFd, OwnedFd},
-        unix::fs::{DirBuilderExt, MetadataExt},
+        unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     },
     path::{Path, PathBuf},
 };
@@ -28,6 +28,7 @@ use super::{
     error::{ErrorKind, KernelError},
     former,
     link::{Held, Kind, Link},
+    privileges,
     sys::{self, Object},
 };
 use crate::hook::{Point, Spot};
@@ -114,11 +115,12 @@ impl PinDir {
         make(root)?;
         let lock = File::open(root).map_err(|error| {
             KernelError::of(format!("opening the pin directory {}", root.display()), &error)
-                .cure("it belongs to another user; run as that user or as root")
+                .cure(privileges::handed_over(root))
         })?;
         match lock.try_lock() {
             // Asked before this process writes down any.
             Ok(()) => {
+                keep_private(root, &lock)?;
                 Ok(PinDir { root: root.to_owned(), trusts_links: former::names_no_programs(root), _lock: Some(lock) })
             }
             Err(fs::TryLockError::WouldBlock) => Err(KernelError::new(
@@ -134,8 +136,8 @@ impl PinDir {
     }
 
     /// Whether a directory with pins of a naikon, of whatever ABI, stands there.
-    pub(crate) fn exists(root: &Path) -> bool {
-        former::versions(root).is_ok_and(|versions| !versions.is_empty())
+    pub(crate) fn exists(root: &Path) -> Result<bool, KernelError> {
+        Ok(!former::versions(root)?.is_empty())
     }
 
     /// Refuses what lies under the names of this ABI's maps and is something else.
@@ -214,10 +216,15 @@ impl PinDir {
     }
 }
 
-/// Removes a directory that is empty.
+/// Removes a directory that is empty. One that was prepared for this user where he may make none stays.
 pub(super) fn remove_directory(directory: &Path) -> Result<(), KernelError> {
     match fs::remove_dir(directory) {
-        Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => {
+        Err(error)
+            if !matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::PermissionDenied
+            ) =>
+        {
             Err(KernelError::of(format!("removing {}", directory.display()), &error))
         }
         _ => Ok(()),
@@ -350,7 +357,18 @@ fn make(directory: &Path) -> Result<(), KernelError> {
         match error.kind() {
             io::ErrorKind::ReadOnlyFilesystem => KernelError::new(operation, ErrorKind::Unsupported, error)
                 .cure("the bpffs is mounted read-only: 'mount -o remount,rw /sys/fs/bpf'"),
+            io::ErrorKind::PermissionDenied => KernelError::of(operation, &error).cure(privileges::prepared(directory)),
             _ => KernelError::of(operation, &error),
         }
     })
+}
+
+/// Whoever opens the pins can detach; who may write here can remove them.
+fn keep_private(root: &Path, directory: &File) -> Result<(), KernelError> {
+    let refused = |error: io::Error| {
+        KernelError::of(format!("closing the pin directory {} to others", root.display()), &error)
+            .cure(privileges::handed_over(root))
+    };
+    let is_open = directory.metadata().map_err(refused)?.mode() & 0o077 != 0;
+    if is_open { directory.set_permissions(Permissions::from_mode(0o700)).map_err(refused) } else { Ok(()) }
 }
