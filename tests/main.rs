@@ -27,6 +27,7 @@ mod packets;
 mod paths;
 mod random;
 mod reload;
+mod soak;
 mod swap;
 mod tables;
 mod traffic;
