@@ -31,6 +31,7 @@ mod paths;
 mod privilege;
 mod random;
 mod reload;
+mod soak;
 mod swap;
 mod tables;
 mod takeover;

@@ -7,7 +7,7 @@ use std::net::{IpAddr, TcpStream};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use nix::mount::{MsFlags, mount};
@@ -702,14 +702,15 @@ fn log_that_nobody_reads_does_not_stop_the_daemon() {
 }
 
 /// A memory cgroup of this test's own, by either version of the interface; gone when dropped.
-struct MemoryCgroup {
+pub(crate) struct MemoryCgroup {
     root: PathBuf,
     own: PathBuf,
     version: u8,
 }
 
 impl MemoryCgroup {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
         // Fields behind " - " are type, source, options; the mount point is the fifth (proc_pid_mountinfo(5)).
         let find = |kind: &str, option: &str| {
@@ -724,12 +725,22 @@ impl MemoryCgroup {
             .map(|root| (root, 1))
             .or_else(|| find("cgroup2", "").map(|root| (root, 2)))
             .expect("a memory cgroup should be mounted");
-        let own = root.join(format!("naikon-test-{}", std::process::id()));
+        let own = root.join(format!("naikon-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
         fs::create_dir(&own).unwrap_or_else(|error| panic!("{}: {error}", own.display()));
         MemoryCgroup { root, own, version }
     }
 
-    fn take_in(&self, pid: nix::unistd::Pid) {
+    /// Bytes that the kernel holds for those inside: maps with their entries above all.
+    pub(crate) fn kernel_bytes(&self) -> Option<u64> {
+        if self.version == 1 {
+            return fs::read_to_string(self.own.join("memory.kmem.usage_in_bytes")).ok()?.trim().parse().ok();
+        }
+        // From kernel 5.18 on.
+        let text = fs::read_to_string(self.own.join("memory.stat")).ok()?;
+        text.lines().find_map(|line| line.strip_prefix("kernel ")?.parse().ok())
+    }
+
+    pub(crate) fn take_in(&self, pid: nix::unistd::Pid) {
         fs::write(self.own.join("cgroup.procs"), pid.to_string()).unwrap();
     }
 

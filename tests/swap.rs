@@ -24,7 +24,7 @@ struct Steady {
 }
 
 /// An address of the benchmark network or of the lab's documentation network.
-fn somewhere(random: &mut Random) -> IpAddr {
+pub(crate) fn somewhere(random: &mut Random) -> IpAddr {
     let any = random.word();
     if random.once_in(2) {
         Ipv4Addr::from(0xc612_0000 | any as u32 & 0x0001_ffff).into()

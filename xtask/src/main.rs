@@ -1,4 +1,4 @@
-//! What plain cargo cannot do: `cargo xtask setup | run | test | bench | kernels | fuzz | ci | tidy`. Each of them can be typed
+//! What plain cargo cannot do: `cargo xtask setup | run | test | bench | soak | kernels | fuzz | ci | tidy`. Each of them can be typed
 //! first in a fresh clone; what it needs is set up on the way.
 
 mod bench;
@@ -10,6 +10,7 @@ mod lab;
 mod run;
 mod setup;
 mod shell;
+mod soak;
 mod source;
 mod test;
 mod tidy;
@@ -73,6 +74,15 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Change lists without end under a flood, native and generic in turn; needs root and uses sudo.
+    ///
+    /// Every frame must get the verdict of the lists that stay, and be counted: prints a line every ten seconds and the
+    /// account in the end, and fails when a single frame is missing. NAIKON_BIN names another naikon than the one built here.
+    Soak {
+        /// How long: 90s, 10m, 2h.
+        #[arg(value_name = "DURATION", value_parser = soak::parse_duration)]
+        duration: Duration,
+    },
     /// Look for bytes that break a parser or a law, with libFuzzer; the targets are in `fuzz/`.
     ///
     /// Goes on from what earlier runs found (`target/fuzz/corpus`). An input that breaks something is told with the
@@ -123,6 +133,7 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Test { runner_arguments } => return test::test(&shell::workspace()?, &runner_arguments),
         Task::Kernels { suites } => return kernels::kernels(&shell::workspace()?, &suites),
         Task::Bench { arguments } => return bench::bench(&shell::workspace()?, &arguments),
+        Task::Soak { duration } => return soak::soak(&shell::workspace()?, duration),
         Task::Fuzz { seconds, targets } => {
             fuzz::fuzz(&shell::workspace()?, &targets, fuzz::Time::Each(Duration::from_secs(seconds)))?;
         }
