@@ -373,6 +373,7 @@ fn gateways_own_addresses_are_never_blocked() {
     assert_eq!(rejected, 3.0, "the three own addresses are refused one by one and counted");
 }
 
+/// Fault: interface-churn.
 #[test]
 fn interface_that_comes_back_is_attached_again_within_a_second() {
     if needs_root() {
@@ -405,6 +406,7 @@ fn interface_that_comes_back_is_attached_again_within_a_second() {
     assert_eq!(metrics.sum("naikon_dropped_packets_total", &[("interface", "lan0")]), 2.0, "counted by the same name");
 }
 
+/// Fault: interface-churn.
 #[test]
 fn interface_that_goes_down_and_up_or_is_renamed_stays_covered() {
     if needs_root() {
