@@ -32,7 +32,7 @@ use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::enforcement::{CAPABILITIES, FRAGS, LEAST};
-use crate::harness::needs_root;
+use crate::harness::{needs_root, slowness};
 use crate::verdict::{fitting, oversized};
 
 /// The most that one program may take, whatever the capabilities and the policy.
@@ -52,7 +52,7 @@ struct Budget {
 const LEAST_DEEP: KernelVersion = KernelVersion::new(6, 18, 0);
 
 /// With what words the verifier refuses a program that needs `CAP_PERFMON`, to which alone it shows addresses.
-const SECRETS: [&str; 5] = [
+const SECRETS: [&str; 6] = [
     // The length of a frame, from its start and end.
     "pointer -= pointer prohibited",
     // Whether a header ends inside the frame; allowed to all since 6.6 and in what was mended after it.
@@ -63,6 +63,8 @@ const SECRETS: [&str; 5] = [
     "pointer arithmetic with it prohibited for !root",
     // What a CPU may run ahead of a branch, on top of all else.
     "jumps is too complex",
+    // A place in a frame that varies, copied to the stack in a way that only addresses would show to be right.
+    "min value is outside of the allowed memory range",
 ];
 
 /// One row a program, each number some 20 % above what the costliest way to load it takes on kernel 6.18: room for another
@@ -343,7 +345,9 @@ fn measure_into(file: &Path) {
     let effective = u64::from_str_radix(after(&status, "CapEff:"), 16).unwrap();
     let perfmon = effective & CAP_PERFMON != 0;
     let mut lines = String::new();
-    for (unparsed_drops, filters) in [(false, false), (true, false), (false, true), (true, true)] {
+    // What an emulated machine verifies takes minutes: it tries the costliest way alone.
+    let ways = [(false, true), (false, false), (true, false), (true, true)];
+    for (unparsed_drops, filters) in ways.into_iter().take(if slowness() > 1 { 1 } else { ways.len() }) {
         let way = Way { perfmon, unparsed_drops, filters };
         let mut ebpf = object(way, VerifierLogLevel::STATS);
         let mut programs: Vec<String> = ebpf.programs().map(|(name, _)| name.to_owned()).collect();

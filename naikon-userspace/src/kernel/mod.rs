@@ -47,7 +47,7 @@ pub use self::{
     audit::{Agreement, AuditStep, Mended, TrieReader},
     connect::{Connected, cgroup_path},
     error::{ErrorKind, KernelError},
-    facts::{daemon_facts, facts},
+    facts::{daemon_facts, facts, version},
     memory::Mapped,
     netlink::{InterfaceChanges, default_gateways, interfaces, own_addresses},
     offline::{Inspection, detach_pins, has_pins, inspect},
@@ -133,13 +133,7 @@ pub struct Kernel {
 pub fn require_support() -> Result<(), KernelError> {
     let running = KernelVersion::current()
         .map_err(|error| KernelError::new("reading the kernel's version", ErrorKind::Unsupported, error))?;
-    if running < OLDEST {
-        return Err(KernelError::new(
-            "starting on this kernel",
-            ErrorKind::Unsupported,
-            format!("it is {running:?}, naikon needs 5.10 or newer"),
-        ));
-    }
+    require_version(running)?;
     let operation = "checking this process's capabilities";
     let capabilities = capabilities().map_err(|error| KernelError::of(operation, &error))?;
     for (wanted, name) in [(CAP_NET_ADMIN, "CAP_NET_ADMIN"), (CAP_BPF | CAP_SYS_ADMIN, "CAP_BPF")] {
@@ -148,11 +142,28 @@ pub fn require_support() -> Result<(), KernelError> {
                 .cure("run as root, or with CAP_BPF and CAP_NET_ADMIN; CAP_PERFMON makes the program faster"));
         }
     }
-    if running < NO_MEMLOCK {
+    if locked_memory().is_some() {
         let unlimited = rustix::process::Rlimit { current: None, maximum: None };
         if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::Memlock, unlimited) {
-            tracing::warn!("raising RLIMIT_MEMLOCK: {error}; large lists may not fit, set LimitMEMLOCK=infinity");
+            tracing::warn!("raising RLIMIT_MEMLOCK: {error}; the maps may not fit, set LimitMEMLOCK=infinity");
         }
+    }
+    Ok(())
+}
+
+/// How much memory this process may lock, where the kernel counts maps as such and there is a limit.
+fn locked_memory() -> Option<u64> {
+    let counts = KernelVersion::current().is_ok_and(|running| running < NO_MEMLOCK);
+    rustix::process::getrlimit(rustix::process::Resource::Memlock).current.filter(|_| counts)
+}
+
+/// Refuses a kernel that lacks what naikon cannot do without.
+fn require_version(running: KernelVersion) -> Result<(), KernelError> {
+    if running < OLDEST {
+        let cause = format!("it is {running}, naikon needs 5.10 or newer");
+        return Err(
+            KernelError::new("starting on this kernel", ErrorKind::Unsupported, cause).cure("boot a newer kernel")
+        );
     }
     Ok(())
 }
@@ -490,4 +501,22 @@ fn next_id(given: &BTreeMap<String, u16>, bound: u32, kind: &str) -> Result<u16,
         KernelError::new(format!("naming one more {kind}"), ErrorKind::Other, format!("all {bound} ids are taken"))
             .cure("'naikon detach' forgets the names (and the counters) of the past")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fault: old-kernel.
+    #[test]
+    fn kernels_before_5_10_are_unsupported_and_named() {
+        for old in [KernelVersion::new(4, 19, 316), KernelVersion::new(5, 9, 255)] {
+            let refused = require_version(old).unwrap_err();
+            assert_eq!(refused.kind, ErrorKind::Unsupported, "which exits 4");
+            assert!(refused.to_string().contains(&format!("it is {old}, naikon needs 5.10")), "{refused}");
+        }
+        for new in [OLDEST, KernelVersion::new(6, 1, 0)] {
+            require_version(new).unwrap();
+        }
+    }
 }
