@@ -63,6 +63,9 @@ enum Task {
     Kernels {
         /// Suites; without any, all: bullseye (5.10), bookworm (6.1), trixie (6.12), sid (the newest).
         suites: Vec<String>,
+        /// Tests, after `--`, in place of those that every kernel is tried with; leaves the document alone.
+        #[arg(last = true)]
+        tests: Vec<String>,
     },
     /// Measure naikon against two plain trie lookups, nftables, ipset and xdp-filter; needs root and uses sudo.
     ///
@@ -124,7 +127,7 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Run { seconds, arguments } => return run::run_naikon(&shell::workspace()?, seconds, &arguments),
         Task::Lab { workspace, seconds } => lab::lab(&workspace, seconds)?,
         Task::Test { runner_arguments } => return test::test(&shell::workspace()?, &runner_arguments),
-        Task::Kernels { suites } => return kernels::kernels(&shell::workspace()?, &suites),
+        Task::Kernels { suites, tests } => return kernels::kernels(&shell::workspace()?, &suites, &tests),
         Task::Bench { arguments } => return bench::bench(&shell::workspace()?, &arguments),
         Task::Fuzz { seconds, targets } => {
             fuzz::fuzz(&shell::workspace()?, &targets, fuzz::Time::Each(Duration::from_secs(seconds)))?;
