@@ -346,11 +346,11 @@ fn limit_on_locked_memory_is_named_where_the_kernel_counts_maps_as_such() {
     }
     let lab = Lab::new();
     let list = lab.write("c2.txt", &format!("{C2}\n"));
-    let mut command = Command::new("sh");
-    command.args(["-c", "ulimit -l 64 && exec \"$@\"", "sh"]);
-    // Without CAP_SYS_RESOURCE nobody raises it again.
     let [(_, capabilities), _] = CAPABILITIES;
-    command.args(["setpriv", "--bounding-set", capabilities, "--inh-caps", "-all", "--no-new-privs", "--"]);
+    let mut command = Command::new("setpriv");
+    // Without CAP_SYS_RESOURCE nobody raises it again.
+    command.args(["--bounding-set", capabilities, "--inh-caps", "-all", "--no-new-privs", "--"]);
+    command.args(["sh", "-c", "ulimit -l 64 && exec \"$@\"", "sh"]);
     complete(command.arg(binary()), &lab, &["-i", "lan0", "-l", list.to_str().unwrap()]);
     if is_before(NO_MEMLOCK) {
         lab.run(command).exits(3).says("RLIMIT_MEMLOCK").says("LimitMEMLOCK=infinity");
