@@ -51,6 +51,9 @@ struct Budget {
 /// The first kernel seen to take the programs of `--deep` without CAP_PERFMON; 6.12 gives up.
 const LEAST_DEEP: KernelVersion = KernelVersion::new(6, 18, 0);
 
+/// The first kernel seen to take the programs that log without CAP_PERFMON; 6.18 does not.
+const LEAST_TRACE: KernelVersion = KernelVersion::new(7, 2, 0);
+
 /// With what words the verifier refuses a program that needs `CAP_PERFMON`, to which alone it shows addresses.
 const SECRETS: [&str; 6] = [
     // The length of a frame, from its start and end.
@@ -130,14 +133,50 @@ const BUDGETS: [Budget; 40] = [
     },
     // The log is written for three verdicts and two families at each end of the walk. It is for looking into a problem, not
     // for frames in a hurry.
-    Budget { program: entry_point(FRAGS_XDP, false, true), verified: 50_000, stack: 512, jitted: 20_600, least: None },
+    Budget {
+        program: entry_point(FRAGS_XDP, false, true),
+        verified: 50_000,
+        stack: 512,
+        jitted: 20_600,
+        least: Some(LEAST_TRACE),
+    },
     Budget { program: entry_point(LINEAR_XDP, false, true), verified: 50_000, stack: 512, jitted: 20_600, least: None },
-    Budget { program: entry_point(Ingress, false, true), verified: 100_000, stack: 512, jitted: 26_000, least: None },
-    Budget { program: entry_point(Egress, false, true), verified: 100_000, stack: 512, jitted: 26_000, least: None },
-    Budget { program: entry_point(FRAGS_XDP, true, true), verified: 39_000, stack: 512, jitted: 20_600, least: None },
+    Budget {
+        program: entry_point(Ingress, false, true),
+        verified: 100_000,
+        stack: 512,
+        jitted: 26_000,
+        least: Some(LEAST_TRACE),
+    },
+    Budget {
+        program: entry_point(Egress, false, true),
+        verified: 100_000,
+        stack: 512,
+        jitted: 26_000,
+        least: Some(LEAST_TRACE),
+    },
+    Budget {
+        program: entry_point(FRAGS_XDP, true, true),
+        verified: 39_000,
+        stack: 512,
+        jitted: 20_600,
+        least: Some(LEAST_TRACE),
+    },
     Budget { program: entry_point(LINEAR_XDP, true, true), verified: 39_000, stack: 512, jitted: 20_600, least: None },
-    Budget { program: entry_point(Ingress, true, true), verified: 45_000, stack: 512, jitted: 20_600, least: None },
-    Budget { program: entry_point(Egress, true, true), verified: 45_000, stack: 512, jitted: 20_600, least: None },
+    Budget {
+        program: entry_point(Ingress, true, true),
+        verified: 45_000,
+        stack: 512,
+        jitted: 20_600,
+        least: Some(LEAST_TRACE),
+    },
+    Budget {
+        program: entry_point(Egress, true, true),
+        verified: 45_000,
+        stack: 512,
+        jitted: 20_600,
+        least: Some(LEAST_TRACE),
+    },
     // The deep walk, with up to six addresses. What an address weighs, the options of IPv4 and the extension headers of IPv6 are
     // verified apart, once. Where no helper copies headers out, places are parts of pointers, and the verifier tells them apart.
     Budget {

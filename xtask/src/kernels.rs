@@ -205,8 +205,12 @@ impl Kernel {
             fs::write(done, "")?;
         }
         let files = files_below(&unpacked)?;
-        let image = files.iter().find(|file| name_of(file).starts_with("vmlinuz-")).context("it has no kernel")?;
-        let version = name_of(image).trim_start_matches("vmlinuz-").to_owned();
+        // /boot/vmlinuz-VERSION, in newer suites /usr/lib/modules/VERSION/vmlinuz.
+        let image = files.iter().find(|file| name_of(file).starts_with("vmlinuz")).context("it has no kernel")?;
+        let version = match name_of(image).strip_prefix("vmlinuz-") {
+            Some(version) => version.to_owned(),
+            None => name_of(image.parent().unwrap_or(image)),
+        };
         let mut modules = Vec::new();
         for name in MODULES {
             add_module(&files, name, &mut modules)?;
