@@ -302,7 +302,7 @@ impl Kernel {
 /// The first process of the machine. The console goes to both: the tests' output is what we read.
 const INIT: &str = "#!/bin/sh
 /bin/busybox --install -s /bin
-export PATH=/bin RUST_BACKTRACE=0 NAIKON_REQUIRE_ROOT=1 NAIKON_ALL_KINDS=1 NAIKON_SLOWNESS=6 NAIKON_BIN=/tests/naikon
+export PATH=/bin RUST_BACKTRACE=0 NAIKON_REQUIRE_ROOT=1 NAIKON_ALL_KINDS=1 NAIKON_SLOWNESS=60 NAIKON_BIN=/tests/naikon
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
