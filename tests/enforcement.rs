@@ -45,6 +45,11 @@ fn is_before(version: KernelVersion) -> bool {
     KernelVersion::current().unwrap() < version
 }
 
+/// How programs stand at TC on this kernel.
+pub(crate) fn mode_at_tc() -> &'static str {
+    if is_before(TCX) { "clsact" } else { "tcx" }
+}
+
 /// The program that naikon loads on this kernel in place of one for multi-buffer frames.
 pub(crate) fn loadable(entry: &'static str) -> &'static str {
     let (with, without) = (Place::Xdp { frags: true }, Place::Xdp { frags: false });
@@ -327,10 +332,9 @@ fn what_the_gateway_sends_never_leaks_while_daemons_are_killed_and_started() {
     daemon.expect_count("dropped packets", flood.sent as f64, |metrics| {
         metrics.sum("naikon_dropped_packets_total", &[("interface", "wan0"), ("direction", "to")])
     });
-    let stance = if is_before(TCX) { "clsact" } else { "tcx" };
     let attached = daemon.status()["attached"].as_array().unwrap().clone();
     let egress = attached.iter().filter(|hook| hook["hook"] == "egress");
-    assert_eq!(egress.filter(|hook| hook["mode"] == stance).count(), 2, "{attached:?}");
+    assert_eq!(egress.filter(|hook| hook["mode"] == mode_at_tc()).count(), 2, "{attached:?}");
 
     let (control, ()) = OwnFlood::during(&lab, || {
         lab.naikon(&["detach"]).exits(0);
