@@ -181,7 +181,6 @@ mod tests {
             ("tests/one.rs", "/// Fault: killed.\n/// Says more.\n#[test]\nfn it() {}\n"),
             ("tests/one.rs", "/// Fault: killed.\n#[test]\n#[ignore]\nfn it() {}\n"),
             ("tests/two.rs", "/// Fault: killed.\n#[test]\nfn it() {}\n"),
-            ("tests/one.rs", "/// Fault: event-flood.\n#[test]\nfn it() {}\n"),
         ] {
             assert_eq!(
                 breaches(&with("", &[(file, text)])).len(),
@@ -189,6 +188,14 @@ mod tests {
                 "{text}{:?}",
                 breaches(&with("", &[(file, text)]))
             );
+        }
+    }
+
+    #[test]
+    fn reason_that_outlived_its_row_is_a_breach() {
+        for row in GROUPS.iter().flat_map(|(_, rows)| *rows).filter(|row| row.untested.is_some()) {
+            let text = format!("{MARK}{}.\n#[test]\nfn it() {{}}\n", row.id);
+            assert_eq!(breaches(&with("", &[("tests/one.rs", &text)])).len(), 1, "{}", row.id);
         }
     }
 

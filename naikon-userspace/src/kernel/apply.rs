@@ -84,14 +84,17 @@ impl Kernel {
             return Err(refused(error));
         }
         // A program of an earlier process may be on a pinned link, with tables that ask the tries elsewhere.
+        // The same rules in place of another ABI's are no new set.
+        let is_same = rules_now.is_empty() && self.is_former(delta.ops.iter().filter_map(added));
+        let next = if is_same { generation } else { generation + 1 };
         let is_watched = self.pins.is_some() && self.attachments.is_empty() && !rules_now.is_empty();
         let mut change = Change::announce(delta, &mut self.set, is_watched);
         let outcome = self.follow(&mut change, enforced);
         match outcome {
             Ok(()) => {
-                self.tables.set_meta(abi::META_GENERATION, generation + 1).map_err(refused)?;
+                self.tables.set_meta(abi::META_GENERATION, next).map_err(refused)?;
                 self.tables.set_meta(abi::META_APPLYING, 0).map_err(refused)?;
-                Ok(generation + 1)
+                Ok(next)
             }
             Err(error) => match self.both(|set, tries| change.undo(set, tries)) {
                 Ok(()) => {
@@ -136,8 +139,7 @@ impl Kernel {
 
     /// Sees to it that the tables serve what the tries hold on the way.
     fn make_room(&mut self, delta: &Delta, rules_now: &[Rule]) -> Result<(), KernelError> {
-        let added = delta.ops.iter().filter_map(|op| if let Op::Add(rule) = op { Some(rule) } else { None });
-        let wanted = Counts::of(rules_now.iter()).and(&Counts::of(added));
+        let wanted = Counts::of(rules_now.iter()).and(&Counts::of(delta.ops.iter().filter_map(added)));
         if !self.is_filled {
             return self.begin(rules_now, &wanted);
         }
@@ -191,11 +193,18 @@ impl Kernel {
         }
         (self.ebpf, self.set, self.tables) = (ebpf, set, tables);
         (self.is_filled, self.audit) = (true, None);
+        if let Some(Err(error)) = self.pins.as_ref().map(|pins| pins.forget_programs(&self.ebpf)) {
+            tracing::warn!("{error}; they are forgotten another time");
+        }
         Ok(())
     }
 
     /// Puts the programs of another load, which give the same answers, at every hook of this process, or at none.
     fn put_on_links(&mut self, ebpf: &mut Ebpf) -> Result<(), KernelError> {
+        for (spot, attachment) in &self.attachments {
+            load_program(ebpf, self.settings.entry_point(spot.point, attachment.is_raw))?;
+        }
+        self.pins.as_ref().map_or(Ok(()), |pins| pins.write_down(ebpf))?;
         for (done, (spot, attachment)) in self.attachments.iter().enumerate() {
             let entry = self.settings.entry_point(spot.point, attachment.is_raw);
             let Err(error) = put(ebpf, entry, *spot, attachment) else { continue };
@@ -213,6 +222,11 @@ impl Kernel {
         }
         Ok(())
     }
+}
+
+/// The rule that an operation adds.
+fn added(op: &Op) -> Option<&Rule> {
+    if let Op::Add(rule) = op { Some(rule) } else { None }
 }
 
 /// Puts a program at a hook in place of the one that is there.
