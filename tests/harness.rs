@@ -550,7 +550,7 @@ impl Lab {
 impl Drop for Lab {
     fn drop(&mut self) {
         self.remember_programs();
-        let end = Instant::now() + DEADLINE;
+        let end = Instant::now() + DEADLINE * slowness();
         let mut left = self.residue();
         while !left.is_empty() && Instant::now() < end {
             thread::park_timeout(POLL);
@@ -776,7 +776,7 @@ impl<'a> Daemon<'a> {
     #[track_caller]
     pub(crate) fn expect_count(&self, what: &str, least: f64, value: impl Fn(&Metrics) -> f64) -> Metrics {
         let mut last = 0.0;
-        let end = Instant::now() + DEADLINE;
+        let end = Instant::now() + DEADLINE * slowness();
         loop {
             let metrics = self.metrics();
             last = value(&metrics).max(last);

@@ -69,6 +69,7 @@ pub(crate) fn expect_nothing_left(lab: &Lab) {
     assert!(Probe::new(lab).listed_passes(), "a listed frame should pass: nothing enforces any more");
 }
 
+/// Fault: killed, terminated.
 #[test]
 fn enforcement_outlives_the_daemon_and_the_next_one_takes_over() {
     if needs_root() {
@@ -107,6 +108,7 @@ fn enforcement_outlives_the_daemon_and_the_next_one_takes_over() {
     }
 }
 
+/// Fault: killed, terminated.
 #[test]
 fn no_frame_leaks_while_daemons_end_and_start() {
     if needs_root() {
@@ -134,6 +136,7 @@ fn no_frame_leaks_while_daemons_end_and_start() {
     assert!(control.leaked > 0, "a gap should be noticed, or the claim above means nothing");
 }
 
+/// Fault: killed.
 #[test]
 fn killed_in_the_middle_of_a_reload_the_next_start_finishes_or_undoes_it() {
     if needs_root() {
@@ -172,6 +175,7 @@ fn killed_in_the_middle_of_a_reload_the_next_start_finishes_or_undoes_it() {
     assert_eq!(flood.leaked, 0, "of {} listed frames none should pass", flood.sent);
 }
 
+/// Fault: terminated.
 #[test]
 fn detaching_on_exit_leaves_nothing() {
     if needs_root() {
@@ -280,6 +284,7 @@ fn daemon_without_pins_takes_enforcement_with_it() {
     }
 }
 
+/// Fault: power-loss.
 #[test]
 fn last_good_list_is_enforced_after_a_reboot_without_the_file() {
     if needs_root() {
@@ -329,6 +334,7 @@ fn broken_state_does_not_keep_a_daemon_from_starting() {
     assert!(!Probe::new(&lab).listed_passes());
 }
 
+/// Fault: interface-churn.
 #[test]
 fn link_of_an_interface_that_went_while_no_daemon_ran_is_replaced() {
     if needs_root() {
@@ -412,6 +418,7 @@ pub(crate) fn detach_link(lab: &Lab, pin: &Path) {
     lab.run(command).exits(0);
 }
 
+/// Fault: link-detached.
 #[test]
 fn link_detached_behind_the_daemons_back_is_noticed_and_attached_again() {
     if needs_root() {

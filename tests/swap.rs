@@ -87,6 +87,7 @@ fn reload(lab: &Lab) {
     eventually("the lists should be taken", || (lab.naikon(&["reload", "--force"]).code == Some(0)).then_some(()));
 }
 
+/// Fault: reload-under-flood.
 #[test]
 fn tables_that_grow_and_shrink_under_a_flood_change_nothing_for_what_stays() {
     if needs_root() {

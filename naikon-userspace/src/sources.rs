@@ -398,6 +398,7 @@ mod tests {
         assert!(error.to_string().contains("'a'"), "{error}");
     }
 
+    /// Fault: unreadable.
     #[test]
     fn fifo_and_device_are_no_lists_and_do_not_block() {
         let folder = tempfile::tempdir().unwrap();

@@ -204,6 +204,7 @@ mod tests {
         assert!(state.load(Role::Allow, "a").unwrap().is_none());
     }
 
+    /// Fault: power-loss.
     #[test]
     fn damaged_state_is_an_error_and_not_a_shorter_list() {
         let folder = tempfile::tempdir().unwrap();

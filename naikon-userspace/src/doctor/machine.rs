@@ -3,7 +3,11 @@
 use std::path::Path;
 
 use super::{Capabilities, Daemon, Facts, Intent, Pins, Report, Unseen, Version};
-use crate::{hook::Point, protocol::Hook};
+use crate::{
+    features::{self, Feature},
+    hook::Point,
+    protocol::Hook,
+};
 
 /// The oldest kernel that naikon runs on.
 const OLDEST: Version = Version::new(5, 10);
@@ -11,21 +15,6 @@ const OLDEST: Version = Version::new(5, 10);
 const NO_MEMLOCK: Version = Version::new(5, 11);
 /// The first whose verifier takes the program without CAP_PERFMON (docs/kernels.md).
 const NO_PERFMON: Version = Version::new(6, 12);
-
-/// What newer kernels have that naikon uses: from which, what, and what it costs to be without.
-const FEATURES: [(Version, &str, &str); 3] = [
-    (Version::new(5, 16), "batches for tries", "reloads of long lists take longer"),
-    (
-        Version::new(5, 18),
-        "multi-buffer XDP",
-        "frames longer than a page reach XDP in generic mode only, drivers refuse native mode at such an MTU",
-    ),
-    (
-        Version::new(6, 6),
-        "TCX",
-        "programs at tc stand on clsact, which has no link to pin: whoever removes the qdisc removes them",
-    ),
-];
 
 pub(super) fn examine(facts: &Facts, intent: &Intent, report: &mut Report) {
     kernel(facts, report);
@@ -50,15 +39,14 @@ fn kernel(facts: &Facts, report: &mut Report) {
         let finding = format!("naikon needs {OLDEST} or newer");
         return report.failure("kernel", kernel.to_string(), finding, "boot a newer kernel");
     }
-    let missing: Vec<_> = FEATURES.iter().filter(|(since, ..)| kernel < *since).collect();
-    if missing.is_empty() {
+    if features::lacking(kernel).next().is_none() {
         report.ok("kernel", kernel.to_string(), "has every feature that naikon uses");
     }
-    for (since, feature, cost) in missing {
+    for Feature { since, name, cost, .. } in features::lacking(kernel) {
         report.warning(
             "kernel",
             kernel.to_string(),
-            format!("has no {feature}: {cost}"),
+            format!("has no {name}: {cost}"),
             format!("a kernel from {since}"),
         );
     }

@@ -164,6 +164,7 @@ fn nothing_is_wrong_with_a_sound_machine() {
     assert_eq!(wrong(|_| {}), []);
 }
 
+/// Fault: old-kernel.
 #[test]
 fn kernel_is_judged_by_what_it_lacks() {
     let lacks = |minor: u8, major: u8| {

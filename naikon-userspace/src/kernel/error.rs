@@ -47,6 +47,13 @@ impl KernelError {
     /// From an error with an errno somewhere in its chain: the kind and the cure follow from it.
     pub(crate) fn of(operation: impl Into<String>, error: &(dyn std::error::Error + 'static)) -> Self {
         let (kind, cure) = match errno(error) {
+            // Before 5.11 a map that is too large is refused like what is not allowed.
+            Some(rustix::io::Errno::PERM) if super::locked_memory().is_some() => (
+                ErrorKind::Privilege,
+                Some(
+                    "this kernel counts maps against RLIMIT_MEMLOCK: LimitMEMLOCK=infinity in the unit, 'ulimit -l unlimited' in a shell",
+                ),
+            ),
             Some(rustix::io::Errno::PERM | rustix::io::Errno::ACCESS) => (
                 ErrorKind::Privilege,
                 Some(

@@ -37,6 +37,17 @@ use crate::{
     protocol::Hook,
 };
 
+/// The version of the running kernel.
+///
+/// # Errors
+///
+/// When it tells none that can be read.
+pub fn version() -> Seen<Version> {
+    procfs::sys::kernel::Version::current()
+        .map(|version| Version::new(version.major, version.minor))
+        .map_err(|error| of_proc(&error))
+}
+
 /// Everything that can be known. `daemon` is what answers at the control socket.
 ///
 /// # Errors
@@ -47,9 +58,7 @@ pub fn facts(pin_dir: Option<&Path>, daemon: Seen<Option<Daemon>>) -> Result<Fac
     let (programs, any_jitted) = programs();
     let details = details(&interfaces, &programs)?;
     Ok(Facts {
-        kernel: procfs::sys::kernel::Version::current()
-            .map(|version| Version::new(version.major, version.minor))
-            .map_err(|error| of_proc(&error)),
+        kernel: version(),
         page_size: u32::try_from(rustix::param::page_size()).unwrap_or(u32::MAX),
         is_root: rustix::process::geteuid().is_root(),
         capabilities: Process::myself()

@@ -53,7 +53,7 @@ pub use self::{
     connect::{Connected, cgroup_path},
     counters::CounterReader,
     error::{ErrorKind, KernelError},
-    facts::{daemon_facts, facts},
+    facts::{daemon_facts, facts, version},
     memory::Mapped,
     netlink::{InterfaceChanges, default_gateways, interfaces, own_addresses},
     offline::{Inspection, detach_pins, has_pins, inspect},
@@ -135,19 +135,30 @@ pub struct Kernel {
 pub fn require_support() -> Result<(), KernelError> {
     let running = KernelVersion::current()
         .map_err(|error| KernelError::new("reading the kernel's version", ErrorKind::Unsupported, error))?;
-    if running < OLDEST {
-        return Err(KernelError::new(
-            "starting on this kernel",
-            ErrorKind::Unsupported,
-            format!("it is {running:?}, naikon needs 5.10 or newer"),
-        ));
-    }
+    require_version(running)?;
     privileges::require()?;
-    if running < NO_MEMLOCK {
+    if locked_memory().is_some() {
         let unlimited = rustix::process::Rlimit { current: None, maximum: None };
         if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::Memlock, unlimited) {
-            tracing::warn!("raising RLIMIT_MEMLOCK: {error}; large lists may not fit, set LimitMEMLOCK=infinity");
+            tracing::warn!("raising RLIMIT_MEMLOCK: {error}; the maps may not fit, set LimitMEMLOCK=infinity");
         }
+    }
+    Ok(())
+}
+
+/// How much memory this process may lock, where the kernel counts maps as such and there is a limit.
+fn locked_memory() -> Option<u64> {
+    let counts = KernelVersion::current().is_ok_and(|running| running < NO_MEMLOCK);
+    rustix::process::getrlimit(rustix::process::Resource::Memlock).current.filter(|_| counts)
+}
+
+/// Refuses a kernel that lacks what naikon cannot do without.
+fn require_version(running: KernelVersion) -> Result<(), KernelError> {
+    if running < OLDEST {
+        let cause = format!("it is {running}, naikon needs 5.10 or newer");
+        return Err(
+            KernelError::new("starting on this kernel", ErrorKind::Unsupported, cause).cure("boot a newer kernel")
+        );
     }
     Ok(())
 }
@@ -438,4 +449,22 @@ fn seeds() -> Result<Seeds, KernelError> {
     filled.map_err(|error| KernelError::of("drawing random numbers", &std::io::Error::from(error)))?;
     let mut words = random.chunks_exact(8).map(|bytes| bytes.iter().fold(0, |word, byte| word << 8 | u64::from(*byte)));
     Ok(Seeds::new(std::array::from_fn(|_| words.next().unwrap_or_default())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fault: old-kernel.
+    #[test]
+    fn kernels_before_5_10_are_unsupported_and_named() {
+        for old in [KernelVersion::new(4, 19, 316), KernelVersion::new(5, 9, 255)] {
+            let refused = require_version(old).unwrap_err();
+            assert_eq!(refused.kind, ErrorKind::Unsupported, "which exits 4");
+            assert!(refused.to_string().contains(&format!("it is {old}, naikon needs 5.10")), "{refused}");
+        }
+        for new in [OLDEST, KernelVersion::new(6, 1, 0)] {
+            require_version(new).unwrap();
+        }
+    }
 }
