@@ -149,6 +149,9 @@ pub const PROGRAMS_CONNECT: [&str; 4] = ["connect4", "connect6", "sendmsg4", "se
 /// The same, for naikon without `CAP_PERFMON`, to whom newer kernels do not tell the process's name.
 pub const PROGRAMS_NAMELESS: [&str; 4] = ["nameless_c4", "nameless_c6", "nameless_s4", "nameless_s6"];
 
+/// Read-only global `u8`: 1 looks for ISATAP addresses in calls of local processes, as `--deep` does in frames.
+pub const ISATAP: &str = "ISATAP";
+
 /// Read-only global `u8`: 1 drops the frames that the walk cannot read, 0 passes them.
 pub const UNPARSED_DROP: &str = "UNPARSED_DROP";
 
@@ -187,13 +190,21 @@ pub const SPILL_MAX: u32 = 1 << 20;
 pub const RULES_MAX: u32 = 1 << 24;
 /// Interfaces are found by the low 16 bits of their index.
 pub const INTERFACES_LEN: u32 = 1 << 16;
-/// Most interface names between two detaches; 64 bytes per CPU each, see [`frames_index`].
+/// Slots of interface names between two detaches; 64 bytes per CPU each, see [`frames_index`].
 pub const SLOTS_MAX: u32 = 1024;
+/// The last slot: what has no counter of its own is counted there, so that no verdict waits for one. Interfaces whose name came
+/// after all other slots were given, those without an entry in [`INTERFACES`], and pairs of a list and an interface without cells
+/// in [`HITS`].
+pub const SLOT_OTHERS: u16 = SLOTS_MAX as u16 - 1;
+/// The name of [`SLOT_OTHERS`]. No interface can bear it: the kernel allows neither blanks nor 16 bytes (`dev_valid_name`).
+pub const OTHERS: &str = "other interfaces";
 /// Most list names between two detaches; bounded by the 16 bits of [`Action::list`].
 pub const LISTS_MAX: u32 = 1 << 16;
 /// Most cells of [`HITS`]: 65536 pairs of a list and an interface. A cell takes 16 bytes per CPU, and only when it
 /// exists.
 pub const HITS_MAX: u32 = (1 << 16) * HIT_CELLS as u32;
+/// Most of these pairs that have cells of their own; the rest is for those of lists with [`SLOT_OTHERS`].
+pub const OWN_PAIRS_MAX: usize = 3 << 14;
 
 /// A page, the least that there is, where no program writes to [`REPORTS`].
 pub const REPORTS_BYTES_LEAST: u32 = 1 << 12;
@@ -425,6 +436,8 @@ pub const fn is_judged(entry: u64, ifindex: u32) -> bool {
 const _: () = {
     assert!(size_of::<NameKey>() == 256);
     assert!(SLOTS_MAX <= NO_SLOT as u32);
+    assert!(OTHERS.len() > 15);
+    assert!(OWN_PAIRS_MAX * (HIT_CELLS as usize) < HITS_MAX as usize);
     assert!(hit_cell(Action::monitor(0), Direction::From, Family::V6) < HIT_CELLS);
     assert!(FRAME_UNPARSED + crate::packet::Unparsed::COUNT as u32 <= FRAME_KINDS);
 };

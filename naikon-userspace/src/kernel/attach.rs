@@ -7,6 +7,7 @@ use std::{
 };
 
 use aya::programs::loaded_programs;
+use naikon_ebpf::abi;
 
 use super::{
     Kernel, KernelVersion, Settings, TCX,
@@ -170,7 +171,7 @@ impl Kernel {
         let known = if is_held { self.name_of(interface.index)? } else { None };
         let name = known.unwrap_or_else(|| interface.name.clone());
         let slot = self.slot(&name)?;
-        self.tables.set_slot(interface.index, slot)?;
+        self.count_as(interface.index, slot)?;
         self.count_ports(interface)?;
         let (hold, attached) = if is_filter(point) {
             let adopted = filter::at(interface.index, &interface.name, point)?.is_some();
@@ -200,7 +201,7 @@ impl Kernel {
         };
         for port in &interface.ports {
             if self.tables.slot(*port)? != Some(slot) {
-                self.tables.set_slot(*port, slot)?;
+                self.count_as(*port, slot)?;
             }
         }
         Ok(())
@@ -348,7 +349,7 @@ impl Kernel {
 
     /// The name under which an interface's frames are counted: the one it had when it was attached first.
     fn name_of(&self, ifindex: u32) -> Result<Option<String>, KernelError> {
-        let slot = self.tables.slot(ifindex)?;
+        let slot = self.tables.slot(ifindex)?.filter(|slot| *slot != abi::SLOT_OTHERS);
         Ok(self.slots.iter().find(|(_, known)| Some(**known) == slot).map(|(name, _)| name.clone()))
     }
 

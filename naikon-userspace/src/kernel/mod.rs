@@ -17,6 +17,7 @@ mod former;
 mod generic;
 mod link;
 mod memory;
+mod names;
 mod netlink;
 mod offline;
 mod pins;
@@ -250,62 +251,6 @@ impl Kernel {
         Ok(self.tables.meta(abi::META_APPLYING)? != 0)
     }
 
-    /// The id of a list, the same for the same name until detach, and the cells to count its hits in.
-    ///
-    /// # Errors
-    ///
-    /// When ids or memory run out.
-    pub fn list_id(&mut self, name: &str) -> Result<u16, KernelError> {
-        if let Some(id) = self.lists.get(name) {
-            let id = *id;
-            let slots: Vec<u16> = self.slots.values().copied().collect();
-            self.tables.prepare_hits(&[id], &slots)?;
-            self.prepare_connects(id)?;
-            return Ok(id);
-        }
-        let id = next_id(&self.lists, abi::LISTS_MAX, "list")?;
-        let slots: Vec<u16> = self.slots.values().copied().collect();
-        self.tables.prepare_hits(&[id], &slots)?;
-        self.prepare_connects(id)?;
-        self.tables.set_name(abi::NAME_LIST, name, id)?;
-        self.lists.insert(name.to_owned(), id);
-        Ok(id)
-    }
-
-    /// Gives other maps the names that these have.
-    fn carry_names(&mut self, tables: &mut Tables) -> Result<(), KernelError> {
-        let lists: Vec<u16> = self.lists.values().copied().collect();
-        let slots: Vec<u16> = self.slots.values().copied().collect();
-        tables.prepare_hits(&lists, &slots)?;
-        if self.settings.cgroup.is_some() {
-            tables.prepare_connects(lists)?;
-        }
-        for (kind, names) in [(abi::NAME_LIST, &self.lists), (abi::NAME_INTERFACE, &self.slots)] {
-            names.iter().try_for_each(|(name, id)| tables.set_name(kind, name, *id))?;
-        }
-        tables.set_meta(abi::META_APPLYING, self.tables.meta(abi::META_APPLYING)?)
-    }
-
-    fn slot(&mut self, interface: &str) -> Result<u16, KernelError> {
-        let known = self.slots.get(interface).copied();
-        let slot = match known {
-            Some(slot) => slot,
-            None => next_id(&self.slots, abi::SLOTS_MAX, "interface")?,
-        };
-        let lists: Vec<u16> = self.lists.values().copied().collect();
-        self.tables.prepare_hits(&lists, &[slot])?;
-        if known.is_none() {
-            self.tables.set_name(abi::NAME_INTERFACE, interface, slot)?;
-            self.slots.insert(interface.to_owned(), slot);
-        }
-        Ok(slot)
-    }
-
-    /// Counters of calls are made only where calls are looked at.
-    fn prepare_connects(&mut self, list: u16) -> Result<(), KernelError> {
-        if self.settings.cgroup.is_some() { self.tables.prepare_connects([list]) } else { Ok(()) }
-    }
-
     /// A reader of the counters that does not wait for this writer.
     ///
     /// # Errors
@@ -441,7 +386,11 @@ fn load_object(
     let count = prefixes.len() as u32;
     let mut words: Vec<u64> = prefixes.concat();
     words.resize(2 * NAT64_MAX, 0);
-    loader.override_global(abi::NAT64_COUNT, &count, true).override_global(abi::NAT64, words.as_slice(), true);
+    let isatap: &u8 = if carriers.isatap { &1 } else { &0 };
+    loader
+        .override_global(abi::NAT64_COUNT, &count, true)
+        .override_global(abi::NAT64, words.as_slice(), true)
+        .override_global(abi::ISATAP, isatap, true);
     if calls {
         loader.map_max_entries(abi::REPORTS, abi::REPORTS_BYTES);
     }
@@ -504,13 +453,4 @@ fn seeds() -> Result<Seeds, KernelError> {
     filled.map_err(|error| KernelError::of("drawing random numbers", &std::io::Error::from(error)))?;
     let mut words = random.chunks_exact(8).map(|bytes| bytes.iter().fold(0, |word, byte| word << 8 | u64::from(*byte)));
     Ok(Seeds::new(std::array::from_fn(|_| words.next().unwrap_or_default())))
-}
-
-/// The lowest id above all that were given.
-fn next_id(given: &BTreeMap<String, u16>, bound: u32, kind: &str) -> Result<u16, KernelError> {
-    let next = given.values().max().map_or(0, |id| u32::from(*id) + 1);
-    u16::try_from(next).ok().filter(|id| u32::from(*id) < bound).ok_or_else(|| {
-        KernelError::new(format!("naming one more {kind}"), ErrorKind::Other, format!("all {bound} ids are taken"))
-            .cure("'naikon detach' forgets the names (and the counters) of the past")
-    })
 }

@@ -157,24 +157,21 @@ impl Tables {
         result.map_err(|error| KernelError::of(format!("writing {prefix} to {map}"), &error))
     }
 
-    /// Gives `ifindex` its slot, under which its frames are counted. Must come before the program is attached
-    /// there; refuses an index that shares its low bits with another protected one.
-    pub(crate) fn set_slot(&mut self, ifindex: u32, slot: u16) -> Result<(), KernelError> {
+    /// Gives `ifindex` its slot, under which its frames are counted. Must come before the program is attached there. False
+    /// where another interface has the place, whose index shares the low bits: without an entry it is counted as
+    /// [`abi::SLOT_OTHERS`].
+    pub(crate) fn set_slot(&mut self, ifindex: u32, slot: u16) -> Result<bool, KernelError> {
         let index = abi::interface_index(ifindex);
-        let operation = || format!("writing interface {ifindex} to {}", abi::INTERFACES);
-        let entry = self.interfaces.get(&index, 0).map_err(|error| KernelError::of(operation(), &error))?;
+        let refused =
+            |error: &MapError| KernelError::of(format!("writing interface {ifindex} to {}", abi::INTERFACES), error);
+        let entry = self.interfaces.get(&index, 0).map_err(|error| refused(&error))?;
         // One that merely shows what was judged elsewhere gives way.
         if entry != 0 && entry >> 32 != u64::from(ifindex) && entry as u16 != abi::NO_SLOT {
-            return Err(KernelError::new(
-                operation(),
-                ErrorKind::Interface,
-                format!("interface {} shares its low {} bits", entry >> 32, abi::INTERFACES_LEN.trailing_zeros()),
-            )
-            .cure("recreate one of the two, so that it gets another index"));
+            return Ok(false);
         }
-        self.interfaces
-            .set(index, abi::interface_entry(ifindex, slot, abi::is_judged(entry, ifindex)), 0)
-            .map_err(|error| KernelError::of(operation(), &error))
+        let entry = abi::interface_entry(ifindex, slot, abi::is_judged(entry, ifindex));
+        self.interfaces.set(index, entry, 0).map_err(|error| refused(&error))?;
+        Ok(true)
     }
 
     /// Says of these interfaces, and of no other of those that are here, that what comes in there has been judged.
@@ -221,13 +218,15 @@ impl Tables {
         })
     }
 
-    /// Makes the cells in which hits of these lists on these slots are counted; those that exist are left alone.
+    /// Makes the cells in which hits of these lists on these slots are counted, and on that of all others; those that exist are
+    /// left alone.
     pub(crate) fn prepare_hits(&mut self, lists: &[u16], slots: &[u16]) -> Result<(), KernelError> {
         /// `BPF_NOEXIST` (include/uapi/linux/bpf.h): never reset a counter.
         const NO_EXIST: u64 = 1;
         let operation = || format!("preparing the counters in {}", abi::HITS);
         let cpus = aya::util::nr_cpus().map_err(|(_, error)| KernelError::of(operation(), &error))?;
-        let pairs = lists.iter().flat_map(|list| slots.iter().map(move |slot| (*list, *slot)));
+        let slots = || [abi::SLOT_OTHERS].into_iter().chain(slots.iter().copied());
+        let pairs = lists.iter().flat_map(|list| slots().map(move |slot| (*list, slot)));
         for key in pairs.flat_map(|(list, slot)| (0..abi::HIT_CELLS).map(move |cell| abi::hits_key(list, slot, cell))) {
             let zero =
                 PerCpuValues::try_from(vec![[0; 2]; cpus]).map_err(|error| KernelError::of(operation(), &error))?;
