@@ -94,7 +94,7 @@ pub(super) fn cgroup(config: &Config) -> Result<Option<PathBuf>, RunError> {
     };
     let unusable = |cause: String| {
         let cure = "name the directory of a cgroup v2, such as /sys/fs/cgroup/system.slice";
-        RunError::Config(ConfigError(format!("cgroup {}: {cause}; {cure}", path.display())))
+        RunError::Config(ConfigError::new(format!("cgroup {}: {cause}; {cure}", path.display())))
     };
     match fs::metadata(path) {
         Err(error) => Err(unusable(error.to_string())),

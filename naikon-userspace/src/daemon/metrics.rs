@@ -30,6 +30,7 @@ use tokio::sync::watch;
 use super::{
     audit::AuditResult,
     connects::Told,
+    room::Cut,
     snapshot::{ListView, Snapshot},
 };
 use crate::{
@@ -57,6 +58,8 @@ pub(crate) struct Instruments {
     audits: Series<Labels, Counter>,
     repaired: Series<Labels, Counter>,
     connect_reports: Series<Labels, Counter>,
+    connections_cut: Series<Labels, Counter>,
+    state_failures: Counter,
 }
 
 impl Instruments {
@@ -77,6 +80,10 @@ impl Instruments {
         for told in Told::ALL {
             drop(connect_reports.get_or_create(&vec![("result", told.as_str().into())]));
         }
+        let connections_cut = Series::<Labels, Counter>::default();
+        for (server, cut) in ["metrics", "control"].into_iter().flat_map(|server| Cut::ALL.map(|cut| (server, cut))) {
+            drop(connections_cut.get_or_create(&cut_labels(server, cut)));
+        }
         Instruments {
             reloads,
             durations: Histogram::new(DURATION_BUCKETS),
@@ -86,6 +93,8 @@ impl Instruments {
             audits,
             repaired,
             connect_reports,
+            connections_cut,
+            state_failures: Counter::default(),
         }
     }
 
@@ -105,6 +114,14 @@ impl Instruments {
 
     pub(crate) fn connects_reported(&self, told: Told, reports: u64) {
         self.connect_reports.get_or_create(&vec![("result", told.as_str().into())]).inc_by(reports);
+    }
+
+    pub(crate) fn connection_cut(&self, server: &'static str, cut: Cut) {
+        self.connections_cut.get_or_create(&cut_labels(server, cut)).inc();
+    }
+
+    pub(crate) fn state_failed(&self, times: u64) {
+        self.state_failures.inc_by(times);
     }
 
     pub(crate) fn retried(&self, retries: u64) {
@@ -130,10 +147,15 @@ impl Instruments {
     }
 }
 
+fn cut_labels(server: &'static str, cut: Cut) -> Labels {
+    vec![("server", server.into()), ("reason", cut.as_str().into())]
+}
+
 /// Everything that a scrape reads.
 pub(crate) struct Metrics {
     registry: Registry,
     kernel: Arc<Kernel>,
+    instruments: Instruments,
 }
 
 impl Metrics {
@@ -171,9 +193,24 @@ impl Metrics {
             "Reports of calls of local processes, by what became of them",
             instruments.connect_reports.clone(),
         );
+        registry.register(
+            "connections_cut",
+            "Connections to the metrics and the control socket that were closed without an answer, by reason",
+            instruments.connections_cut.clone(),
+        );
+        registry.register(
+            "state_failures",
+            "Times that the state directory could not be written",
+            instruments.state_failures.clone(),
+        );
         let kernel = Arc::new(Kernel { reader: Mutex::new(reader), snapshots, lines_lost: Box::new(lines_lost) });
         registry.register_collector(Box::new(Arc::clone(&kernel)));
-        Metrics { registry, kernel }
+        Metrics { registry, kernel, instruments: instruments.clone() }
+    }
+
+    /// Where the servers count.
+    pub(crate) fn instruments(&self) -> Instruments {
+        self.instruments.clone()
     }
 
     /// Every counter of the kernel, for `status`.

@@ -13,12 +13,14 @@ mod confinement;
 mod connects;
 mod control;
 mod fence;
+mod growth;
 mod holds;
 mod hooks;
 mod host;
 mod http;
 mod metrics;
 mod reload;
+mod room;
 mod sessions;
 mod snapshot;
 mod state;
@@ -70,7 +72,7 @@ const TIME_INTERVAL: Duration = Duration::from_secs(1);
 const REFRESH_INTERVAL: Duration = Duration::from_secs(3600);
 /// An interface that appears often changes several times in a row; one look after this pause sees them all.
 const RECONCILE_PAUSE: Duration = Duration::from_millis(50);
-/// First and longest pause before a reload that the kernel refused is tried again.
+/// First and longest pause before a reload is tried again that the kernel refused, or that could not read something.
 const RETRY_PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 /// Why the daemon did not start, or ended.
@@ -150,6 +152,7 @@ pub fn run(
 /// Everything up to enforcement, without a thread that could interfere.
 fn start(origin: Origin, config: Config) -> Result<Started, RunError> {
     kernel::return_large_blocks();
+    room::raise_descriptor_limit();
     sources::expand(&config, &[])?;
     kernel::require_support()?;
     if let Some(cgroup) = config.cgroup.as_ref().filter(|_| !config.connect) {
@@ -181,6 +184,7 @@ fn start(origin: Origin, config: Config) -> Result<Started, RunError> {
             config,
             instruments: Instruments::new(),
             refused: None,
+            may_pass: false,
         },
         Err(error) => return Err(abandon(Hooks::default(), kernel, error.into())),
     };
@@ -250,6 +254,8 @@ async fn serve(
     tokio::spawn(follow_time(snapshots.clone(), worker.clone()));
     tokio::spawn(audit::follow(worker.audit_asked(), worker.clone()));
     tokio::spawn(try_again(retries, worker.clone()));
+    let hangup = Arc::new(Notify::new());
+    tokio::spawn(reload_on_signal(Arc::clone(&hangup), worker.clone()));
     tokio::spawn(tell_service_manager(snapshots.clone(), worker.clone()));
     if let Some(trace) = trace {
         follow_trace(trace).map_err(|error| RunError::System("following the program's log", error))?;
@@ -272,7 +278,7 @@ async fn serve(
             told = signals.next() => match told {
                 Told::Stop(signal) => break Some(signal),
                 // Not awaited here: SIGTERM is heard during a long reload too.
-                Told::Reload => drop(tokio::spawn(reload_on_signal(worker.clone()))),
+                Told::Reload => hangup.notify_one(),
             },
             _ = ended.recv() => break None,
             () = worker.failed() => {
@@ -301,11 +307,15 @@ async fn serve(
     Ok(())
 }
 
-async fn reload_on_signal(worker: Worker) {
-    tell_reloading();
-    // An ended worker means that the daemon is ending.
-    let _report = worker.reload(Wish::default(), Asker::Daemon).await;
-    tell(&[NotifyState::Ready]);
+/// However many signals come during a reload, one more follows.
+async fn reload_on_signal(hangup: Arc<Notify>, worker: Worker) {
+    loop {
+        hangup.notified().await;
+        tell_reloading();
+        // An ended worker means that the daemon is ending.
+        let _report = worker.reload(Wish::default(), Asker::Daemon).await;
+        tell(&[NotifyState::Ready]);
+    }
 }
 
 struct Signals {
@@ -408,7 +418,7 @@ fn hear_changes(changes: InterfaceChanges) -> io::Result<Arc<Notify>> {
     Ok(heard)
 }
 
-/// Tries a reload again that the kernel refused, ever more rarely.
+/// Tries a reload again that met what may pass, ever more rarely.
 async fn try_again(mut retries: mpsc::Receiver<()>, worker: Worker) {
     let (mut pause, longest) = RETRY_PAUSES;
     loop {

@@ -28,7 +28,7 @@ pub enum ErrorKind {
     Locked,
     /// Somebody else's program or pin is in the way.
     Foreign,
-    /// The kernel had no memory; trying again may help.
+    /// The kernel had no memory, or no descriptor; trying again may help.
     Memory,
     /// Anything else.
     Other,
@@ -62,6 +62,9 @@ impl KernelError {
             ),
             Some(rustix::io::Errno::NOMEM) => {
                 (ErrorKind::Memory, Some("give the memory cgroup of naikon more room, or load fewer prefixes"))
+            }
+            Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE) => {
+                (ErrorKind::Memory, Some("let naikon open more files (LimitNOFILE=)"))
             }
             _ => (ErrorKind::Other, None),
         };
