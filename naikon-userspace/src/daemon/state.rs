@@ -38,6 +38,8 @@ const HASH: &str = "# sha256 ";
 const SAVED: &str = "# saved-unix-seconds ";
 /// Begins the line with what holds for entries of which nothing else is told.
 const COMMON: &str = "# common ";
+/// Extension of a file that is not whole yet.
+const DRAFT: &str = "draft";
 /// The file that keeps the time of lists.
 const CLOCK: &str = "clock";
 
@@ -68,6 +70,25 @@ impl StateDir {
         self.replace(&self.file(role, name), &[HASH.as_bytes(), hash.as_bytes(), b"\n", body.as_bytes()])
     }
 
+    /// Removes what a process left that died while it stored something.
+    pub(crate) fn clean(&self) {
+        let remove = || -> io::Result<()> {
+            for entry in fs::read_dir(&self.0)? {
+                let path = entry?.path();
+                if path.extension().is_some_and(|extension| extension == DRAFT) {
+                    fs::remove_file(path)?;
+                }
+            }
+            Ok(())
+        };
+        match remove() {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!("cleaning the state directory {}: {error}", self.0.display());
+            }
+            _ => {}
+        }
+    }
+
     /// What the time of lists was when it was last stored.
     pub(crate) fn time(&self) -> io::Result<Option<Time>> {
         match fs::read_to_string(self.0.join(CLOCK)) {
@@ -85,11 +106,18 @@ impl StateDir {
     /// Puts a file in the place of another, whole or not at all.
     fn replace(&self, target: &Path, parts: &[&[u8]]) -> io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.0)?;
-        let draft = target.with_extension("draft");
-        let mut file = private(&draft)?;
-        parts.iter().try_for_each(|part| file.write_all(part))?;
-        file.sync_all()?;
-        fs::rename(&draft, target)?;
+        let draft = target.with_extension(DRAFT);
+        let write = || {
+            let mut file = private(&draft)?;
+            parts.iter().try_for_each(|part| file.write_all(part))?;
+            file.sync_all()?;
+            fs::rename(&draft, target)
+        };
+        if let Err(error) = write() {
+            // On a disk that is full it would only take room. That it cannot be removed either is the lesser news.
+            let _kept = fs::remove_file(&draft);
+            return Err(error);
+        }
         // The rename itself is durable once the directory is.
         File::open(&self.0)?.sync_all()
     }
