@@ -52,15 +52,20 @@ impl Hooks {
         Ok(())
     }
 
-    /// Attaches to everything that is there now, or fails at the first that refuses.
+    /// Attaches to everything that is there now, or fails at the first that refuses. May be tried again.
     ///
     /// # Errors
     ///
     /// What the kernel refuses.
     pub(crate) fn start(&mut self, kernel: &mut Kernel, config: &Config) -> Result<(), KernelError> {
         let (interfaces, selection) = look(kernel, &config.interfaces)?;
+        let held = kernel.attached()?;
         for interface in selection.attach.iter().filter_map(|index| interfaces.get(index)) {
             for point in kernel.points() {
+                let held = held.get(&Spot { ifindex: interface.index, point });
+                if held.is_some_and(|held| held.by_us) && kernel.stance(interface, point)?.is_some() {
+                    continue;
+                }
                 let attached = self.attach(kernel, interface, point, &interfaces, &selection)?;
                 self.announce(interface, point, &attached);
             }
@@ -70,7 +75,10 @@ impl Hooks {
             self.release(kernel, spot, &name);
         }
         connects::attach(kernel)?;
-        kernel.remove_other_versions()?;
+        if let Err(error) = kernel.remove_other_versions() {
+            // Nothing uses them any more.
+            tracing::warn!("{error}; the next start tries again");
+        }
         self.confirm(kernel, &config.interfaces)
     }
 

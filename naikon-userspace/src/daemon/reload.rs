@@ -5,7 +5,7 @@
 
 use std::{
     borrow::Cow,
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -80,12 +80,14 @@ pub(crate) struct Lists {
     lists: BTreeMap<Key, ListState>,
     /// Their keys in order of precedence.
     order: Vec<Key>,
+    /// Those whose newest content the state directory would not take.
+    unsaved: BTreeSet<Key>,
     ruleset: Arc<Ruleset>,
     names: Arc<BTreeMap<u16, String>>,
-    /// What the kernel holds, where it is not the ruleset: at start, and after a change that could not be undone.
+    /// What the kernel holds, where it is not the ruleset: at start.
     pub(super) observed: Option<Vec<Rule>>,
-    /// They must be read back before the next change.
-    pub(super) tables_unknown: bool,
+    /// A change could neither be made nor undone yet: what is enforced lies between two sets.
+    pub(super) is_between: bool,
     pub(super) interrupted: bool,
 }
 
@@ -155,6 +157,7 @@ impl Lists {
     /// Begins with what the kernel enforces from before.
     pub(crate) fn new(kernel: &Kernel, config: &Config) -> Result<Self, KernelError> {
         let state_dir = StateDir::new(&config.state_dir);
+        state_dir.clean();
         let last = state_dir.time().unwrap_or_else(|error| {
             tracing::warn!("reading when naikon last ran: {error}; the system's clock is taken as it is");
             None
@@ -168,9 +171,10 @@ impl Lists {
             guards: Guards::none().seen_in(config.carriers()),
             warninglists: Warninglists::default(),
             warnings: Arc::default(),
-            tables_unknown: false,
+            is_between: false,
             lists: BTreeMap::new(),
             order: Vec::new(),
+            unsaved: BTreeSet::new(),
             ruleset: Arc::default(),
             names: Arc::default(),
             observed: Some(kernel.observed()?),
@@ -219,7 +223,7 @@ impl Lists {
         kernel: &mut Kernel,
         host: Option<Arc<host::Facts>>,
         retries: &mut u64,
-    ) -> Result<Option<(Delta, u64)>, KernelError> {
+    ) -> Result<Option<(Arc<Delta>, u64)>, KernelError> {
         let now = self.clock.now();
         self.save_time(now.steady);
         let host = host.unwrap_or_else(|| Arc::clone(&self.host));
@@ -228,7 +232,7 @@ impl Lists {
         let is_due = self.states().any(|list| list.holds.is_due(now));
         let listed: Vec<_> = self.states().filter_map(|list| list.good.as_ref()).map(|good| &good.content).collect();
         let is_touched = guards.differences(&self.guards).any(|guard| listed.iter().any(|list| list.touches(&guard)));
-        if !is_due && !is_touched && !self.interrupted && self.observed.is_none() {
+        if !is_due && !is_touched && !self.interrupted && !self.is_between && self.observed.is_none() {
             self.host = host;
             return Ok(None);
         }
@@ -417,19 +421,15 @@ impl Lists {
         (compiled, names): (Ruleset, BTreeMap<u16, String>),
         retries: &mut u64,
         enforced: Enforced<'_>,
-    ) -> Result<(Option<Delta>, u64), KernelError> {
+    ) -> Result<(Option<Arc<Delta>>, u64), KernelError> {
         let mut pauses = RETRY_PAUSES.iter();
         loop {
-            if self.tables_unknown {
-                self.observed = Some(kernel.observed()?);
-                self.tables_unknown = false;
-            }
             let rules_now = self.observed.as_deref().unwrap_or(self.ruleset.rules());
-            let delta = delta::between(rules_now, compiled.rules());
+            let delta = Arc::new(delta::between(rules_now, compiled.rules()));
             if delta.is_empty() && !self.interrupted {
                 kernel.fill(rules_now)?;
                 self.adopt(compiled, names);
-                return Ok((None, kernel.generation()?));
+                return Ok((None, kernel.generation()));
             }
             match kernel.apply(&delta, rules_now, enforced) {
                 Ok(generation) => {
@@ -437,9 +437,9 @@ impl Lists {
                     return Ok((Some(delta), generation));
                 }
                 Err(refused) => {
-                    self.tables_unknown |= refused.tables_unknown;
-                    self.interrupted |= refused.tables_unknown;
-                    match pauses.next().filter(|_| refused.error.kind == ErrorKind::Memory) {
+                    self.is_between = refused.is_between;
+                    let is_passing = refused.error.kind == ErrorKind::Memory && !refused.is_made;
+                    match pauses.next().filter(|_| is_passing) {
                         Some(pause) => {
                             *retries += 1;
                             tracing::warn!("{}; trying again in {} ms", refused.error, pause.as_millis());
@@ -456,7 +456,7 @@ impl Lists {
         self.ruleset = Arc::new(compiled);
         self.names = Arc::new(names);
         self.observed = None;
-        self.interrupted = false;
+        (self.interrupted, self.is_between) = (false, false);
     }
 
     /// Remembers the lists, and stores what is new of them.
@@ -464,18 +464,24 @@ impl Lists {
         for list in &lists {
             let Some(good) = list.good.as_ref().filter(|_| list.fault.is_none()) else { continue };
             let before = self.lists.get(&key(&list.source)).and_then(|list| list.good.as_ref());
-            if before.is_some_and(|before| before.content == good.content) {
+            let is_saved = before.is_some_and(|before| before.content == good.content);
+            if is_saved && !self.unsaved.contains(&key(&list.source)) {
                 continue;
             }
             let Source { name, role, .. } = &list.source;
-            if let Err(error) = self.state_dir.save(*role, name, &good.content, good.read) {
-                warn_unsaved(name, &error);
+            match self.state_dir.save(*role, name, &good.content, good.read) {
+                Ok(()) => drop(self.unsaved.remove(&key(&list.source))),
+                Err(error) => {
+                    warn_unsaved(name, &error);
+                    self.unsaved.insert(key(&list.source));
+                }
             }
         }
         self.order = lists.iter().map(|list| key(&list.source)).collect();
         let before = std::mem::take(&mut self.lists);
         self.lists = lists.into_iter().map(|list| (key(&list.source), list)).collect();
         for gone in before.values().filter(|list| !self.lists.contains_key(&key(&list.source))) {
+            self.unsaved.remove(&key(&gone.source));
             // A list that takes the name one day must not be measured by this one.
             let Source { name, role, .. } = &gone.source;
             if let Err(error) = self.state_dir.forget(*role, name) {
@@ -553,12 +559,9 @@ pub(crate) fn missing_wish(config: &Config) -> Option<Cause> {
 }
 
 fn refused(kernel: &Kernel, lists: Vec<ListReload>, cause: Cause) -> Outcome {
-    let generation = kernel.generation().unwrap_or_else(|error| {
-        tracing::error!("{error}");
-        0
-    });
     let reason = Some(cause.to_string());
-    let report = Reload { result: ReloadResult::Refused, generation, added: 0, removed: 0, lists, reason };
+    let report =
+        Reload { result: ReloadResult::Refused, generation: kernel.generation(), added: 0, removed: 0, lists, reason };
     Outcome { report, config: None, retries: 0, cause: Some(cause) }
 }
 

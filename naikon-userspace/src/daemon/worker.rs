@@ -289,11 +289,12 @@ impl Enforcer {
         let (mut hooks, config) = (std::mem::take(&mut self.hooks), self.config.clone());
         let mut is_attached = false;
         let mut attach = |kernel: &mut Kernel| {
-            // Not again when an apply is tried again.
-            if std::mem::replace(&mut is_attached, true) {
-                return Ok(());
+            // Not again when an apply is tried again, unless it was this that was refused.
+            if !is_attached {
+                hooks.start(kernel, &config)?;
+                is_attached = true;
             }
-            hooks.start(kernel, &config)
+            Ok(())
         };
         let mut cause = self.reload_lists(Wish::default(), &mut attach).1;
         // Where the tries held everything already, there was no change.
@@ -304,17 +305,18 @@ impl Enforcer {
         cause
     }
 
-    /// Reloads and looks after the interfaces. Whether the kernel refused for want of memory, which may pass.
+    /// Reloads and looks after the interfaces. Whether the kernel refused what is worth trying again: for want of memory,
+    /// which may pass, or so that what is enforced lies between two sets.
     pub(crate) fn reload(&mut self, wish: Wish) -> (Reload, bool) {
         let (report, cause) = self.reload_lists(wish, &mut |_| Ok(()));
         if cause.is_none() {
             self.reconcile();
         }
         let passing = |error: &KernelError| error.kind == ErrorKind::Memory;
-        (report, matches!(&cause, Some(Cause::Kernel(error)) if passing(error)))
+        (report, matches!(&cause, Some(Cause::Kernel(error)) if passing(error) || self.lists.is_between))
     }
 
-    /// Enforces what holds now. Whether the kernel refused for want of memory, which may pass.
+    /// Enforces what holds now. Whether the kernel refused what is worth trying again.
     fn refresh(&mut self, host: Option<Arc<Facts>>) -> bool {
         let mut retries = 0;
         let refreshed = self.lists.refresh(&mut self.kernel, host, &mut retries);
@@ -333,7 +335,7 @@ impl Enforcer {
             }
             Err(error) => {
                 tracing::error!("{error}; what is enforced does not change");
-                error.kind == ErrorKind::Memory
+                error.kind == ErrorKind::Memory || self.lists.is_between
             }
         }
     }
@@ -404,7 +406,7 @@ impl Enforcer {
         let warninglists = self.lists.warninglist_faults().cloned();
         Snapshot {
             config: Arc::new(self.config.clone()),
-            generation: self.kernel.generation().unwrap_or_default(),
+            generation: self.kernel.generation(),
             ruleset: self.lists.ruleset(),
             names: self.lists.names(),
             notices: not_up

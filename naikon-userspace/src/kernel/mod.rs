@@ -41,6 +41,10 @@ use naikon_ebpf::{
 };
 
 pub(crate) use self::sys::return_large_blocks;
+use self::{
+    apply::Unfinished, attach::Attachment, connect::Connects, pins::PinDir, reports::Reporters, tables::Tables,
+    trace::Loggers,
+};
 pub use self::{
     apply::{Enforced, Refused},
     attach::{Attached, Held},
@@ -56,7 +60,6 @@ pub use self::{
     trace::Trace,
     traffic::traffic,
 };
-use self::{attach::Attachment, connect::Connects, pins::PinDir, reports::Reporters, tables::Tables, trace::Loggers};
 use crate::{
     config::Mode,
     hook::{Point, Spot},
@@ -107,10 +110,19 @@ pub struct Settings {
 pub struct Kernel {
     ebpf: Ebpf,
     tables: Tables,
+    /// As it stands in the map, which nobody else writes.
+    generation: u64,
     /// What stands in front of the tries in this load of the program.
     set: Set<Mapped>,
     /// The set says what the tries say.
     is_filled: bool,
+    /// A change that was refused and is not undone yet.
+    unfinished: Option<Unfinished>,
+    /// The tries held what programs of an earlier process enforce: so a change over those can be undone. Neither those of another
+    /// ABI nor those of a process that died in a change do.
+    is_known: bool,
+    /// Some links may hold programs of another load, which could not take the place of these.
+    is_astray: bool,
     /// A look at the set that is under way; a change of the set ends it.
     audit: Option<Audit>,
     settings: Settings,
@@ -123,6 +135,11 @@ pub struct Kernel {
     connects: Option<Connects>,
     /// No maps were pinned before this process: there is nothing that a failed start must leave in place.
     fresh: bool,
+}
+
+/// Whether the mark of an apply says that it has not reached its generation.
+fn is_marked(applying: u64, generation: u64) -> bool {
+    applying != 0 && applying != generation
 }
 
 /// Refuses early, before anything is changed, what cannot work here.
@@ -171,10 +188,14 @@ impl Kernel {
     /// See [`ErrorKind`]; nothing that was there before has been changed.
     pub fn open(settings: &Settings) -> Result<Self, KernelError> {
         let pins = settings.pin_dir.as_deref().map(PinDir::open).transpose()?;
-        let mut fresh = true;
-        if let Some(pins) = &pins {
-            fresh = !pins.map(abi::META).exists();
-            pins.prepare_maps()?;
+        let fresh = pins.as_ref().is_none_or(|pins| !pins.map(abi::META).exists());
+        if let Some(pins) = &pins
+            && let Err(error) = pins.prepare_maps()
+        {
+            if let Err(second) = pins.discard_empty() {
+                tracing::warn!("{second}");
+            }
+            return Err(error);
         }
         let shape = apply::shape(&Counts::default(), pins.is_some())?;
         let loaded = load(settings, pins.as_ref(), &shape).and_then(|mut ebpf| {
@@ -194,11 +215,19 @@ impl Kernel {
         };
         let lists = tables.names(abi::NAME_LIST)?;
         let slots = tables.names(abi::NAME_INTERFACE)?;
+        let [generation, applying] = [tables.meta(abi::META_GENERATION)?, tables.meta(abi::META_APPLYING)?];
+        // A start that died in an upgrade leaves tries of this ABI that nobody has filled yet.
+        let is_upgrade = pins.as_ref().map_or(Ok(false), PinDir::has_other_versions)?;
+        let is_known = generation != 0 && !is_upgrade && !is_marked(applying, generation);
         Ok(Kernel {
             ebpf,
             tables,
+            generation,
             set,
             is_filled: false,
+            unfinished: None,
+            is_known,
+            is_astray: false,
             audit: None,
             settings: settings.clone(),
             loggers: Loggers::default(),
@@ -222,12 +251,9 @@ impl Kernel {
     }
 
     /// Sets applied since the first start; continues over restarts.
-    ///
-    /// # Errors
-    ///
-    /// When the map cannot be read.
-    pub fn generation(&self) -> Result<u64, KernelError> {
-        self.tables.meta(abi::META_GENERATION)
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// Whether a process died in the middle of an apply, so that the rules lie between two sets.
@@ -236,7 +262,7 @@ impl Kernel {
     ///
     /// When the map cannot be read.
     pub fn interrupted(&self) -> Result<bool, KernelError> {
-        Ok(self.tables.meta(abi::META_APPLYING)? != 0)
+        Ok(is_marked(self.tables.meta(abi::META_APPLYING)?, self.generation))
     }
 
     /// The id of a list, the same for the same name until detach, and the cells to count its hits in.

@@ -15,11 +15,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aya::maps::{MapInfo, MapType};
+use aya::maps::{MapError, MapInfo, MapType};
 use naikon_ebpf::{abi, report::CONNECT_CELLS};
 
 use super::{
-    error::{ErrorKind, KernelError},
+    error::{ErrorKind, KernelError, errno},
     link::{Held, Kind, Link},
 };
 use crate::hook::{Point, Spot};
@@ -76,6 +76,11 @@ impl PinDir {
     /// Whether a directory with pins of a naikon, of whatever ABI, stands there.
     pub(crate) fn exists(root: &Path) -> bool {
         versions(root).is_ok_and(|versions| !versions.is_empty())
+    }
+
+    /// Whether maps of another ABI are there.
+    pub(crate) fn has_other_versions(&self) -> Result<bool, KernelError> {
+        Ok(versions(&self.root)?.iter().any(|directory| *directory != self.maps()))
     }
 
     /// Removes the maps of every other ABI, once no program uses them any more.
@@ -147,6 +152,12 @@ impl PinDir {
         Ok(entries.filter_map(Result::ok).filter_map(|entry| spot(entry.file_name().to_str()?)).collect())
     }
 
+    /// Removes the directories that nothing is in.
+    pub(crate) fn discard_empty(&self) -> Result<(), KernelError> {
+        remove_directory(&self.maps())?;
+        remove_directory(&self.root)
+    }
+
     /// Removes the maps of this ABI, which nothing uses, and the directory if nothing else is in it.
     pub(crate) fn discard(self) -> Result<(), KernelError> {
         remove_maps(&self.maps())?;
@@ -178,12 +189,23 @@ fn versions(root: &Path) -> Result<Vec<PathBuf>, KernelError> {
 /// Removes the maps that bear names of the contract, and the directory unless something else is in it.
 fn remove_maps(directory: &Path) -> Result<(), KernelError> {
     for path in PinDir::map_names().map(|name| directory.join(name)) {
-        // What is no map is not ours.
-        if path.exists() && MapInfo::from_pin(&path).is_ok() {
-            unpin(&path)?;
+        if !path.exists() {
+            continue;
+        }
+        match MapInfo::from_pin(&path) {
+            Ok(_) => unpin(&path)?,
+            // What is no map is not ours; what cannot be looked at now may be.
+            Err(error) if is_no_map(&error) => {}
+            Err(error) => return Err(KernelError::of(format!("removing the pin {}", path.display()), &error)),
         }
     }
     remove_directory(directory)
+}
+
+/// Whether the kernel says that what is pinned is no map: `EACCES` for what is no BPF object, `EINVAL` for one of another
+/// kind.
+fn is_no_map(error: &MapError) -> bool {
+    matches!(errno(error), Some(rustix::io::Errno::ACCESS | rustix::io::Errno::INVAL))
 }
 
 /// Removes a directory that is empty.
