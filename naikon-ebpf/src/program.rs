@@ -143,7 +143,7 @@ fn translated(high: u64, low: u64) -> u32 {
 
 /// The stored answer for an IPv4 address that an IPv6 address carries.
 #[inline(always)]
-fn inner_v4(address: u32) -> Action {
+pub(crate) fn inner_v4(address: u32) -> Action {
     Action::from_trie(listed_v4(address))
 }
 
@@ -194,7 +194,13 @@ pub(crate) fn settle<H: Hook>(hook: &H, family: Family, hit: Option<Hit>) -> H::
 #[inline(always)]
 pub(crate) fn unparsed<H: Hook>(hook: &H, reason: Unparsed) -> H::Verdict {
     count_frame(hook, abi::FRAME_UNPARSED + reason as u32);
-    if UNPARSED_DROP.load() == 1 { H::DROP } else { pass(hook) }
+    if drops_unparsed() { H::DROP } else { pass(hook) }
+}
+
+/// What cannot be read is to be dropped.
+#[inline(always)]
+pub(crate) fn drops_unparsed() -> bool {
+    UNPARSED_DROP.load() == 1
 }
 
 #[inline(always)]
@@ -206,18 +212,17 @@ pub(crate) fn pass<H: Hook>(hook: &H) -> H::Verdict {
     H::PASS
 }
 
-/// The slot that user space gave to the packet's interface before it attached the program there.
+/// The slot that user space gave to the packet's interface before it attached the program there, or that of all others.
 #[inline(always)]
-fn slot<H: Hook>(hook: &H) -> Option<u16> {
+fn slot<H: Hook>(hook: &H) -> u16 {
     let ifindex = hook.ifindex();
-    abi::slot_of(*INTERFACES.get(abi::interface_index(ifindex))?, ifindex)
+    let own = INTERFACES.get(abi::interface_index(ifindex)).and_then(|entry| abi::slot_of(*entry, ifindex));
+    own.unwrap_or(abi::SLOT_OTHERS)
 }
 
 #[inline(always)]
 fn count_frame<H: Hook>(hook: &H, kind: u32) {
-    if let Some(slot) = slot(hook)
-        && let Some(frames) = FRAMES.get_ptr_mut(abi::frames_index(slot, kind))
-    {
+    if let Some(frames) = FRAMES.get_ptr_mut(abi::frames_index(slot(hook), kind)) {
         // SAFETY: the map returned a value of this CPU, which no other one writes.
         unsafe { *frames += 1 };
     }
@@ -225,9 +230,8 @@ fn count_frame<H: Hook>(hook: &H, kind: u32) {
 
 #[inline(always)]
 fn count_hit<H: Hook>(hook: &H, list: u16, cell: u16) {
-    if let Some(slot) = slot(hook)
-        && let Some(hits) = HITS.get_ptr_mut(abi::hits_key(list, slot, cell))
-    {
+    let own = HITS.get_ptr_mut(abi::hits_key(list, slot(hook), cell));
+    if let Some(hits) = own.or_else(|| HITS.get_ptr_mut(abi::hits_key(list, abi::SLOT_OTHERS, cell))) {
         // SAFETY: the map returned a value of this CPU, which no other one writes.
         let [packet_count, byte_count] = unsafe { &mut *hits };
         *packet_count += 1;

@@ -183,7 +183,7 @@ fn from_pins(command: &Status, no_daemon: Failure) -> Result<Code, Failure> {
         prefixes: inspection.prefixes.into(),
         dropped: inspection.counters.total(ListAction::Drop).into(),
         monitored: inspection.counters.total(ListAction::Monitor).into(),
-        notices: [notice].into_iter().chain(ways_past(&attached)).collect(),
+        notices: [notice].into_iter().chain(inspection.notices).chain(ways_past(&attached)).collect(),
         attached,
     };
     if command.json {

@@ -267,7 +267,8 @@ impl Teller {
 /// The strictest marking that lists give to an address in any of its forms, where one holds it.
 fn marking(snapshot: &Snapshot, address: IpAddr) -> Option<Option<crate::provenance::Tlp>> {
     let listed = snapshot.lists.iter().filter(|list| list.role != Role::Allow);
-    listed.filter_map(|list| list.content.as_ref()?.marking(address)).max()
+    let carriers = snapshot.ruleset.carriers();
+    listed.filter_map(|list| list.content.as_ref()?.marking(address, carriers)).max()
 }
 
 /// A time of `CLOCK_BOOTTIME` as a date, to the millisecond.

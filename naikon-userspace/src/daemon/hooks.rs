@@ -225,6 +225,7 @@ impl Hooks {
         let absent = selection.missing.iter().map(String::as_str).chain(refused);
         confirmed.extend(absent.flat_map(|name| points.iter().map(move |point| hook(name, 0, *point, "none"))));
         confirmed.extend(connects::hook(kernel)?);
+        notices.extend(kernel.shared_counters());
         for notice in notices.iter().filter(|notice| !self.notices.contains(notice)) {
             tracing::warn!("{notice}");
         }

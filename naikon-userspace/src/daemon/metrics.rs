@@ -3,14 +3,14 @@
 //! Names and labels are PRODUCT.md's contract, told in the README's table. No address is ever a label.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt::{self, Write as _},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
 
 use naikon_ebpf::{
-    abi::{Direction, Family},
+    abi::{Direction, Family, OTHERS, SLOT_OTHERS},
     packet::Unparsed,
 };
 use prometheus_client::{
@@ -52,6 +52,8 @@ pub(crate) struct Instruments {
     durations: Histogram,
     retries: Counter,
     reattached: Series<Labels, Counter>,
+    /// Interfaces with a series of their own.
+    interfaces: Arc<Mutex<BTreeSet<String>>>,
     audits: Series<Labels, Counter>,
     repaired: Series<Labels, Counter>,
     connect_reports: Series<Labels, Counter>,
@@ -80,6 +82,7 @@ impl Instruments {
             durations: Histogram::new(DURATION_BUCKETS),
             retries: Counter::default(),
             reattached: Series::default(),
+            interfaces: Arc::default(),
             audits,
             repaired,
             connect_reports,
@@ -110,11 +113,20 @@ impl Instruments {
 
     /// Begins the series of an interface at zero, so that the first increase shows.
     pub(crate) fn protected(&self, interface: &str) {
-        drop(self.reattached.get_or_create(&vec![("interface", interface.into())]));
+        drop(self.reattached.get_or_create(&self.of_interface(interface)));
     }
 
     pub(crate) fn reattached(&self, interface: &str) {
-        self.reattached.get_or_create(&vec![("interface", interface.into())]).inc();
+        self.reattached.get_or_create(&self.of_interface(interface)).inc();
+    }
+
+    /// The name of an interface as a label, of which there are no more than the kernel counts by: where interfaces come and go
+    /// for years, scrapes must not grow with them.
+    fn of_interface(&self, interface: &str) -> Labels {
+        let mut named = self.interfaces.lock().unwrap_or_else(PoisonError::into_inner);
+        let has_room = named.len() < usize::from(SLOT_OTHERS);
+        let is_named = named.contains(interface) || (has_room && named.insert(interface.to_owned()));
+        vec![("interface", if is_named { interface } else { OTHERS }.to_owned())]
     }
 }
 
@@ -325,17 +337,14 @@ fn connects(out: &mut DescriptorEncoder<'_>, counters: &Counters, snapshot: &Sna
 fn lists(out: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Result {
     let entries = snapshot.lists.iter().flat_map(|list| by_family(&[("list", &list.name)], list.holds.entries));
     gauges(out, "list_entries", "Prefixes that a list contributes", entries)?;
-    let rejected = snapshot.lists.iter().flat_map(|list| {
-        list.rejected
-            .iter()
-            .map(|(reason, count)| (vec![("list", list.name.clone()), ("reason", (*reason).to_owned())], *count as f64))
-    });
-    gauges(out, "list_rejected_entries", "Entries of a list that were refused", rejected)?;
-    let filtered = snapshot.lists.iter().flat_map(|list| {
-        list.filtered
-            .iter()
-            .map(|(reason, count)| (vec![("list", list.name.clone()), ("reason", (*reason).to_owned())], *count as f64))
-    });
+    let by_reason = |reasons: fn(&ListView) -> &BTreeMap<&'static str, usize>| {
+        snapshot.lists.iter().flat_map(move |list| {
+            let labels = |reason: &str| vec![("list", list.name.clone()), ("reason", reason.to_owned())];
+            reasons(list).iter().map(move |(reason, count)| (labels(reason), *count as f64))
+        })
+    };
+    gauges(out, "list_rejected_entries", "Entries of a list that were refused", by_reason(|list| &list.rejected))?;
+    let filtered = by_reason(|list| &list.filtered);
     gauges(out, "list_filtered_entries", "Entries of a list that its filters left out", filtered)?;
     let one = |name: &String| vec![("list", name.clone())];
     let up = snapshot.lists.iter().map(|list| (one(&list.name), if list.fault.is_none() { 1.0 } else { 0.0 }));
@@ -504,6 +513,24 @@ mod tests {
         let expected = "# HELP naikon_a_packets_total Frames.\n# TYPE naikon_a_packets_total counter\n\
                         naikon_a_packets_total{x=\"y\"} 1\n# HELP naikon_b B.\n# TYPE naikon_b gauge\nnaikon_b 2\n";
         assert_eq!(classic(open), expected);
+    }
+
+    #[test]
+    fn interfaces_that_come_and_go_for_years_have_a_bounded_number_of_series() {
+        let instruments = Instruments::new();
+        for number in 0..5000 {
+            instruments.protected(&format!("veth{number}"));
+            instruments.reattached(&format!("veth{number}"));
+        }
+        let mut registry = Registry::default();
+        registry.register("reattached", "Times", instruments.reattached.clone());
+        let mut body = String::new();
+        text::encode(&mut body, &registry).unwrap();
+        let series: Vec<&str> = body.lines().filter(|line| line.starts_with("reattached_total")).collect();
+        assert_eq!(series.len(), usize::from(SLOT_OTHERS) + 1);
+        assert!(series.contains(&"reattached_total{interface=\"veth1022\"} 1"), "{series:?}");
+        let others = format!("reattached_total{{interface=\"{OTHERS}\"}} {}", 5000 - u32::from(SLOT_OTHERS));
+        assert!(series.contains(&others.as_str()), "{others} should be there");
     }
 
     #[test]

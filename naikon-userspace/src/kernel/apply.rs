@@ -96,27 +96,29 @@ impl Kernel {
         self.audit = None;
         self.settle().map_err(Refused::between)?;
         require_room(delta, rules_now, abi::RULES_MAX as usize).map_err(refused)?;
-        let generation = self.generation + 1;
+        // The same rules in place of another ABI's are no new set.
+        let is_same = rules_now.is_empty() && self.is_former(delta.ops.iter().filter_map(added));
+        let next = if is_same { self.generation } else { self.generation + 1 };
         // New tables give the same answers: nothing is begun yet.
         self.make_room(delta, rules_now).map_err(refused)?;
-        self.tables.set_meta(abi::META_APPLYING, generation).map_err(refused)?;
+        self.tables.set_meta(abi::META_APPLYING, self.generation + 1).map_err(refused)?;
         // A program of an earlier process may be on a pinned link, with tables that ask the tries elsewhere.
         let is_watched = self.pins.is_some() && self.attachments.is_empty() && !rules_now.is_empty();
         let mut change = Change::announce(Arc::clone(delta), &mut self.set, is_watched);
         let followed = self.follow(&mut change, enforced);
         // Here it is done: whoever reads the generation finds the whole set.
-        match followed.and_then(|()| self.tables.set_meta(abi::META_GENERATION, generation)) {
+        match followed.and_then(|()| self.tables.set_meta(abi::META_GENERATION, next)) {
             Ok(()) => {
-                (self.generation, self.is_known) = (generation, true);
+                (self.generation, self.is_known) = (next, true);
                 // A mark of a generation that has been reached means nothing.
                 if let Err(error) = self.tables.set_meta(abi::META_APPLYING, 0) {
                     tracing::debug!("{error}; the next change takes the mark away");
                 }
-                Ok(generation)
+                Ok(next)
             }
             Err(error) if !self.is_known && self.has_adopted() => {
                 let completed = self.both(|_, tries| change.complete(tries));
-                if let Err(second) = completed.and_then(|()| self.tables.set_meta(abi::META_GENERATION, generation)) {
+                if let Err(second) = completed.and_then(|()| self.tables.set_meta(abi::META_GENERATION, next)) {
                     tracing::error!("{second}; the new rules are enforced, and the next start completes them");
                 }
                 Err(Refused { error, is_between: false, is_made: true })
@@ -188,8 +190,7 @@ impl Kernel {
 
     /// Sees to it that the tables serve what the tries hold on the way.
     fn make_room(&mut self, delta: &Delta, rules_now: &[Rule]) -> Result<(), KernelError> {
-        let added = delta.ops.iter().filter_map(|op| if let Op::Add(rule) = op { Some(rule) } else { None });
-        let wanted = Counts::of(rules_now.iter()).and(&Counts::of(added));
+        let wanted = Counts::of(rules_now.iter()).and(&Counts::of(delta.ops.iter().filter_map(added)));
         if !self.is_filled {
             return self.begin(rules_now, &wanted);
         }
@@ -245,12 +246,19 @@ impl Kernel {
         }
         (self.ebpf, self.set, self.tables) = (ebpf, set, tables);
         (self.is_filled, self.is_astray, self.audit) = (true, false, None);
+        if let Some(Err(error)) = self.pins.as_ref().map(|pins| pins.forget_programs(&self.ebpf)) {
+            tracing::warn!("{error}; they are forgotten another time");
+        }
         Ok(())
     }
 
     /// Puts the programs of another load, which give the same answers, at every hook of this process. A refusal ends it
     /// half-way.
     fn put_on_links(&self, ebpf: &mut Ebpf) -> Result<(), KernelError> {
+        for (spot, attachment) in &self.attachments {
+            load_program(ebpf, self.settings.entry_point(spot.point, attachment.is_raw))?;
+        }
+        self.pins.as_ref().map_or(Ok(()), |pins| pins.write_down(ebpf))?;
         for (spot, attachment) in &self.attachments {
             put(ebpf, self.settings.entry_point(spot.point, attachment.is_raw), *spot, attachment)?;
         }
@@ -272,6 +280,11 @@ impl Kernel {
         self.is_astray = false;
         Ok(())
     }
+}
+
+/// The rule that an operation adds.
+fn added(op: &Op) -> Option<&Rule> {
+    if let Op::Add(rule) = op { Some(rule) } else { None }
 }
 
 /// Puts a program at a hook in place of the one that is there.

@@ -7,6 +7,7 @@ use std::{
 };
 
 use aya::programs::loaded_programs;
+use naikon_ebpf::abi;
 
 use super::{
     Kernel, KernelVersion, Settings, TCX,
@@ -54,7 +55,7 @@ pub struct Attached {
 /// A hook that carries, or carried, the program.
 #[derive(Debug)]
 pub struct Held {
-    /// The name that the interface's counters have; unknown for a link of another ABI.
+    /// The name that the interface's counters have; unknown for a link of an ABI whose names are.
     pub name: Option<String>,
     /// Attached by this process, not only pinned by an earlier one.
     pub by_us: bool,
@@ -170,7 +171,7 @@ impl Kernel {
         let known = if is_held { self.name_of(interface.index)? } else { None };
         let name = known.unwrap_or_else(|| interface.name.clone());
         let slot = self.slot(&name)?;
-        self.tables.set_slot(interface.index, slot)?;
+        self.count_as(interface.index, slot)?;
         self.count_ports(interface)?;
         let (hold, attached) = if is_filter(point) {
             let adopted = filter::at(interface.index, &interface.name, point)?.is_some();
@@ -200,7 +201,7 @@ impl Kernel {
         };
         for port in &interface.ports {
             if self.tables.slot(*port)? != Some(slot) {
-                self.tables.set_slot(*port, slot)?;
+                self.count_as(*port, slot)?;
             }
         }
         Ok(())
@@ -348,17 +349,8 @@ impl Kernel {
 
     /// The name under which an interface's frames are counted: the one it had when it was attached first.
     fn name_of(&self, ifindex: u32) -> Result<Option<String>, KernelError> {
-        let slot = self.tables.slot(ifindex)?;
+        let slot = self.tables.slot(ifindex)?.filter(|slot| *slot != abi::SLOT_OTHERS);
         Ok(self.slots.iter().find(|(_, known)| Some(**known) == slot).map(|(name, _)| name.clone()))
-    }
-
-    /// Removes the maps of other ABIs: every link has this program now.
-    ///
-    /// # Errors
-    ///
-    /// When a pin cannot be removed.
-    pub fn remove_other_versions(&self) -> Result<(), KernelError> {
-        self.pins.as_ref().map_or(Ok(()), PinDir::remove_other_versions)
     }
 
     /// Takes the program off every interface and removes every pin: the end of enforcement.
@@ -394,7 +386,8 @@ impl Kernel {
         if self.connects.as_ref().is_some_and(|connects| !connects.adopted) {
             self.release_connects()?;
         }
-        let nothing_left = self.fresh && self.attached()?.is_empty();
+        // Links of another ABI, or of somebody else, need none of our maps.
+        let nothing_left = self.fresh && self.attachments.is_empty() && self.connects.is_none();
         match self.pins.take() {
             Some(pins) if nothing_left => pins.discard(),
             _ => Ok(()),

@@ -111,7 +111,7 @@ impl Kernel {
             let Hook { name, attach_type, .. } = hook;
             let new = program(&self.ebpf, hook.program)?;
             let pinned = match &self.pins {
-                Some(pins) => open_link(&pins.at(name), Kind::Cgroup)?,
+                Some(pins) => open_link(pins, name, Kind::Cgroup)?,
                 None => None,
             };
             if let Some(pinned) = pinned.filter(|pinned| pinned.held.cgroup == id) {
@@ -127,7 +127,7 @@ impl Kernel {
         if let Some(pins) = self.pins.as_ref().filter(|_| !adopted) {
             for (hook, link) in &links {
                 let pin = pins.at(hook.name);
-                if open_link(&pin, Kind::Cgroup)?.is_some_and(|pinned| pinned.held.cgroup == id) {
+                if open_link(pins, hook.name, Kind::Cgroup)?.is_some_and(|pinned| pinned.held.cgroup == id) {
                     continue;
                 }
                 pins::unpin(&pin)?;
@@ -207,7 +207,7 @@ impl Kernel {
 pub(super) fn pinned(pins: &PinDir) -> Result<Vec<u64>, KernelError> {
     let mut cgroups = Vec::new();
     for name in abi::PROGRAMS_CONNECT {
-        cgroups.extend(open_link(&pins.at(name), Kind::Cgroup)?.map(|pinned| pinned.held.cgroup));
+        cgroups.extend(open_link(pins, name, Kind::Cgroup)?.map(|pinned| pinned.held.cgroup));
     }
     Ok(cgroups)
 }
@@ -215,7 +215,7 @@ pub(super) fn pinned(pins: &PinDir) -> Result<Vec<u64>, KernelError> {
 /// Removes the pins of the programs, and so takes them from the cgroup, unless somebody holds a link open.
 pub(super) fn release_pins(pins: &PinDir) -> Result<(), KernelError> {
     for name in abi::PROGRAMS_CONNECT {
-        let pinned = open_link(&pins.at(name), Kind::Cgroup)?;
+        let pinned = open_link(pins, name, Kind::Cgroup)?;
         // The pin goes first: closing the descriptor then detaches at once, not from a worker.
         pins::unpin(&pins.at(name))?;
         drop(pinned);

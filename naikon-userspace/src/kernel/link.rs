@@ -106,11 +106,6 @@ impl Link {
         sys::pin(self.0.as_fd(), path)
     }
 
-    /// What stands at a pin, if it is a link.
-    pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        sys::open_pin(path).map(Link)
-    }
-
     /// What it holds, and where.
     pub(crate) fn held(&self) -> io::Result<Held> {
         let LinkInfo { kind, program_id, ifindex, attach_type, cgroup } = sys::link_info(self.0.as_fd())?;
@@ -123,6 +118,13 @@ impl Link {
         };
         let cgroup = if kind == Kind::Cgroup { cgroup } else { 0 };
         Ok(Held { kind, program_id, ifindex, cgroup })
+    }
+}
+
+/// One that was opened.
+impl From<OwnedFd> for Link {
+    fn from(link: OwnedFd) -> Self {
+        Link(link)
     }
 }
 

@@ -8,13 +8,16 @@ mod apply;
 mod attach;
 mod audit;
 mod connect;
+mod counters;
 mod error;
 mod exchange;
 mod facts;
 mod filter;
+mod former;
 mod generic;
 mod link;
 mod memory;
+mod names;
 mod netlink;
 mod offline;
 mod pins;
@@ -50,13 +53,13 @@ pub use self::{
     attach::{Attached, Held},
     audit::{Agreement, AuditStep, Mended, TrieReader},
     connect::{Connected, cgroup_path},
+    counters::CounterReader,
     error::{ErrorKind, KernelError},
     facts::{daemon_facts, facts},
     memory::Mapped,
     netlink::{InterfaceChanges, default_gateways, interfaces, own_addresses},
     offline::{Inspection, detach_pins, has_pins, inspect},
     reports::Reports,
-    tables::CounterReader,
     trace::Trace,
     traffic::traffic,
 };
@@ -133,8 +136,10 @@ pub struct Kernel {
     slots: BTreeMap<String, u16>,
     attachments: BTreeMap<Spot, Attachment>,
     connects: Option<Connects>,
-    /// No maps were pinned before this process: there is nothing that a failed start must leave in place.
+    /// No maps of this ABI were pinned before this process: there is nothing that a failed start must leave in place.
     fresh: bool,
+    /// The rules of another ABI, whose programs are on the links.
+    former_rules: Option<Vec<Rule>>,
 }
 
 /// Whether the mark of an apply says that it has not reached its generation.
@@ -190,7 +195,7 @@ impl Kernel {
         let pins = settings.pin_dir.as_deref().map(PinDir::open).transpose()?;
         let fresh = pins.as_ref().is_none_or(|pins| !pins.map(abi::META).exists());
         if let Some(pins) = &pins
-            && let Err(error) = pins.prepare_maps()
+            && let Err(error) = pins.require_own_maps()
         {
             if let Err(second) = pins.discard_empty() {
                 tracing::warn!("{second}");
@@ -198,7 +203,8 @@ impl Kernel {
             return Err(error);
         }
         let shape = apply::shape(&Counts::default(), pins.is_some())?;
-        let loaded = load(settings, pins.as_ref(), &shape).and_then(|mut ebpf| {
+        let handed_on = pins.as_ref().map_or(Ok(()), |pins| pins.make_maps().and_then(|()| pins.hand_on()));
+        let loaded = handed_on.and_then(|()| load(settings, pins.as_ref(), &shape)).and_then(|mut ebpf| {
             let tables = Tables::take(&mut ebpf)?;
             let set = Set::new(Mapped::take(&mut ebpf, &shape)?, shape);
             Ok((ebpf, tables, set))
@@ -213,32 +219,34 @@ impl Kernel {
                 return Err(error);
             }
         };
-        let lists = tables.names(abi::NAME_LIST)?;
-        let slots = tables.names(abi::NAME_INTERFACE)?;
-        let [generation, applying] = [tables.meta(abi::META_GENERATION)?, tables.meta(abi::META_APPLYING)?];
-        // A start that died in an upgrade leaves tries of this ABI that nobody has filled yet.
-        let is_upgrade = pins.as_ref().map_or(Ok(false), PinDir::has_other_versions)?;
-        let is_known = generation != 0 && !is_upgrade && !is_marked(applying, generation);
-        Ok(Kernel {
+        let mut kernel = Kernel {
             ebpf,
             tables,
-            generation,
+            generation: 0,
             set,
             is_filled: false,
             unfinished: None,
-            is_known,
+            is_known: false,
             is_astray: false,
             audit: None,
             settings: settings.clone(),
             loggers: Loggers::default(),
             reporters: Reporters::default(),
             pins,
-            lists,
-            slots,
+            lists: BTreeMap::new(),
+            slots: BTreeMap::new(),
             attachments: BTreeMap::new(),
             connects: None,
             fresh,
-        })
+            former_rules: None,
+        };
+        match kernel.take_over() {
+            Ok(()) => Ok(kernel),
+            Err(error) => {
+                kernel.abandon()?;
+                Err(error)
+            }
+        }
     }
 
     /// The rules that the kernel enforces now, sorted by prefix.
@@ -265,69 +273,23 @@ impl Kernel {
         Ok(is_marked(self.tables.meta(abi::META_APPLYING)?, self.generation))
     }
 
-    /// The id of a list, the same for the same name until detach, and the cells to count its hits in.
-    ///
-    /// # Errors
-    ///
-    /// When ids or memory run out.
-    pub fn list_id(&mut self, name: &str) -> Result<u16, KernelError> {
-        if let Some(id) = self.lists.get(name) {
-            let id = *id;
-            let slots: Vec<u16> = self.slots.values().copied().collect();
-            self.tables.prepare_hits(&[id], &slots)?;
-            self.prepare_connects(id)?;
-            return Ok(id);
-        }
-        let id = next_id(&self.lists, abi::LISTS_MAX, "list")?;
-        let slots: Vec<u16> = self.slots.values().copied().collect();
-        self.tables.prepare_hits(&[id], &slots)?;
-        self.prepare_connects(id)?;
-        self.tables.set_name(abi::NAME_LIST, name, id)?;
-        self.lists.insert(name.to_owned(), id);
-        Ok(id)
-    }
-
-    /// Gives other maps the names that these have.
-    fn carry_names(&mut self, tables: &mut Tables) -> Result<(), KernelError> {
-        let lists: Vec<u16> = self.lists.values().copied().collect();
-        let slots: Vec<u16> = self.slots.values().copied().collect();
-        tables.prepare_hits(&lists, &slots)?;
-        if self.settings.cgroup.is_some() {
-            tables.prepare_connects(lists)?;
-        }
-        for (kind, names) in [(abi::NAME_LIST, &self.lists), (abi::NAME_INTERFACE, &self.slots)] {
-            names.iter().try_for_each(|(name, id)| tables.set_name(kind, name, *id))?;
-        }
-        tables.set_meta(abi::META_APPLYING, self.tables.meta(abi::META_APPLYING)?)
-    }
-
-    fn slot(&mut self, interface: &str) -> Result<u16, KernelError> {
-        let known = self.slots.get(interface).copied();
-        let slot = match known {
-            Some(slot) => slot,
-            None => next_id(&self.slots, abi::SLOTS_MAX, "interface")?,
-        };
-        let lists: Vec<u16> = self.lists.values().copied().collect();
-        self.tables.prepare_hits(&lists, &[slot])?;
-        if known.is_none() {
-            self.tables.set_name(abi::NAME_INTERFACE, interface, slot)?;
-            self.slots.insert(interface.to_owned(), slot);
-        }
-        Ok(slot)
-    }
-
-    /// Counters of calls are made only where calls are looked at.
-    fn prepare_connects(&mut self, list: u16) -> Result<(), KernelError> {
-        if self.settings.cgroup.is_some() { self.tables.prepare_connects([list]) } else { Ok(()) }
-    }
-
     /// A reader of the counters that does not wait for this writer.
     ///
     /// # Errors
     ///
     /// When descriptors run out.
     pub fn counter_reader(&self) -> Result<CounterReader, KernelError> {
-        self.tables.reader()
+        let mut reader = self.tables.reader()?;
+        for kept in self.pins.as_ref().map_or_else(|| Ok(Vec::new()), PinDir::kept)? {
+            let path = kept.path;
+            if !reader.add(kept.name, kept.map)? {
+                tracing::warn!(
+                    "what another ABI counted in {} cannot be read by this naikon: it is not told, and kept for one that can",
+                    path.display()
+                );
+            }
+        }
+        Ok(reader)
     }
 
     /// The loaded program for a hook.
@@ -337,7 +299,8 @@ impl Kernel {
 
     /// Loads the program for a hook, if it is not loaded yet.
     fn load_program(&mut self, point: Point, is_raw: bool) -> Result<(), KernelError> {
-        load_program(&mut self.ebpf, self.settings.entry_point(point, is_raw))
+        load_program(&mut self.ebpf, self.settings.entry_point(point, is_raw))?;
+        self.pins.as_ref().map_or(Ok(()), |pins| pins.write_down(&self.ebpf))
     }
 
     fn program_id(&self, point: Point, is_raw: bool) -> Result<u32, KernelError> {
@@ -392,6 +355,7 @@ fn load(settings: &Settings, pins: Option<&PinDir>, shape: &Shape) -> Result<Ebp
     if settings.cgroup.is_some() {
         connect::load(&mut ebpf)?;
     }
+    pins.map_or(Ok(()), |pins| pins.write_down(&ebpf))?;
     Ok(ebpf)
 }
 
@@ -444,7 +408,11 @@ fn load_object(
     let count = prefixes.len() as u32;
     let mut words: Vec<u64> = prefixes.concat();
     words.resize(2 * NAT64_MAX, 0);
-    loader.override_global(abi::NAT64_COUNT, &count, true).override_global(abi::NAT64, words.as_slice(), true);
+    let isatap: &u8 = if carriers.isatap { &1 } else { &0 };
+    loader
+        .override_global(abi::NAT64_COUNT, &count, true)
+        .override_global(abi::NAT64, words.as_slice(), true)
+        .override_global(abi::ISATAP, isatap, true);
     if calls {
         loader.map_max_entries(abi::REPORTS, abi::REPORTS_BYTES);
     }
@@ -507,13 +475,4 @@ fn seeds() -> Result<Seeds, KernelError> {
     filled.map_err(|error| KernelError::of("drawing random numbers", &std::io::Error::from(error)))?;
     let mut words = random.chunks_exact(8).map(|bytes| bytes.iter().fold(0, |word, byte| word << 8 | u64::from(*byte)));
     Ok(Seeds::new(std::array::from_fn(|_| words.next().unwrap_or_default())))
-}
-
-/// The lowest id above all that were given.
-fn next_id(given: &BTreeMap<String, u16>, bound: u32, kind: &str) -> Result<u16, KernelError> {
-    let next = given.values().max().map_or(0, |id| u32::from(*id) + 1);
-    u16::try_from(next).ok().filter(|id| u32::from(*id) < bound).ok_or_else(|| {
-        KernelError::new(format!("naming one more {kind}"), ErrorKind::Other, format!("all {bound} ids are taken"))
-            .cure("'naikon detach' forgets the names (and the counters) of the past")
-    })
 }
