@@ -133,20 +133,20 @@ impl Flooder {
 }
 
 /// A list that can change without any event in its folder, so that only a reload that was asked for reads it.
-struct Unseen<'a> {
+pub(crate) struct Unseen<'a> {
     lab: &'a Lab,
     folder: TempDir,
     path: PathBuf,
 }
 
 impl<'a> Unseen<'a> {
-    fn new(lab: &'a Lab, name: &str, content: &str) -> Self {
+    pub(crate) fn new(lab: &'a Lab, name: &str, content: &str) -> Self {
         fs::create_dir(lab.path("own")).unwrap();
         Unseen { lab, folder: tempfile::tempdir().unwrap(), path: lab.write(&format!("own/{name}"), content) }
     }
 
     /// Mounts a file with `content` over the list, on the gateway.
-    fn replace(&self, content: &str) {
+    pub(crate) fn replace(&self, content: &str) {
         // A file that is gone cannot be mounted over once more: these stay until the folder goes.
         let mut file = tempfile::NamedTempFile::new_in(&self.folder).unwrap();
         file.write_all(content.as_bytes()).unwrap();

@@ -225,7 +225,8 @@ pub const HIT_CELLS: u16 = 8;
 pub const META_LEN: u32 = 2;
 /// Index in [`META`]: sets applied so far.
 pub const META_GENERATION: u32 = 0;
-/// Index in [`META`]: not zero while an apply is under way, or was when its process died.
+/// Index in [`META`]: the generation that an apply leads to while it is under way, or that it led to when its process died.
+/// Zero, and a generation that has been reached, mean that none is.
 pub const META_APPLYING: u32 = 1;
 
 /// Key of [`NAMES`]: the kind, then the name, then zeros.

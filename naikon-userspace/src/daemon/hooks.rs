@@ -72,7 +72,7 @@ impl Hooks {
         Ok(())
     }
 
-    /// Attaches to everything that is there now, or fails at the first that refuses. Takes nothing away.
+    /// Attaches to everything that is there now, or fails at the first that refuses. Takes nothing away, and may be tried again.
     ///
     /// # Errors
     ///

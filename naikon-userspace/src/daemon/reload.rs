@@ -85,10 +85,10 @@ pub(crate) struct Lists {
     order: Vec<Key>,
     ruleset: Arc<Ruleset>,
     names: Arc<BTreeMap<u16, String>>,
-    /// What the kernel holds, where it is not the ruleset: at start, and after a change that could not be undone.
+    /// What the kernel holds, where it is not the ruleset: at start.
     pub(super) observed: Option<Vec<Rule>>,
-    /// They must be read back before the next change.
-    pub(super) tables_unknown: bool,
+    /// A change could neither be made nor undone yet: what is enforced lies between two sets.
+    pub(super) is_between: bool,
     pub(super) interrupted: bool,
 }
 
@@ -162,6 +162,7 @@ impl Lists {
     /// Begins with what the kernel enforces from before.
     pub(crate) fn new(kernel: &Kernel, config: &Config) -> Result<Self, KernelError> {
         let state_dir = StateDir::new(&config.state_dir);
+        state_dir.clean();
         let last = state_dir.time().unwrap_or_else(|error| {
             tracing::warn!("reading when naikon last ran: {error}; the system's clock is taken as it is");
             None
@@ -174,7 +175,7 @@ impl Lists {
             guards: Guards::none().seen_in(config.carriers()),
             warninglists: Warninglists::default(),
             warnings: Arc::default(),
-            tables_unknown: false,
+            is_between: false,
             lists: BTreeMap::new(),
             order: Vec::new(),
             ruleset: Arc::default(),
@@ -225,7 +226,7 @@ impl Lists {
         kernel: &mut Kernel,
         host: Option<Arc<host::Facts>>,
         retries: &mut u64,
-    ) -> Result<Option<(Delta, u64)>, KernelError> {
+    ) -> Result<Option<(Arc<Delta>, u64)>, KernelError> {
         let now = self.clock.now();
         self.store.save_time(now.steady);
         self.save_unsaved();
@@ -235,7 +236,7 @@ impl Lists {
         let is_due = self.states().any(|list| list.holds.is_due(now));
         let listed: Vec<_> = self.states().filter_map(|list| list.good.as_ref()).map(|good| &good.content).collect();
         let is_touched = guards.differences(&self.guards).any(|guard| listed.iter().any(|list| list.touches(&guard)));
-        if !is_due && !is_touched && !self.interrupted && self.observed.is_none() {
+        if !is_due && !is_touched && !self.interrupted && !self.is_between && self.observed.is_none() {
             self.host = host;
             return Ok(None);
         }
@@ -351,7 +352,7 @@ impl Lists {
             }
             Err(error) => {
                 let outcome = refused(kernel, reports, Cause::Kernel(error));
-                Outcome { retries, is_passing: is_passing | outcome.is_passing, ..outcome }
+                Outcome { retries, is_passing: is_passing | outcome.is_passing | self.is_between, ..outcome }
             }
         }
     }
@@ -428,19 +429,15 @@ impl Lists {
         (compiled, names): (Ruleset, BTreeMap<u16, String>),
         retries: &mut u64,
         enforced: Enforced<'_>,
-    ) -> Result<(Option<Delta>, u64), KernelError> {
+    ) -> Result<(Option<Arc<Delta>>, u64), KernelError> {
         let mut pauses = RETRY_PAUSES.iter();
         loop {
-            if self.tables_unknown {
-                self.observed = Some(kernel.observed()?);
-                self.tables_unknown = false;
-            }
             let rules_now = self.observed.as_deref().unwrap_or(self.ruleset.rules());
-            let delta = delta::between(rules_now, compiled.rules());
+            let delta = Arc::new(delta::between(rules_now, compiled.rules()));
             if delta.is_empty() && !self.interrupted {
                 kernel.fill(rules_now)?;
                 self.adopt(compiled, names);
-                return Ok((None, kernel.generation()?));
+                return Ok((None, kernel.generation()));
             }
             match kernel.apply(&delta, rules_now, enforced) {
                 Ok(generation) => {
@@ -448,9 +445,9 @@ impl Lists {
                     return Ok((Some(delta), generation));
                 }
                 Err(refused) => {
-                    self.tables_unknown |= refused.tables_unknown;
-                    self.interrupted |= refused.tables_unknown;
-                    match pauses.next().filter(|_| refused.error.kind == ErrorKind::Memory) {
+                    self.is_between = refused.is_between;
+                    let is_passing = refused.error.kind == ErrorKind::Memory && !refused.is_made;
+                    match pauses.next().filter(|_| is_passing) {
                         Some(pause) => {
                             *retries += 1;
                             tracing::warn!("{}; trying again in {} ms", refused.error, pause.as_millis());
@@ -467,7 +464,7 @@ impl Lists {
         self.ruleset = Arc::new(compiled);
         self.names = Arc::new(names);
         self.observed = None;
-        self.interrupted = false;
+        (self.interrupted, self.is_between) = (false, false);
     }
 
     /// Remembers the lists, and stores what is new of them.
@@ -508,12 +505,9 @@ pub(crate) fn missing_wish(config: &Config) -> Option<Cause> {
 }
 
 fn refused(kernel: &Kernel, lists: Vec<ListReload>, cause: Cause) -> Outcome {
-    let generation = kernel.generation().unwrap_or_else(|error| {
-        tracing::error!("{error}");
-        0
-    });
     let reason = Some(cause.to_string());
-    let report = Reload { result: ReloadResult::Refused, generation, added: 0, removed: 0, lists, reason };
+    let report =
+        Reload { result: ReloadResult::Refused, generation: kernel.generation(), added: 0, removed: 0, lists, reason };
     let is_passing = match &cause {
         Cause::Config(error) => error.is_passing,
         Cause::Kernel(error) => error.kind == ErrorKind::Memory,

@@ -146,6 +146,25 @@ impl StateDir {
         self.replace(&self.file(role, name), &[HASH.as_bytes(), hash.as_bytes(), b"\n", body.as_bytes()])
     }
 
+    /// Removes what a process left that died while it stored something.
+    pub(crate) fn clean(&self) {
+        let remove = || -> io::Result<()> {
+            for entry in fs::read_dir(&self.0)? {
+                let path = entry?.path();
+                if path.extension().is_some_and(|extension| extension == DRAFT) {
+                    fs::remove_file(path)?;
+                }
+            }
+            Ok(())
+        };
+        match remove() {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!("cleaning the state directory {}: {error}", self.0.display());
+            }
+            _ => {}
+        }
+    }
+
     /// What the time of lists was when it was last stored.
     pub(crate) fn time(&self) -> io::Result<Option<Time>> {
         match fs::read_to_string(self.0.join(CLOCK)) {

@@ -295,7 +295,7 @@ impl Enforcer {
         let (mut hooks, config) = (std::mem::take(&mut self.hooks), self.config.clone());
         let mut is_attached = false;
         let mut attach = |kernel: &mut Kernel| {
-            // Not again when an apply is tried again.
+            // Not again when an apply is tried again, unless it was this that was refused.
             if !is_attached {
                 hooks.start(kernel, &config)?;
                 is_attached = true;
@@ -320,7 +320,7 @@ impl Enforcer {
         report
     }
 
-    /// Enforces what holds now. Whether the kernel refused for want of memory, which may pass.
+    /// Enforces what holds now. Whether the kernel refused what is worth trying again.
     fn refresh(&mut self, host: Option<Arc<Facts>>) -> bool {
         let mut retries = 0;
         let refreshed = self.lists.refresh(&mut self.kernel, host, &mut retries);
@@ -340,7 +340,7 @@ impl Enforcer {
             }
             Err(error) => {
                 tracing::error!("{error}; what is enforced does not change");
-                error.kind == ErrorKind::Memory
+                error.kind == ErrorKind::Memory || self.lists.is_between
             }
         }
     }
@@ -413,7 +413,7 @@ impl Enforcer {
         let warninglists = self.lists.warninglist_faults().cloned();
         Snapshot {
             config: Arc::new(self.config.clone()),
-            generation: self.kernel.generation().unwrap_or_default(),
+            generation: self.kernel.generation(),
             ruleset: self.lists.ruleset(),
             names: self.lists.names(),
             notices: not_up

@@ -196,7 +196,7 @@ impl Kernel {
         let Some(connects) = &self.connects else { return Ok(()) };
         for (done, (hook, link)) in connects.links.iter().enumerate() {
             let put = program(ebpf, hook.program)
-                .and_then(|program| link.update(program).map_err(|error| replace_error(hook.name, &error)));
+                .and_then(|program| link.replace(program).map_err(|error| replace_error(hook.name, &error)));
             if let Err(error) = put {
                 self.put_back_connects(done);
                 return Err(error);

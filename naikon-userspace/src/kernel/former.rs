@@ -79,10 +79,12 @@ impl Version {
             let map = match open_map(&path) {
                 Ok(Some(map)) => map,
                 Ok(None) => continue,
-                Err(error) => {
+                Err(error) if error.kind == ErrorKind::Foreign => {
                     tracing::warn!("{error}");
                     continue;
                 }
+                // What cannot be looked at now may be ours.
+                Err(error) => return Err(error),
             };
             let info = map.info().map_err(|error| KernelError::of(format!("looking at {}", path.display()), &error))?;
             let kept = pin.as_bytes().get(..NAME_BYTES).unwrap_or(pin.as_bytes());
@@ -357,6 +359,8 @@ impl Kernel {
         }
         self.lists = self.tables.names(abi::NAME_LIST)?;
         self.slots = self.tables.names(abi::NAME_INTERFACE)?;
+        self.generation = self.tables.meta(abi::META_GENERATION)?;
+        self.is_known = others.is_empty() && self.generation != 0 && !self.interrupted()?;
         Ok(())
     }
 

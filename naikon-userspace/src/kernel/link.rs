@@ -93,6 +93,14 @@ impl Link {
         sys::update_link(self.0.as_fd(), program)
     }
 
+    /// Like [`Link::update`], for what gives the same answers: a link that holds nothing any more (`ENOLINK`) needs none.
+    pub(crate) fn replace(&self, program: BorrowedFd<'_>) -> io::Result<()> {
+        match self.update(program) {
+            Err(error) if rustix::io::Errno::from_io_error(&error) == Some(rustix::io::Errno::NOLINK) => Ok(()),
+            updated => updated,
+        }
+    }
+
     /// Keeps it alive without this process.
     pub(crate) fn pin(&self, path: &Path) -> io::Result<()> {
         sys::pin(self.0.as_fd(), path)

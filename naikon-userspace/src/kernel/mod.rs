@@ -46,6 +46,10 @@ use naikon_ebpf::{
 };
 
 pub(crate) use self::sys::return_large_blocks;
+use self::{
+    apply::Unfinished, attach::Attachment, connect::Connects, pins::PinDir, reports::Reporters, tables::Tables,
+    trace::Loggers,
+};
 pub use self::{
     apply::{Enforced, Refused},
     attach::{Attached, Held},
@@ -62,7 +66,6 @@ pub use self::{
     trace::Trace,
     traffic::{pppoe_carriers, traffic},
 };
-use self::{attach::Attachment, connect::Connects, pins::PinDir, reports::Reporters, tables::Tables, trace::Loggers};
 use crate::{
     config::Mode,
     hook::{Point, Spot},
@@ -107,10 +110,19 @@ pub struct Settings {
 pub struct Kernel {
     ebpf: Ebpf,
     tables: Tables,
+    /// As it stands in the map, which nobody else writes.
+    generation: u64,
     /// What stands in front of the tries in this load of the program.
     set: Set<Mapped>,
     /// The set says what the tries say.
     is_filled: bool,
+    /// A change that was refused and is not undone yet.
+    unfinished: Option<Unfinished>,
+    /// The tries held what programs of an earlier process enforce: so a change over those can be undone. Neither those of another
+    /// ABI nor those of a process that died in a change do.
+    is_known: bool,
+    /// Some links may hold programs of another load, which could not take the place of these.
+    is_astray: bool,
     /// A look at the set that is under way; a change of the set ends it.
     audit: Option<Audit>,
     settings: Settings,
@@ -125,6 +137,11 @@ pub struct Kernel {
     fresh: bool,
     /// The rules of another ABI, whose programs are on the links.
     former_rules: Option<Vec<Rule>>,
+}
+
+/// Whether the mark of an apply says that it has not reached its generation.
+fn is_marked(applying: u64, generation: u64) -> bool {
+    applying != 0 && applying != generation
 }
 
 /// Refuses early, before anything is changed, what cannot work here.
@@ -172,10 +189,14 @@ impl Kernel {
     /// See [`ErrorKind`]; nothing that was there before has been changed.
     pub fn open(settings: &Settings) -> Result<Self, KernelError> {
         let pins = settings.pin_dir.as_deref().map(PinDir::open).transpose()?;
-        let mut fresh = true;
-        if let Some(pins) = &pins {
-            fresh = !pins.map(abi::META).exists();
-            pins.require_own_maps()?;
+        let fresh = pins.as_ref().is_none_or(|pins| !pins.map(abi::META).exists());
+        if let Some(pins) = &pins
+            && let Err(error) = pins.require_own_maps()
+        {
+            if let Err(second) = pins.discard_empty() {
+                tracing::warn!("{second}");
+            }
+            return Err(error);
         }
         let shape = apply::shape(&Counts::default(), pins.is_some())?;
         let handed_on = pins.as_ref().map_or(Ok(()), |pins| pins.make_maps().and_then(|()| pins.hand_on()));
@@ -197,8 +218,12 @@ impl Kernel {
         let mut kernel = Kernel {
             ebpf,
             tables,
+            generation: 0,
             set,
             is_filled: false,
+            unfinished: None,
+            is_known: false,
+            is_astray: false,
             audit: None,
             settings: settings.clone(),
             loggers: Loggers::default(),
@@ -230,12 +255,9 @@ impl Kernel {
     }
 
     /// Sets applied since the first start; continues over restarts.
-    ///
-    /// # Errors
-    ///
-    /// When the map cannot be read.
-    pub fn generation(&self) -> Result<u64, KernelError> {
-        self.tables.meta(abi::META_GENERATION)
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// Whether a process died in the middle of an apply, so that the rules lie between two sets.
@@ -244,7 +266,7 @@ impl Kernel {
     ///
     /// When the map cannot be read.
     pub fn interrupted(&self) -> Result<bool, KernelError> {
-        Ok(self.tables.meta(abi::META_APPLYING)? != 0)
+        Ok(is_marked(self.tables.meta(abi::META_APPLYING)?, self.generation))
     }
 
     /// A reader of the counters that does not wait for this writer.

@@ -25,7 +25,7 @@ use aya::maps::{MapData, MapType};
 use naikon_ebpf::{abi, report::CONNECT_CELLS};
 
 use super::{
-    error::{ErrorKind, KernelError},
+    error::{ErrorKind, KernelError, errno},
     former,
     link::{Held, Kind, Link},
     privileges,
@@ -202,6 +202,12 @@ impl PinDir {
         Ok(entries.filter_map(Result::ok).filter_map(|entry| spot(entry.file_name().to_str()?)).collect())
     }
 
+    /// Removes the directories that nothing is in.
+    pub(crate) fn discard_empty(&self) -> Result<(), KernelError> {
+        remove_directory(&self.maps())?;
+        remove_directory(&self.root)
+    }
+
     /// Removes the maps of this ABI, which nothing uses, and the directory if nothing else is in it.
     pub(crate) fn discard(self) -> Result<(), KernelError> {
         self.own().remove()?;
@@ -282,14 +288,14 @@ fn unopened(path: &Path, metadata: &Metadata, error: &io::Error) -> KernelError 
     let refused = KernelError::of(format!("adopting the pin {}", path.display()), error);
     /// Reading and writing, which is what opening a pin takes, by its owner.
     const OWNER: u32 = 0o600;
-    let is_own = metadata.uid() == rustix::process::geteuid().as_raw();
+    let is_own =
+        metadata.uid() == rustix::process::geteuid().as_raw() && errno(error) == Some(rustix::io::Errno::ACCESS);
     match refused.kind {
         ErrorKind::Privilege if is_own && metadata.mode() & OWNER != OWNER => {
             foreign(path, format!("its mode {:04o} keeps out even its owner", metadata.mode() & 0o7777))
         }
         ErrorKind::Privilege if is_own => foreign(path, format!("it is no BPF object: {error}")),
-        ErrorKind::Privilege => refused,
-        _ => foreign(path, refused.cause),
+        _ => refused,
     }
 }
 

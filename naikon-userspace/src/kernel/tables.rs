@@ -323,19 +323,19 @@ impl Tables {
     }
 }
 
-/// Refuses before the first write what would overflow a trie on the way: additions come before removals.
-pub(crate) fn require_room(delta: &Delta, rules_now: &[Rule]) -> Result<(), KernelError> {
+/// Refuses before the first write what would overflow a trie of this `room` on the way: additions come before removals.
+pub(crate) fn require_room(delta: &Delta, rules_now: &[Rule], room: usize) -> Result<(), KernelError> {
     let ipv4_now = rules_now.partition_point(|rule| rule.prefix.is_ipv4());
     let added =
         |ipv4| delta.ops.iter().filter(|op| matches!(op, Op::Add(rule) if rule.prefix.is_ipv4() == ipv4)).count();
     for (map, most) in
         [(abi::RULES_V4, ipv4_now + added(true)), (abi::RULES_V6, rules_now.len() - ipv4_now + added(false))]
     {
-        if most > abi::RULES_MAX as usize {
+        if most > room {
             return Err(KernelError::new(
                 format!("making room in {map}"),
                 ErrorKind::Other,
-                format!("old and new prefixes together are {most}, it holds {}", abi::RULES_MAX),
+                format!("old and new prefixes together are {most}, it holds {room}"),
             )
             .cure("load fewer prefixes, or change the lists in two steps"));
         }
@@ -424,6 +424,28 @@ fn again_data(name: &str, map: &MapData) -> Result<MapData, KernelError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Fault: overflow.
+    #[test]
+    fn set_that_does_not_fit_beside_the_old_one_is_refused_whole() {
+        let hosts = |network: &str, count: usize| -> Vec<Rule> {
+            let prefixes = (0..count).map(|host| format!("{network}{host:x}").parse().unwrap());
+            prefixes.map(|prefix| Rule { prefix, action: Action::drop(1) }).collect()
+        };
+        let (old, new) = (hosts("2001:db8::", 6), hosts("2001:db8:1::", 5));
+        let between = |old: &[Rule], new: &[Rule], room| require_room(&crate::delta::between(old, new), old, room);
+        assert!(between(&old, &new, 11).is_ok());
+        let refused = between(&old, &new, 10).unwrap_err().to_string();
+        assert!(
+            refused.contains("making room in RULES_V6: old and new prefixes together are 11, it holds 10"),
+            "{refused}"
+        );
+        assert!(refused.contains("fewer prefixes"), "{refused}");
+        // What leaves takes no room, and the families have one each.
+        assert!(between(&old, &[], 6).is_ok());
+        let ipv4 = [Rule { prefix: "192.0.2.1".parse().unwrap(), action: Action::drop(1) }];
+        assert!(between(&old, &[&ipv4[..], &old[..]].concat(), 6).is_ok());
+    }
 
     #[test]
     fn names_round_trip_by_kind() {
