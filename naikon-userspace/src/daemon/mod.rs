@@ -155,12 +155,6 @@ fn start(origin: Origin, config: Config) -> Result<Started, RunError> {
     room::raise_descriptor_limit();
     sources::expand(&config, &[])?;
     kernel::require_support()?;
-    if let Some(cgroup) = config.cgroup.as_ref().filter(|_| !config.connect) {
-        tracing::warn!(
-            "cgroup {} is named, but its processes are not looked after: that takes connect = on",
-            cgroup.display()
-        );
-    }
     let settings = Settings {
         pin_dir: config.pin_dir.clone(),
         mode: config.mode,
