@@ -15,6 +15,7 @@ pub mod daemon;
 pub mod delta;
 pub mod doctor;
 pub mod explain;
+pub mod features;
 pub mod filter;
 pub mod hook;
 pub mod interface;
