@@ -239,6 +239,11 @@ pub(super) fn pinned(pins: &PinDir) -> Result<Vec<u64>, KernelError> {
     Ok(cgroups)
 }
 
+/// Refuses what is not ours under the names of links that are about to take the place of others.
+pub(super) fn require_own_next(pins: &PinDir) -> Result<(), KernelError> {
+    abi::PROGRAMS_CONNECT.iter().try_for_each(|name| open_link(pins, &next(name), Kind::Cgroup).map(drop))
+}
+
 /// Removes the pins of the programs, and so takes them from the cgroup, unless somebody holds a link open.
 pub(super) fn release_pins(pins: &PinDir) -> Result<(), KernelError> {
     for name in abi::PROGRAMS_CONNECT {
@@ -262,7 +267,7 @@ fn unpin_next(pins: &PinDir) -> Result<(), KernelError> {
 
 /// Where a link is pinned that is about to take the place of another. One that stays there after a crash enforces until the next
 /// start has an own.
-fn next(name: &str) -> String {
+pub(super) fn next(name: &str) -> String {
     format!("{name}-next")
 }
 
