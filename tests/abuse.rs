@@ -837,6 +837,23 @@ fn daemon_ends_in_time_although_its_log_is_full() {
     drop(reader);
 }
 
+/// Fault: wrong-config.
+#[test]
+fn start_that_fails_ends_in_time_although_nobody_reads_why() {
+    if needs_root() {
+        return;
+    }
+    let lab = Lab::new();
+    let list = lab.write("c2.txt", &format!("{C2}\n"));
+    let (reader, mut writer) = io::pipe().unwrap();
+    writer.write_all(&vec![b'\n'; 65536]).unwrap();
+    let mut command = run_command(&lab, &["-i", "none0", "-l", text(&list)]);
+    command.stderr(writer.try_clone().unwrap()).stdout(writer).stdin(Stdio::null());
+    let mut daemon = Daemon::spawn_logging_elsewhere(&lab, command);
+    assert_eq!(daemon.await_exit(), Some(5), "the interface is not there");
+    drop(reader);
+}
+
 /// Fault: many-indicators.
 #[test]
 fn more_indicators_make_no_more_series() {
