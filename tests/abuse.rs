@@ -2,6 +2,7 @@
 //! and disks that run out. Whatever happens, a listed frame is dropped, a clean one passes, a reload takes no longer, all of it
 //! is said and counted, and afterwards the daemon is as it was before.
 
+use std::cell::Cell;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -599,13 +600,21 @@ fn list_that_is_being_written_anew_unblocks_nothing() {
             meanwhile();
         }
     };
+    let longest = Cell::new(Duration::ZERO);
     let (flood, ()) = flooder.during(|| {
         for last in 101..104 {
-            slowly(last, &|| thread::park_timeout(Duration::from_millis(15)));
+            slowly(last, &|| {
+                let begun = Instant::now();
+                thread::park_timeout(Duration::from_millis(15));
+                longest.set(longest.get().max(begun.elapsed()));
+            });
             daemon.await_verdict(&format!("198.51.100.{last}"), "drop");
         }
     });
-    assert_eq!((flood.leaked, flood.lost), (0, 0), "of {} listed and {} clean frames", flood.sent, flood.clean);
+    // Whoever writes nothing for 100 ms seems to be done; a writer that a busy machine stopped for so long proves nothing.
+    let seemed_done = longest.get() >= Duration::from_millis(90);
+    assert!(flood.leaked == 0 || seemed_done, "of {} listed frames {} passed", flood.sent, flood.leaked);
+    assert_eq!(flood.lost, 0, "of {} clean frames", flood.clean);
     assert_eq!(daemon.metrics().sum("naikon_list_up", &[]), 1.0);
 
     // The same flood notices who does not wait, and passes the guards.
@@ -834,6 +843,23 @@ fn daemon_ends_in_time_although_its_log_is_full() {
         within(6 * DEADLINE, "lines should be lost", || (lost(&daemon.metrics()) > 0.0).then_some(()));
     });
     assert_eq!(daemon.stop(Signal::SIGTERM), Some(0), "nobody reads, and it should end all the same");
+    drop(reader);
+}
+
+/// Fault: wrong-config.
+#[test]
+fn start_that_fails_ends_in_time_although_nobody_reads_why() {
+    if needs_root() {
+        return;
+    }
+    let lab = Lab::new();
+    let list = lab.write("c2.txt", &format!("{C2}\n"));
+    let (reader, mut writer) = io::pipe().unwrap();
+    writer.write_all(&vec![b'\n'; 65536]).unwrap();
+    let mut command = run_command(&lab, &["-i", "none0", "-l", text(&list)]);
+    command.stderr(writer.try_clone().unwrap()).stdout(writer).stdin(Stdio::null());
+    let mut daemon = Daemon::spawn_logging_elsewhere(&lab, command);
+    assert_eq!(daemon.await_exit(), Some(5), "the interface is not there");
     drop(reader);
 }
 

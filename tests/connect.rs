@@ -420,6 +420,35 @@ fn cgroup_that_is_made_anew_is_looked_after_again() {
     daemon.expect_count("calls", 1.0, calls);
 }
 
+/// Fault: link-detached, killed.
+#[test]
+fn links_that_could_not_be_pinned_at_once_are_pinned_later() {
+    if needs_root() {
+        return;
+    }
+    let lab = Lab::new();
+    let cgroup = Cgroup::new(&lab);
+    let lists = lists(&lab);
+    let daemon = Daemon::start_on(&lab, &arguments(&lists, &cgroup));
+    cgroup.remove();
+    // Where links are pinned before they take the place of others.
+    let obstacle = Path::new("/sys/fs/bpf/naikon/sendmsg6-next");
+    lab.gateway.enter(|| fs::create_dir(obstacle)).unwrap();
+    let path = &cgroup.path;
+    lab.gateway.enter(|| fs::create_dir(path)).unwrap();
+    daemon.await_log("looking after connect: ");
+    eventually("the programs should be at the new one", || {
+        let none = [("hook", "connect"), ("mode", "none")];
+        (daemon.metrics().count("naikon_attached", &none) == 0).then_some(())
+    });
+    lab.gateway.enter(|| fs::remove_dir(obstacle)).unwrap();
+    let again = [("interface", cgroup.text())];
+    daemon.await_metrics("they should be settled", |metrics| metrics.sum("naikon_reattached_total", &again) == 1.0);
+    daemon.stop(Signal::SIGKILL);
+    let mut caller = Caller::start(&lab, &lab.gateway, Some(&cgroup));
+    assert_eq!(caller.call("connect udp", C2), REFUSED, "what is pinned outlives the daemon");
+}
+
 #[test]
 fn address_of_a_marked_list_is_not_written_down() {
     if needs_root() {

@@ -26,6 +26,11 @@ impl Log {
         let queue = Arc::clone(&self.0);
         move || queue.lock().lost
     }
+
+    /// Takes a message as it is, after the lines before it.
+    pub(super) fn say(&self, message: &str) {
+        self.0.push(message.as_bytes());
+    }
 }
 
 impl Drop for Log {

@@ -257,8 +257,11 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Code, Failure> {
             // Before the log, which starts a thread: one that was there before would keep what the others give up.
             let confined = daemon::Confined::enter()?;
             let log = log();
-            daemon::run(confined, run.origin(), log.lines_lost())?;
-            Ok(Code::Done)
+            let Err(error) = daemon::run(confined, run.origin(), log.lines_lost()) else { return Ok(Code::Done) };
+            let Failure { code, message } = error.into();
+            // By the log: who does not read what a daemon says keeps it from no end.
+            log.say(&output::error_lines(&message));
+            Err(Failure::new(code, ""))
         }
         Command::Check(command) => logged(&|| check::run(&command)),
         Command::Lookup(command) => logged(&|| lookup::run(&command)),

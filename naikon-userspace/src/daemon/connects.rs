@@ -174,10 +174,14 @@ pub(super) fn settle(kernel: &mut Kernel) -> Result<(), KernelError> {
 /// What the kernel refuses; a cgroup that is gone has no processes.
 pub(super) fn reattach(kernel: &mut Kernel) -> Result<Option<String>, KernelError> {
     let Some(path) = kernel.cgroup().map(|path| path.display().to_string()) else { return Ok(None) };
-    if kernel.confirms_connects()? {
+    let is_there = kernel.confirms_connects()?;
+    // What is there by a descriptor alone would end with this process: pins that were refused are due as before.
+    if is_there && kernel.has_settled_connects() {
         return Ok(None);
     }
-    attach(kernel)?;
+    if !is_there {
+        attach(kernel)?;
+    }
     settle(kernel)?;
     Ok(Some(path))
 }

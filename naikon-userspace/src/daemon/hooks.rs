@@ -20,6 +20,9 @@ use crate::{
 /// First and longest pause before a carrier is asked again that refused.
 const REFUSAL_PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
+/// More names than these are remembered of interfaces that are there or asked for by name only.
+const KNOWN_MAX: usize = 1024;
+
 /// What is known about the hooks.
 #[derive(Default)]
 pub(crate) struct Hooks {
@@ -138,7 +141,6 @@ impl Hooks {
         }
         self.say_notices(&selection);
         let held = kernel.attached()?;
-        let known = self.known.clone();
         let mut again = Vec::new();
         let mut refused = Vec::new();
         let mut all_attached = selection.refused.is_empty();
@@ -154,7 +156,7 @@ impl Hooks {
             match self.attach(kernel, interface, point, &interfaces, &selection) {
                 Ok(attached) => {
                     let name = held.and_then(|held| held.name.as_deref()).unwrap_or(&interface.name);
-                    if known.contains(name) && !again.iter().any(|other| other == name) {
+                    if self.known.contains(name) && !again.iter().any(|other| other == name) {
                         again.push(name.to_owned());
                     }
                     self.announce(interface, point, &attached);
@@ -266,6 +268,10 @@ impl Hooks {
         };
         self.said.retain(|name, _| is_known(name));
         self.refusing.retain(|index, _| interfaces.contains_key(index));
+        // A name that comes back is protected again, and counted as such: as long as they are few, they are remembered.
+        if self.known.len() > KNOWN_MAX {
+            self.known.retain(|name| is_known(name));
+        }
     }
 
     /// All that is told of the hooks.
@@ -317,6 +323,12 @@ impl Hooks {
         for notice in notices.iter().filter(|notice| !self.notices.contains(notice)) {
             tracing::warn!("{notice}");
         }
+        // Not when it is attached: each of its hooks is to see whether it was known before.
+        for Hook { interface, .. } in confirmed.iter().filter(|hook| hook.ifindex != 0 && hook.mode != "none") {
+            if !self.known.contains(interface) {
+                self.known.insert(interface.clone());
+            }
+        }
         (self.confirmed, self.notices) = (confirmed, notices);
         self.covered = Cover::list(&interfaces, &protected);
         let judged = judged(&interfaces, &protected, &kernel::pppoe_carriers(&interfaces));
@@ -326,7 +338,6 @@ impl Hooks {
     fn announce(&mut self, interface: &Interface, point: Point, attached: &Attached) {
         let name = &interface.name;
         self.said.remove(name);
-        self.known.insert(name.clone());
         let mode = attached.stance.as_str();
         if attached.adopted {
             tracing::info!("{name}: took over the {point} program in {mode} mode without a gap");
@@ -382,4 +393,24 @@ pub(crate) fn names(interfaces: &BTreeMap<u32, Interface>) -> String {
         .map(|interface| interface.name.as_str())
         .collect();
     if names.is_empty() { "none but the loopback".into() } else { names.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_containers_that_went_are_bounded_and_those_that_are_asked_for_are_kept() {
+        let wanted: Vec<Wanted> = ["eth7", "veth*"].map(|text| Wanted::parse(text).unwrap()).into();
+        let mut hooks = Hooks::default();
+        hooks.known.insert("eth7".into());
+        hooks.known.insert("ppp0".into());
+        hooks.forget(&BTreeMap::new(), &wanted);
+        assert!(hooks.known.contains("ppp0"), "a few cost nothing");
+        for number in 0..10 * KNOWN_MAX {
+            hooks.known.insert(format!("veth{number}"));
+            hooks.forget(&BTreeMap::new(), &wanted);
+            assert!(hooks.known.len() <= KNOWN_MAX && hooks.known.contains("eth7"));
+        }
+    }
 }

@@ -179,6 +179,7 @@ fn start(origin: Origin, config: Config) -> Result<Started, RunError> {
             config,
             instruments: Instruments::new(),
             refused: None,
+            unrefreshed: None,
             may_pass: false,
         },
         Err(error) => return Err(abandon(Hooks::default(), kernel, error.into())),

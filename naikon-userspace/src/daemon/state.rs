@@ -119,9 +119,7 @@ const CLOCK: &str = "clock";
 impl StateDir {
     /// For this directory, which no other naikon uses.
     pub(crate) fn new(path: &Path) -> Self {
-        let state = StateDir(path.to_owned());
-        state.remove_drafts();
-        state
+        StateDir(path.to_owned())
     }
 
     fn file(&self, role: Role, name: &str) -> PathBuf {
@@ -202,16 +200,6 @@ impl StateDir {
                 io::Error::new(error.kind(), format!("{place}: {error}; {}", kernel::prepared(&self.0)))
             }
             kind => io::Error::new(kind, format!("{place}: {error}")),
-        }
-    }
-
-    /// Removes what was being written when the power went.
-    fn remove_drafts(&self) {
-        let drafts = fs::read_dir(&self.0).into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path());
-        for draft in drafts.filter(|path| path.extension().is_some_and(|end| end == DRAFT)) {
-            if let Err(error) = fs::remove_file(&draft) {
-                tracing::warn!("removing {}: {error}", draft.display());
-            }
         }
     }
 

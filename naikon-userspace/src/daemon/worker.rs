@@ -91,6 +91,8 @@ pub(crate) struct Enforcer {
     pub(crate) instruments: Instruments,
     /// Why the last reload was refused as a whole.
     pub(crate) refused: Option<String>,
+    /// Why what holds now could not be enforced, although nothing was read.
+    pub(crate) unrefreshed: Option<String>,
     /// What kept the last reload from reading or doing something may pass by itself: it should be tried again.
     pub(crate) may_pass: bool,
 }
@@ -326,6 +328,7 @@ impl Enforcer {
         let refreshed = self.lists.refresh(&mut self.kernel, host, &mut retries);
         self.instruments.retried(retries);
         self.instruments.state_failed(self.lists.store.take_failures());
+        let before = self.unrefreshed.take();
         match refreshed {
             Ok(None) => false,
             Ok(Some((delta, generation))) => {
@@ -339,7 +342,14 @@ impl Enforcer {
                 false
             }
             Err(error) => {
-                tracing::error!("{error}; what is enforced does not change");
+                let text = format!(
+                    "the lists' times and this host's own connectivity are not followed: {error}; what is enforced does not change"
+                );
+                // It is tried each second.
+                if before.as_ref() != Some(&text) {
+                    tracing::error!("{text}");
+                }
+                self.unrefreshed = Some(text);
                 error.kind == ErrorKind::Memory || self.lists.is_between
             }
         }
@@ -381,6 +391,9 @@ impl Enforcer {
             ),
         }
         self.refused = outcome.cause.as_ref().map(|cause| format!("the last reload was refused: {cause}"));
+        if outcome.cause.is_none() {
+            self.unrefreshed = None;
+        }
         if let Some(config) = outcome.config {
             for key in config.needs_restart(&self.started) {
                 tracing::warn!("key '{key}' has changed and takes effect when the daemon starts again");
@@ -421,6 +434,7 @@ impl Enforcer {
                 .chain(warninglists)
                 .chain(self.hooks.notices.iter().cloned())
                 .chain(self.refused.clone())
+                .chain(self.unrefreshed.clone())
                 .collect(),
             host: self.lists.host(),
             warnings: self.lists.warnings(),

@@ -1,7 +1,7 @@
 //! Applies a delta to the kernel's tables and tries, or undoes it; makes tables anew where they do not serve. In what order
 //! stands in [`crate::tables`].
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use aya::Ebpf;
 use naikon_ebpf::abi;
@@ -9,7 +9,7 @@ use naikon_ebpf::abi;
 use super::{
     Kernel,
     attach::{Attachment, Hold},
-    error::KernelError,
+    error::{ErrorKind, KernelError},
     filter, load, load_program,
     memory::Mapped,
     netlink,
@@ -144,7 +144,9 @@ impl Kernel {
     fn settle(&mut self) -> Result<(), KernelError> {
         let Some(mut change) = self.unfinished.take() else { return Ok(()) };
         let undone = self.both(|set, tries| change.undo(set, tries));
-        let settled = undone.and_then(|()| self.tables.set_meta(abi::META_APPLYING, 0));
+        // What an earlier process left half-way is still so.
+        let settled =
+            undone.and_then(|()| if self.is_known { self.tables.set_meta(abi::META_APPLYING, 0) } else { Ok(()) });
         if settled.is_err() {
             self.unfinished = Some(change);
         }
@@ -261,9 +263,10 @@ impl Kernel {
             load_program(ebpf, self.settings.entry_point(spot.point, attachment.is_raw))?;
         }
         self.pins.as_ref().map_or(Ok(()), |pins| pins.write_down(ebpf))?;
+        let filters = self.filter_programs()?;
         for (spot, attachment) in &self.attachments {
             let entry = self.settings.entry_point(spot.point, attachment.is_raw);
-            put(ebpf, entry, *spot, attachment, self.pins.as_ref())?;
+            put(ebpf, entry, *spot, attachment, self.pins.as_ref(), &filters)?;
         }
         if !self.attachments.is_empty() {
             wait_for_readers();
@@ -277,9 +280,10 @@ impl Kernel {
     /// Puts this load's own programs at every hook of this process, where another load's were to take their place and could
     /// not.
     fn gather(&mut self) -> Result<(), KernelError> {
+        let filters = self.filter_programs()?;
         for (spot, attachment) in &self.attachments {
             let entry = self.settings.entry_point(spot.point, attachment.is_raw);
-            put(&mut self.ebpf, entry, *spot, attachment, self.pins.as_ref())?;
+            put(&mut self.ebpf, entry, *spot, attachment, self.pins.as_ref(), &filters)?;
         }
         self.put_connects(&self.ebpf)?;
         wait_for_readers();
@@ -300,11 +304,18 @@ fn put(
     spot: Spot,
     attachment: &Attachment,
     pins: Option<&PinDir>,
+    filters: &BTreeSet<u32>,
 ) -> Result<(), KernelError> {
     load_program(ebpf, entry)?;
     match &attachment.hold {
         Hold::Filter => match netlink::interfaces()?.get(&spot.ifindex) {
-            Some(interface) => filter::put(ebpf, entry, &interface.name, spot.point, true, pins),
+            Some(interface) => match filter::at(spot.ifindex, &interface.name, spot.point, filters) {
+                Ok(Some(_)) => filter::put(ebpf, entry, &interface.name, spot.point, true, pins),
+                // What looks after the interfaces attaches one that has gone, and tells who stands in its place.
+                Ok(None) => Ok(()),
+                Err(error) if error.kind == ErrorKind::Foreign => Ok(()),
+                Err(error) => Err(error),
+            },
             // What looks after the interfaces cleans up.
             None => Ok(()),
         },

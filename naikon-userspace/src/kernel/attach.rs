@@ -10,7 +10,7 @@ use aya::programs::{Program, loaded_programs};
 use naikon_ebpf::abi;
 
 use super::{
-    Kernel, KernelVersion, Settings, TCX,
+    Kernel, KernelVersion, Settings, TCX, connect,
     error::{self, ErrorKind, KernelError},
     filter,
     link::{self, Held as LinkHeld, Link, Target},
@@ -345,17 +345,26 @@ impl Kernel {
     ///
     /// # Errors
     ///
-    /// When a pin cannot be removed; what could be is gone.
+    /// When a pin is not ours: then nothing is gone. When one cannot be removed; what could be is gone.
     pub fn detach(&mut self) -> Result<(), KernelError> {
         let mut refused = Ok(());
-        for spot in self.attached()?.into_keys() {
+        let spots = self.attached()?;
+        self.require_own_connects()?;
+        self.pins.as_ref().map_or(Ok(()), connect::require_own_next)?;
+        for spot in spots.keys() {
+            self.pinned_link(*spot)?;
+        }
+        for spot in spots.into_keys() {
             // One that refuses is no reason to leave the others.
             refused = self.release(spot).and(refused);
         }
         refused = self.release_connects().and(refused);
         refused?;
         self.forget_programs()?;
-        self.pins.take().map_or(Ok(()), PinDir::remove)
+        self.pins.as_ref().map_or(Ok(()), PinDir::remove)?;
+        // The lock goes with it.
+        self.pins = None;
+        Ok(())
     }
 
     /// Ids of the programs whose filters are ours.

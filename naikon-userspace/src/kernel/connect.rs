@@ -60,6 +60,8 @@ pub(super) struct Connects {
     links: Vec<(Hook, Link)>,
     /// Some of them were pinned before, and hold a program of this load now.
     pub(super) took_over: bool,
+    /// Those of before have made way for them, and their pins.
+    is_settled: bool,
 }
 
 /// What became of the wish for programs at a cgroup.
@@ -117,7 +119,7 @@ impl Kernel {
             let target = Target::Cgroup { cgroup: cgroup.as_fd(), attach_type };
             links.push((hook, Link::create(new, target).map_err(|error| attach_error(name, &path, &error))?));
         }
-        self.connects = Some(Connects { id, links, took_over });
+        self.connects = Some(Connects { id, links, took_over, is_settled: false });
         Ok(if adopted { Connected::Adopted } else { Connected::Attached })
     }
 
@@ -154,7 +156,14 @@ impl Kernel {
                 .map_err(|error| KernelError::of(format!("renaming the pin {}", next.display()), &error))?;
             drop(before);
         }
+        self.connects.iter_mut().for_each(|connects| connects.is_settled = true);
         Ok(false)
+    }
+
+    /// Whether [`Kernel::settle_connects`] has nothing left to do.
+    #[must_use]
+    pub fn has_settled_connects(&self) -> bool {
+        self.pins.is_none() || self.connects.as_ref().is_none_or(|connects| connects.is_settled)
     }
 
     /// Whether the kernel confirms every program at the cgroup that bears the path now.
@@ -230,6 +239,11 @@ pub(super) fn pinned(pins: &PinDir) -> Result<Vec<u64>, KernelError> {
     Ok(cgroups)
 }
 
+/// Refuses what is not ours under the names of links that are about to take the place of others.
+pub(super) fn require_own_next(pins: &PinDir) -> Result<(), KernelError> {
+    abi::PROGRAMS_CONNECT.iter().try_for_each(|name| open_link(pins, &next(name), Kind::Cgroup).map(drop))
+}
+
 /// Removes the pins of the programs, and so takes them from the cgroup, unless somebody holds a link open.
 pub(super) fn release_pins(pins: &PinDir) -> Result<(), KernelError> {
     for name in abi::PROGRAMS_CONNECT {
@@ -253,7 +267,7 @@ fn unpin_next(pins: &PinDir) -> Result<(), KernelError> {
 
 /// Where a link is pinned that is about to take the place of another. One that stays there after a crash enforces until the next
 /// start has an own.
-fn next(name: &str) -> String {
+pub(super) fn next(name: &str) -> String {
     format!("{name}-next")
 }
 

@@ -19,7 +19,7 @@ use aya::{
 use naikon_ebpf::abi;
 
 use super::{
-    Kernel,
+    Kernel, connect,
     error::{ErrorKind, KernelError},
     link::Kind,
     pins::{Layout, PinDir, open_link, open_map, pinned_link, remove_directory, unpin},
@@ -96,6 +96,14 @@ impl Version {
             }
         }
         remove_directory(&self.path)
+    }
+
+    /// Whether something lies there, and nothing of it is a naikon's.
+    fn is_of_others(&self) -> bool {
+        let is_ours = |name: &str| counter(name).is_some() || PinDir::map_names().any(|known| known == name);
+        let names: Vec<_> =
+            fs::read_dir(&self.path).into_iter().flatten().flatten().map(|entry| entry.file_name()).collect();
+        !names.is_empty() && !names.iter().any(|name| name.to_str().is_some_and(is_ours))
     }
 
     /// Whether it is that of this naikon.
@@ -197,7 +205,7 @@ impl PinDir {
     /// Those of other ABIs; that of the highest generation first, which was in force last.
     pub(super) fn others(&self) -> Result<Vec<Version>, KernelError> {
         let mut others = Vec::new();
-        for version in self.versions()?.into_iter().filter(|version| !version.is_own()) {
+        for version in self.versions()?.into_iter().filter(|version| !version.is_own() && !version.is_of_others()) {
             others.push((version.generation()?, version));
         }
         others.sort_by_key(|(generation, _)| std::cmp::Reverse(*generation));
@@ -299,8 +307,10 @@ impl PinDir {
     pub(super) fn forget_programs(&self, ebpf: &Ebpf) -> Result<(), KernelError> {
         // What is no link of ours is told when its place is wanted.
         let links = self.links()?.into_iter().filter_map(|spot| pinned_link(self, spot).ok().flatten());
-        let connects =
-            abi::PROGRAMS_CONNECT.into_iter().filter_map(|name| open_link(self, name, Kind::Cgroup).ok().flatten());
+        // With what a process left that died while its links took the place of others.
+        let names =
+            abi::PROGRAMS_CONNECT.into_iter().map(str::to_owned).chain(abi::PROGRAMS_CONNECT.map(connect::next));
+        let connects = names.filter_map(|name| open_link(self, &name, Kind::Cgroup).ok().flatten());
         let known: BTreeSet<u32> =
             links.chain(connects).map(|pinned| pinned.held.program_id).chain(loaded(ebpf)).collect();
         let mut names = self.own_names()?;
@@ -328,14 +338,14 @@ fn loaded(ebpf: &Ebpf) -> impl Iterator<Item = u32> {
 
 /// Whether there are maps of a naikon that wrote down no programs.
 pub(super) fn names_no_programs(root: &Path) -> bool {
-    let has_programs = |version: &Version| {
+    let has_none = |version: &Version| {
         // What cannot be read is told when it is to be used.
         let names = version.names().ok().flatten();
         names.is_some_and(|names| {
-            names.keys().filter_map(Result::ok).any(|key| name_of(&key, abi::NAME_PROGRAM).is_some())
+            !names.keys().filter_map(Result::ok).any(|key| name_of(&key, abi::NAME_PROGRAM).is_some())
         })
     };
-    versions(root).is_ok_and(|versions| versions.iter().any(|version| !has_programs(version)))
+    versions(root).is_ok_and(|versions| versions.iter().any(has_none))
 }
 
 impl Kernel {

@@ -214,8 +214,8 @@ impl Kernel {
             Ok(loaded) => loaded,
             Err(error) => {
                 // Maps that were made for nothing are not left behind.
-                if let Some(pins) = pins.filter(|_| fresh) {
-                    pins.discard()?;
+                if let Some(Err(second)) = pins.filter(|_| fresh).map(PinDir::discard) {
+                    tracing::warn!("{second}");
                 }
                 return Err(error);
             }
@@ -244,7 +244,9 @@ impl Kernel {
         match kernel.take_over() {
             Ok(()) => Ok(kernel),
             Err(error) => {
-                kernel.abandon(&[])?;
+                if let Err(second) = kernel.abandon(&[]) {
+                    tracing::warn!("cleaning up after a failed start: {second}");
+                }
                 Err(error)
             }
         }

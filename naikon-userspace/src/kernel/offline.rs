@@ -147,6 +147,7 @@ pub fn detach_pins(pin_dir: &Path) -> Result<usize, KernelError> {
     let links = pins.links()?;
     // All are looked at before one is removed: what is not ours stays.
     let connects = connect::pinned(&pins)?;
+    connect::require_own_next(&pins)?;
     for spot in &links {
         pinned_link(&pins, *spot)?;
     }

@@ -235,7 +235,7 @@ impl PinDir {
 
     /// Removes the maps of every ABI and the directory, the links being gone. What is not ours stays, and so does
     /// then the directory.
-    pub(crate) fn remove(self) -> Result<(), KernelError> {
+    pub(crate) fn remove(&self) -> Result<(), KernelError> {
         self.versions()?.iter().try_for_each(former::Version::remove)?;
         remove_directory(&self.root)
     }

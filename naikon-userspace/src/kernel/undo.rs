@@ -4,7 +4,7 @@
 //! TC ingress judges the same packets from before it goes until the lower one stands, or it is back. Being pinned as
 //! well, it does so without this process, too. For that moment a packet that is merely watched counts twice.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Kernel, error::KernelError, filter, netlink, pppoe_carriers};
 use crate::{
@@ -69,7 +69,10 @@ impl Kernel {
             self.attachments.iter().filter(|(_, attachment)| !attachment.adopted).map(|(spot, _)| *spot).collect();
         let mut refused = Ok(());
         // One that refuses is no reason to leave the others.
-        let interfaces = netlink::interfaces()?;
+        let interfaces = netlink::interfaces().unwrap_or_else(|error| {
+            refused = Err(error);
+            BTreeMap::new()
+        });
         for upper in yielded.iter().filter_map(|upper| interfaces.get(&upper.index)) {
             refused = refused.and(self.attach(upper, Point::Ingress).map(drop));
         }
