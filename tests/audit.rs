@@ -30,7 +30,7 @@ fn host(address: Ipv4Addr) -> Key<[u8; 4]> {
 }
 
 /// A map of the program that is attached now.
-fn table(lab: &Lab, name: &str) -> Map {
+pub(crate) fn table(lab: &Lab, name: &str) -> Map {
     let attached = lab.gateway.xdp_programs()[0];
     let programs = aya::programs::loaded_programs().filter_map(Result::ok);
     let program = programs.into_iter().find(|program| u64::from(program.id()) == attached).unwrap();

@@ -123,6 +123,7 @@ fn check_tells_what_would_load_and_where_it_would_not() {
     assert_eq!(notice["line"], 4);
 }
 
+/// Fault: empty-list, not-text.
 #[test]
 fn check_refuses_what_cannot_be_a_list() {
     let offline = Offline::new();
@@ -367,6 +368,7 @@ fn run_names_what_is_missing_or_wrong() {
     fails(&lab, &["-i", "lan0", "-i", "lan1", "-l", "c2.txt"], 5).says("lan1");
 }
 
+/// Fault: no-bpffs.
 #[test]
 fn run_needs_a_bpffs_for_its_pins() {
     if needs_root() {
@@ -388,6 +390,7 @@ fn run_needs_a_bpffs_for_its_pins() {
     fails(&lab, &["-i", "lan0", "-l", "c2.txt"], 4).says("/sys/fs/bpf");
 }
 
+/// Fault: no-capability.
 #[test]
 fn run_names_the_missing_capability_before_anything_changes() {
     if needs_root() {
@@ -421,6 +424,7 @@ pub(crate) fn foreign_program() -> Ebpf {
     ebpf
 }
 
+/// Fault: foreign-program.
 #[test]
 fn foreign_program_is_never_evicted() {
     if needs_root() {
@@ -435,7 +439,8 @@ fn foreign_program_is_never_evicted() {
         let id = lab.gateway.xdp_programs()[0];
         // `wan0` comes second: nothing may stay on `lan0`.
         let run = fails(&lab, &["-i", "lan0", "-i", "wan0", "-l", "c2.txt"], 8);
-        for named in ["wan0", &id.to_string()] {
+        // By its name, too: root may ask for it until the start is over.
+        for named in ["wan0", &id.to_string(), "foreign_prog"] {
             assert!(run.err.contains(named), "{named} should be named: {run}");
         }
         assert_eq!(lab.gateway.xdp_programs(), [id]);
@@ -444,6 +449,7 @@ fn foreign_program_is_never_evicted() {
     }
 }
 
+/// Fault: foreign-pin.
 #[test]
 fn foreign_or_corrupt_pin_is_named_and_left_alone() {
     if needs_root() {
@@ -557,6 +563,7 @@ fn lookup_asks_the_daemon() {
     lab.naikon(&["lookup", "nonsense"]).exits(2);
 }
 
+/// Fault: port-taken.
 #[test]
 fn taken_metrics_port_is_a_warning_and_bound_later() {
     if needs_root() {
@@ -640,6 +647,7 @@ fn glob_that_matches_nothing_waits_and_is_not_ready() {
     daemon.await_ready();
 }
 
+/// Fault: hostile-client.
 #[test]
 fn control_socket_is_for_the_owner_and_refuses_nonsense() {
     if needs_root() {
@@ -705,6 +713,7 @@ fn interface_that_cannot_be_covered_is_refused_with_the_way_round() {
     daemon.await_log("br0");
 }
 
+/// Fault: no-native-xdp.
 #[test]
 fn driver_without_xdp_falls_back_visibly() {
     if needs_root() {
@@ -756,6 +765,7 @@ fn hostile() -> Vec<(&'static str, Vec<u8>)> {
     files.into_iter().map(|(name, text)| (name, text.into_bytes())).collect()
 }
 
+/// Fault: oversized.
 #[test]
 fn hostile_files_are_refused_within_a_memory_ceiling() {
     // The file, what a list may have at most of small parts, and room for the program.

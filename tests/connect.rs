@@ -5,9 +5,13 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::str::FromStr as _;
 
+use naikon_ebpf::abi::REPORTS_BYTES;
+use naikon_ebpf::report::Report;
 use nix::mount::{MsFlags, mount};
 use nix::sys::signal::Signal;
 
@@ -19,20 +23,20 @@ use crate::harness::{
 use aya::util::KernelVersion;
 
 /// `EPERM`, which a refused process sees.
-const REFUSED: i32 = 1;
+pub(crate) const REFUSED: i32 = 1;
 /// `ECONNREFUSED`: the server was reached, and nobody listens there.
 const REACHED: i32 = 111;
 /// `ENETUNREACH`: there is no route.
 const NO_ROUTE: i32 = 101;
 
 /// A cgroup v2 of this lab, seen from the gateway.
-struct Cgroup<'a> {
+pub(crate) struct Cgroup<'a> {
     lab: &'a Lab,
-    path: PathBuf,
+    pub(crate) path: PathBuf,
 }
 
 impl<'a> Cgroup<'a> {
-    fn new(lab: &'a Lab) -> Self {
+    pub(crate) fn new(lab: &'a Lab) -> Self {
         let root = Path::new("/sys/fs/cgroup");
         let path = root.join(lab.folder.path().file_name().unwrap());
         lab.gateway.enter(|| {
@@ -42,11 +46,11 @@ impl<'a> Cgroup<'a> {
         Cgroup { lab, path }
     }
 
-    fn text(&self) -> &str {
+    pub(crate) fn text(&self) -> &str {
         self.path.to_str().unwrap()
     }
 
-    fn remove(&self) {
+    pub(crate) fn remove(&self) {
         let path = &self.path;
         eventually("the cgroup should be empty", || self.lab.gateway.enter(|| fs::remove_dir(path)).ok());
     }
@@ -69,7 +73,7 @@ impl Drop for Cgroup<'_> {
 }
 
 /// A process that calls whom it is told to.
-struct Caller {
+pub(crate) struct Caller {
     child: Child,
     orders: ChildStdin,
     answers: BufReader<ChildStdout>,
@@ -77,7 +81,12 @@ struct Caller {
 
 impl Caller {
     /// On a host, in a cgroup or wherever this test is.
-    fn start(lab: &Lab, host: &Host, cgroup: Option<&Cgroup<'_>>) -> Self {
+    pub(crate) fn start(lab: &Lab, host: &Host, cgroup: Option<&Cgroup<'_>>) -> Self {
+        Self::become_of(Command::new("perl"), lab, host, cgroup)
+    }
+
+    /// What is run as perl, perhaps by another program.
+    fn become_of(mut command: Command, lab: &Lab, host: &Host, cgroup: Option<&Cgroup<'_>>) -> Self {
         // A socket belongs to the cgroup of who made it, so each call makes its own. Perl is in every Debian.
         let script = r#"
             use Socket qw(:DEFAULT inet_pton AF_INET6 pack_sockaddr_in6);
@@ -92,7 +101,6 @@ impl Caller {
                 print $done ? 0 : $! + 0, "\n";
             }
         "#;
-        let mut command = Command::new("perl");
         command.args(["-e", script, "a-marked-argument"]).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = host.enter(|| command.spawn()).expect("perl should be installed");
         if let Some(cgroup) = cgroup {
@@ -104,7 +112,7 @@ impl Caller {
     }
 
     /// The error number of a call, 0 when there is none.
-    fn call(&mut self, what: &str, address: impl ToString) -> i32 {
+    pub(crate) fn call(&mut self, what: &str, address: impl ToString) -> i32 {
         writeln!(self.orders, "{what} {} 9", address.to_string()).unwrap();
         let mut answer = String::new();
         self.answers.read_line(&mut answer).unwrap();
@@ -412,6 +420,35 @@ fn cgroup_that_is_made_anew_is_looked_after_again() {
     daemon.expect_count("calls", 1.0, calls);
 }
 
+/// Fault: link-detached, killed.
+#[test]
+fn links_that_could_not_be_pinned_at_once_are_pinned_later() {
+    if needs_root() {
+        return;
+    }
+    let lab = Lab::new();
+    let cgroup = Cgroup::new(&lab);
+    let lists = lists(&lab);
+    let daemon = Daemon::start_on(&lab, &arguments(&lists, &cgroup));
+    cgroup.remove();
+    // Where links are pinned before they take the place of others.
+    let obstacle = Path::new("/sys/fs/bpf/naikon/sendmsg6-next");
+    lab.gateway.enter(|| fs::create_dir(obstacle)).unwrap();
+    let path = &cgroup.path;
+    lab.gateway.enter(|| fs::create_dir(path)).unwrap();
+    daemon.await_log("looking after connect: ");
+    eventually("the programs should be at the new one", || {
+        let none = [("hook", "connect"), ("mode", "none")];
+        (daemon.metrics().count("naikon_attached", &none) == 0).then_some(())
+    });
+    lab.gateway.enter(|| fs::remove_dir(obstacle)).unwrap();
+    let again = [("interface", cgroup.text())];
+    daemon.await_metrics("they should be settled", |metrics| metrics.sum("naikon_reattached_total", &again) == 1.0);
+    daemon.stop(Signal::SIGKILL);
+    let mut caller = Caller::start(&lab, &lab.gateway, Some(&cgroup));
+    assert_eq!(caller.call("connect udp", C2), REFUSED, "what is pinned outlives the daemon");
+}
+
 #[test]
 fn address_of_a_marked_list_is_not_written_down() {
     if needs_root() {
@@ -455,6 +492,106 @@ fn flood_of_calls_is_summed_up_and_counted_exactly() {
     });
     assert_eq!(metrics_by_result(&daemon)[0], 1.0, "one line is enough");
     assert_eq!(daemon.log().matches("call of a listed address refused").count(), 1);
+}
+
+/// Fault: event-flood.
+#[test]
+fn reports_that_nobody_reads_are_lost_and_counted_while_every_call_is_refused() {
+    if needs_root() {
+        return;
+    }
+    const CALLS: usize = 4000;
+    /// What the ring holds; the kernel puts a header in front of each (`BPF_RINGBUF_HDR_SZ`).
+    const ROOM: usize = REPORTS_BYTES as usize / (size_of::<Report>() + 8);
+    let lab = Lab::new();
+    let cgroup = Cgroup::new(&lab);
+    let lists = lists(&lab);
+    let daemon = Daemon::start_on(&lab, &arguments(&lists, &cgroup));
+    let mut caller = Caller::start(&lab, &lab.gateway, Some(&cgroup));
+    daemon.signal(Signal::SIGSTOP);
+    let status = format!("/proc/{}/status", daemon.pid());
+    eventually("the daemon should stand still", || {
+        fs::read_to_string(&status).unwrap().contains("State:\tT").then_some(())
+    });
+    for _ in 0..CALLS {
+        assert_eq!(caller.call("send udp", C2), REFUSED);
+    }
+    daemon.signal(Signal::SIGCONT);
+    daemon.expect_count("calls", CALLS as f64, calls);
+    eventually("each report should be told of, or counted as lost", || {
+        (metrics_by_result(&daemon).iter().sum::<f64>() == CALLS as f64).then_some(())
+    });
+    assert_eq!(metrics_by_result(&daemon), [1.0, ROOM as f64 - 1.0, (CALLS - ROOM) as f64]);
+    daemon.await_log(&format!("{} reports of calls are lost", CALLS - ROOM));
+    // The ring is empty again.
+    assert_eq!(caller.call("send udp", C2_6), REFUSED);
+    daemon.await_log(&format!("address={C2_6} "));
+}
+
+#[test]
+fn process_of_a_user_without_privileges_is_refused_and_named() {
+    if needs_root() {
+        return;
+    }
+    let lab = Lab::new();
+    let cgroup = Cgroup::new(&lab);
+    let lists = lists(&lab);
+    let daemon = Daemon::start_on(&lab, &arguments(&lists, &cgroup));
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "perl"]);
+    let mut caller = Caller::become_of(command, &lab, &lab.gateway, Some(&cgroup));
+    assert_eq!(caller.call("connect tcp", C2), REFUSED);
+    assert_eq!(caller.call("connect tcp", C2_NEIGHBOUR), REACHED);
+    assert_eq!(caller.call("connect tcp", RANGE6), REACHED);
+    for (address, done) in [(C2.to_string(), "refused"), (RANGE6.to_string(), "reported")] {
+        let told = format!("call of a listed address {done}: address={address} ");
+        let line = eventually("the call should be told", || {
+            daemon.log().lines().find(|line| line.contains(&told)).map(str::to_owned)
+        });
+        for part in [&*format!("pid={} name=\"perl\" uid=65534", caller.child.id()), "executable=\"/"] {
+            assert!(line.contains(part), "{part} should be told: {line}");
+        }
+    }
+    daemon.expect_count("calls", 2.0, calls);
+}
+
+#[test]
+fn addresses_behind_own_nat64_prefixes_and_with_deep_behind_isatap_are_refused() {
+    if needs_root() {
+        return;
+    }
+    let lab = Lab::new();
+    let cgroup = Cgroup::new(&lab);
+    let mut lists = lists(&lab);
+    lab.write("naikon.toml", "nat64 = [\"2001:db8:f:64::/96\"]\n");
+    lists.extend(["--config", "naikon.toml"].map(str::to_owned));
+    let mut caller = Caller::start(&lab, &lab.gateway, Some(&cgroup));
+    for (more, isatap, verdict) in [(&[][..], 0, "pass"), (&["--deep"], REFUSED, "drop")] {
+        let daemon = Daemon::start_on(&lab, &[&arguments(&lists, &cgroup)[..], more].concat());
+        let mut refused = 0.0;
+        for (address, expected, verdict) in [
+            ("2001:db8:f:64::198.51.100.7", REFUSED, "drop"),
+            ("2001:db8:f:64::198.51.100.8", 0, "pass"),
+            ("2001:db8:f:1:0:5efe:198.51.100.7", isatap, verdict),
+            ("2001:db8:f:1:200:5efe:198.51.100.7", isatap, verdict),
+            ("2001:db8:f:1:0:5efe:198.51.100.8", 0, "pass"),
+        ] {
+            for what in ["connect udp", "send udp"] {
+                assert_eq!(caller.call(what, address), expected, "{what} {address}, {more:?}");
+                refused += f64::from(u8::from(expected == REFUSED));
+            }
+            assert_eq!(daemon.verdict(address), verdict, "{address}, {more:?}: lookup should say the same");
+            if expected == REFUSED {
+                // In the form that was called, since no list that holds it is marked.
+                let told = Ipv6Addr::from_str(address).unwrap();
+                daemon.await_log(&format!("call of a listed address refused: address={told} "));
+            }
+        }
+        daemon.expect_count("calls", refused, calls);
+        let labels = [("list", "c2"), ("family", "ipv6"), ("action", "drop")];
+        assert_eq!(daemon.metrics().sum("naikon_connects_total", &labels), refused);
+        lab.naikon(&["detach"]).exits(0);
+    }
 }
 
 #[test]

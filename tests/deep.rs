@@ -8,14 +8,14 @@ use std::net::Ipv6Addr;
 use naikon_ebpf::abi::{Action, Direction, Family, Place, deep_entry_point, entry_point};
 use naikon_ebpf::deep::{Endpoints, Reading, walk, walk_raw};
 use naikon_ebpf::embedded::{Carriers, NAT64_MAX, Nat64};
-use naikon_ebpf::packet::Unparsed;
+use naikon_ebpf::packet::{Unparsed, endpoints_of_ip};
 
 use crate::harness::needs_root;
 use crate::packets::{DOT1AD, DOT1Q, Frame, Packet, TPIDS, gre, icmp_error_quoting, ipv4, ipv6, other, raw, udp};
 use crate::random::Random;
 use crate::verdict::{
     ALLOWED, Bench, C2, C2_6, C2_OTHER, C2_OTHER6, Counts, Expected, HOST, HOST6, LISTED, OTHER, RANGE, RANGE6,
-    WATCHED, model_v4, model_v6,
+    WATCHED, model_of, model_v4, model_v6,
 };
 
 use Direction::{From, To};
@@ -23,11 +23,11 @@ use Expected::{Drop, Monitor, Pass};
 use Family::{V4, V6};
 
 const XDP: Place = Place::Xdp { frags: true };
+const PLACES: [Place; 4] = [XDP, Place::Xdp { frags: false }, Place::Ingress, Place::Egress];
 
 /// Every place of a program; those that log their decisions as well.
 fn entries(of: fn(Place, bool, bool) -> &'static str) -> Vec<&'static str> {
-    let places = [XDP, Place::Xdp { frags: false }, Place::Ingress, Place::Egress];
-    places.into_iter().flat_map(|place| [of(place, false, false), of(place, false, true)]).collect()
+    PLACES.into_iter().flat_map(|place| [of(place, false, false), of(place, false, true)]).collect()
 }
 
 /// One frame, and what it is without and with `--deep`.
@@ -144,8 +144,21 @@ fn table() -> Vec<Row> {
         "second tunnel, watched outside",
         outer(HOST, RANGE, inside(clean())),
         Monitor(WATCHED, To, V4),
-        Monitor(WATCHED, To, V4),
+        Expected::WatchedAndCut(WATCHED, To, V4, Unparsed::Depth),
     );
+    row(
+        "second tunnel, watched in the first one",
+        inside(outer(HOST, RANGE, call())),
+        Pass,
+        Expected::WatchedAndCut(WATCHED, To, V4, Unparsed::Depth),
+    );
+    row(
+        "version that contradicts the protocol, watched outside",
+        ipv4(HOST, RANGE).carry(raw(41, &call_bytes(28))),
+        Monitor(WATCHED, To, V4),
+        Expected::WatchedAndCut(WATCHED, To, V4, Unparsed::Malformed),
+    );
+    row("allowed outside, second tunnel", outer(HOST, ALLOWED, inside(clean())), Pass, depth);
     row(
         "version that contradicts the protocol",
         ipv4(HOST, other_host).carry(raw(41, &call_bytes(28))),
@@ -262,7 +275,10 @@ fn model(reading: impl FnOnce(&mut Model) -> Reading, carriers: Carriers) -> Exp
         (Reading::Ip { family, .. }, Some((action, direction))) if action.is_drop() => {
             Drop(action.list(), direction, family)
         }
-        (Reading::Ip { family, .. }, Some((action, direction))) => Monitor(action.list(), direction, family),
+        (Reading::Ip { family, cut: Some(reason) }, Some((action, direction))) => {
+            Expected::WatchedAndCut(action.list(), direction, family, reason)
+        }
+        (Reading::Ip { family, cut: None }, Some((action, direction))) => Monitor(action.list(), direction, family),
         (Reading::Ip { cut: Some(reason), .. }, None) => Expected::Unparsed(reason),
         (Reading::Ip { cut: None, .. }, None) => Pass,
     }
@@ -326,18 +342,26 @@ fn frame_cut_short_anywhere_is_what_the_walk_on_the_host_says() {
 }
 
 #[test]
-fn packets_without_an_ethernet_header_are_followed_just_as_deep() {
+fn packets_without_an_ethernet_header_are_judged_as_those_with_one_at_every_hook() {
     if needs_root() {
         return;
     }
-    for frags in [true, false] {
-        let mut bench = Bench::seeing(deep_entry_point(Place::Xdp { frags }, true, false), true, &deep());
-        for Row { name, frame, .. } in table() {
-            let is_ip = [[0x08, 0x00], [0x86, 0xdd]].contains(&[frame.bytes[12], frame.bytes[13]]);
-            if is_ip {
+    let table = table();
+    let is_ip = |row: &&Row| [[0x08, 0x00], [0x86, 0xdd]].contains(&[row.frame.bytes[12], row.frame.bytes[13]]);
+    for place in PLACES {
+        for drops in [false, true] {
+            let mut default = Bench::seeing(entry_point(place, true, false), drops, &Carriers::NONE);
+            let mut followed = Bench::seeing(deep_entry_point(place, true, false), drops, &deep());
+            for Row { name, frame, default: row, deep: deep_row } in table.iter().filter(is_ip) {
                 let packet = &frame.bytes[14..];
-                let expected = model(|model| walk_raw(packet, model), deep());
-                bench.check(&name, packet, expected);
+                let expected = model_of(endpoints_of_ip(&packet));
+                let expected_deep = model(|model| walk_raw(packet, model), deep());
+                // Nothing in front can contradict the version.
+                if !name.contains("claims") {
+                    assert_eq!((expected, expected_deep), (*row, *deep_row), "{name}");
+                }
+                default.check(name, packet, expected);
+                followed.check(name, packet, expected_deep);
             }
         }
     }

@@ -5,13 +5,19 @@
 //! daemon. `cargo xtask kernels` runs this in virtual machines with other kernels and reads the lines that it prints.
 
 use std::io::{self, Write as _};
+use std::net::{Ipv6Addr, UdpSocket};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use aya::util::KernelVersion;
+use naikon_ebpf::abi::{Place, deep_entry_point, entry_point};
+use nix::sys::signal::Signal;
+use serde_json::Value;
 
 use crate::harness::{
-    C2, C2_6, C2_6_NEIGHBOUR, C2_NEIGHBOUR, CLIENT, CLIENT6, Daemon, Lab, RANGE, RANGE6, binary, complete, eventually,
-    holds, needs_root,
+    C2, C2_6, C2_6_NEIGHBOUR, C2_NEIGHBOUR, CLIENT, CLIENT6, Daemon, Lab, RANGE, RANGE6, Wire, binary, complete,
+    eventually, holds, needs_root,
 };
 use crate::packets::{DOT1Q, Frame, Packet, ipv4, ipv6, udp};
 
@@ -24,6 +30,36 @@ pub(crate) const LEAST: KernelVersion = KernelVersion::new(6, 12, 0);
 
 /// The first kernel that loads programs for multi-buffer frames.
 pub(crate) const FRAGS: KernelVersion = KernelVersion::new(5, 18, 0);
+
+/// The first kernel that counts maps elsewhere than against RLIMIT_MEMLOCK.
+const NO_MEMLOCK: KernelVersion = KernelVersion::new(5, 11, 0);
+
+/// What naikon does without on older kernels, and the first that has it.
+const FEATURES: [(&str, KernelVersion); 3] =
+    [("batches for tries", KernelVersion::new(5, 16, 0)), ("multi-buffer XDP", FRAGS), ("TCX", TCX)];
+
+/// The first kernel with links at TC.
+const TCX: KernelVersion = KernelVersion::new(6, 6, 0);
+
+fn is_before(version: KernelVersion) -> bool {
+    KernelVersion::current().unwrap() < version
+}
+
+/// How programs stand at TC on this kernel.
+pub(crate) fn mode_at_tc() -> &'static str {
+    if is_before(TCX) { "clsact" } else { "tcx" }
+}
+
+/// The program that naikon loads on this kernel in place of one for multi-buffer frames.
+pub(crate) fn loadable(entry: &'static str) -> &'static str {
+    let (with, without) = (Place::Xdp { frags: true }, Place::Xdp { frags: false });
+    let kinds = [(false, false), (false, true), (true, false), (true, true)];
+    let mut pairs = kinds.into_iter().flat_map(|(is_raw, traces)| {
+        [entry_point, deep_entry_point].map(|of| (of(with, is_raw, traces), of(without, is_raw, traces)))
+    });
+    let found = pairs.find(|(with, _)| is_before(FRAGS) && *with == entry);
+    found.map_or(entry, |(_, without)| without)
+}
 
 /// A frame with a mark in it, and whether it passes, with the first list and with the second.
 struct Row {
@@ -69,6 +105,7 @@ fn rows() -> Vec<Row> {
     rows
 }
 
+/// Fault: old-kernel.
 #[test]
 fn listed_addresses_are_dropped_and_no_others_under_the_capabilities_of_the_unit() {
     if needs_root() {
@@ -78,8 +115,9 @@ fn listed_addresses_are_dropped_and_no_others_under_the_capabilities_of_the_unit
     let mut wrong = Vec::new();
     for (granted, capabilities) in CAPABILITIES {
         match enforce(capabilities) {
-            Ok(Enforced { mode, right, failures }) => {
-                told += &format!("verdicts | {granted} | {mode} | {right} | {}\n", failures.len());
+            Ok(Enforced { mode, lacks, right, failures }) => {
+                let lacks = lacks.join(", ");
+                told += &format!("verdicts | {granted} | {mode} | {lacks} | {right} | {}\n", failures.len());
                 wrong.extend(failures.into_iter().map(|failure| format!("{granted}: {failure}")));
             }
             Err(log) => {
@@ -87,7 +125,7 @@ fn listed_addresses_are_dropped_and_no_others_under_the_capabilities_of_the_unit
                 let line = log.lines().find(|line| line.starts_with("naikon: ")).unwrap_or("the daemon ended");
                 told += &format!("refused | {granted} | {line}\n");
                 let names_cure = line.contains("CAP_PERFMON");
-                if granted != "least" || KernelVersion::current().unwrap() >= LEAST || !names_cure {
+                if granted != "least" || !is_before(LEAST) || !names_cure {
                     wrong.push(format!("{granted}: the daemon should start:\n{log}"));
                 }
             }
@@ -105,6 +143,8 @@ fn mark(index: usize) -> Vec<u8> {
 
 struct Enforced {
     mode: String,
+    /// What `status` says that this kernel has not.
+    lacks: Vec<&'static str>,
     right: usize,
     failures: Vec<String>,
 }
@@ -129,8 +169,18 @@ fn enforce(capabilities: &str) -> Result<Enforced, String> {
     }
     daemon.await_ready();
 
-    let mode = daemon.status()["attached"][0]["mode"].as_str().unwrap_or("unknown").to_owned();
-    let mut enforced = Enforced { mode, right: 0, failures: Vec::new() };
+    let status = daemon.status();
+    let mut modes: Vec<&str> =
+        status["attached"].as_array().unwrap().iter().filter_map(|hook| hook["mode"].as_str()).collect();
+    modes.sort_unstable();
+    modes.dedup();
+    let lacks = lacks(&status);
+    let mut enforced = Enforced { mode: modes.join(", "), lacks, right: 0, failures: Vec::new() };
+    for (feature, since) in FEATURES {
+        if enforced.lacks.contains(&feature) != is_before(since) {
+            enforced.failures.push(format!("{feature}: status tells it wrong: {status}"));
+        }
+    }
     enforced.try_rows(&lab, 0);
     enforced.try_own(&lab, 0);
     lab.write("c2.txt", &format!("{C2_NEIGHBOUR}\n{C2_6_NEIGHBOUR}\n{networks}"));
@@ -141,11 +191,18 @@ fn enforce(capabilities: &str) -> Result<Enforced, String> {
     Ok(enforced)
 }
 
+/// What `status` says that this kernel has not.
+fn lacks(status: &Value) -> Vec<&'static str> {
+    let notices: Vec<&str> = status["notices"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    let told = |feature: &str| notices.iter().any(|notice| notice.contains(&format!("has no {feature}")));
+    FEATURES.into_iter().map(|(feature, _)| feature).filter(|feature| told(feature)).collect()
+}
+
 impl Enforced {
     /// Sends a packet from the gateway itself to either address, of which this phase lists one.
     fn try_own(&mut self, lab: &Lab, phase: usize) {
         let server = lab.server.wire("eth0");
-        let _sink = lab.server.udp((std::net::Ipv6Addr::UNSPECIFIED, 9));
+        let _sink = lab.server.udp((Ipv6Addr::UNSPECIFIED, 9));
         let destinations = [C2, C2_NEIGHBOUR];
         for (index, destination) in destinations.into_iter().enumerate() {
             // The kernel may tell the socket that a filter took it.
@@ -194,5 +251,117 @@ impl Enforced {
                 self.failures.push(format!("{mark}, phase {phase}: passed {passed}, should have: {passes}"));
             }
         }
+    }
+}
+
+/// What a flood of the gateway's own packets did.
+#[derive(Default)]
+struct OwnFlood {
+    sent: usize,
+    leaked: usize,
+}
+
+impl OwnFlood {
+    /// Bursts to a listed address, each with a clean packet behind that must arrive, until told to stop and once more: what
+    /// happened last is seen, too.
+    fn until(stop: &AtomicBool, socket: &UdpSocket, server: &Wire) -> Self {
+        const BURST: usize = 16;
+        let mut flood = OwnFlood::default();
+        let mut is_last = false;
+        while !is_last {
+            is_last = stop.load(Ordering::Relaxed);
+            for _ in 0..BURST {
+                // The kernel may tell the socket that a filter took it.
+                let _told = socket.send_to(b"own listed", (C2, 9));
+            }
+            flood.sent += BURST;
+            socket.send_to(b"own clean", (C2_NEIGHBOUR, 9)).unwrap();
+            let mut arrived = false;
+            eventually("the gateway's clean packet should arrive", || {
+                flood.leaked += server.take(|frame| {
+                    arrived |= holds(frame, b"own clean");
+                    holds(frame, b"own listed")
+                });
+                arrived.then_some(())
+            });
+        }
+        flood
+    }
+
+    /// Floods while `work` runs.
+    fn during<T>(lab: &Lab, work: impl FnOnce() -> T) -> (Self, T) {
+        /// Stops the flood also when `work` panics: the scope would wait for ever.
+        struct Stop<'a>(&'a AtomicBool);
+        impl Drop for Stop<'_> {
+            fn drop(&mut self) {
+                self.0.store(true, Ordering::Relaxed);
+            }
+        }
+        let (socket, server) = (lab.gateway.udp(([0, 0, 0, 0], 0)), lab.server.wire("eth0"));
+        let stop = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let flood = scope.spawn(|| Self::until(&stop, &socket, &server));
+            let stopping = Stop(&stop);
+            let done = work();
+            drop(stopping);
+            (flood.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), done)
+        })
+    }
+}
+
+/// On kernels before 6.6 no link holds what stands at egress: the filter of a daemon that is gone must be found and replaced.
+///
+/// Fault: killed, old-kernel.
+#[test]
+fn what_the_gateway_sends_never_leaks_while_daemons_are_killed_and_started() {
+    if needs_root() {
+        return;
+    }
+    let lab = Lab::new();
+    let list = lab.write("c2.txt", &format!("{C2}\n"));
+    let _sink = lab.server.udp((Ipv6Addr::UNSPECIFIED, 9));
+    let start = || Daemon::start(&lab, &["-l", list.to_str().unwrap()]);
+    let daemon = start();
+    let (flood, daemon) = OwnFlood::during(&lab, || {
+        [Signal::SIGKILL, Signal::SIGTERM, Signal::SIGKILL].into_iter().fold(daemon, |old, signal| {
+            old.stop(signal);
+            start()
+        })
+    });
+    assert_eq!(flood.leaked, 0, "of {} packets none should pass", flood.sent);
+    daemon.expect_count("dropped packets", flood.sent as f64, |metrics| {
+        metrics.sum("naikon_dropped_packets_total", &[("interface", "wan0"), ("direction", "to")])
+    });
+    let attached = daemon.status()["attached"].as_array().unwrap().clone();
+    let egress = attached.iter().filter(|hook| hook["hook"] == "egress");
+    assert_eq!(egress.filter(|hook| hook["mode"] == mode_at_tc()).count(), 2, "{attached:?}");
+
+    let (control, ()) = OwnFlood::during(&lab, || {
+        lab.naikon(&["detach"]).exits(0);
+    });
+    assert!(control.leaked > 0, "a gap should be noticed, or the claim above means nothing");
+}
+
+/// Fault: old-kernel.
+#[test]
+fn limit_on_locked_memory_is_named_where_the_kernel_counts_maps_as_such() {
+    if needs_root() {
+        return;
+    }
+    let lab = Lab::new();
+    let list = lab.write("c2.txt", &format!("{C2}\n"));
+    let [(_, capabilities), _] = CAPABILITIES;
+    let mut command = Command::new("setpriv");
+    // Without CAP_SYS_RESOURCE nobody raises it again.
+    command.args(["--bounding-set", capabilities, "--inh-caps", "-all", "--no-new-privs", "--"]);
+    command.args(["sh", "-c", "ulimit -l 64 && exec \"$@\"", "sh"]);
+    complete(command.arg(binary()), &lab, &["-i", "lan0", "-l", list.to_str().unwrap()]);
+    if is_before(NO_MEMLOCK) {
+        lab.run(command).exits(3).says("RLIMIT_MEMLOCK").says("LimitMEMLOCK=infinity");
+        assert_eq!((lab.pins().len(), lab.gateway.xdp_programs().len()), (0, 0), "nothing should be left");
+    } else {
+        let mut daemon = Daemon::spawn(&lab, command);
+        daemon.await_ready();
+        lab.naikon(&["detach"]).exits(0);
     }
 }

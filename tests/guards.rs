@@ -88,6 +88,7 @@ fn resolves(lab: &Lab, server: &std::net::UdpSocket) {
     assert_eq!(&bytes[..length], b"answer");
 }
 
+/// Fault: poisoning.
 #[test]
 fn poisoned_list_costs_the_gateway_no_packet() {
     if needs_root() {
@@ -128,6 +129,7 @@ fn poisoned_list_costs_the_gateway_no_packet() {
     assert_eq!(daemon.metrics().sum("naikon_reloads_total", &[]), 1.0, "no file was read again for that");
 }
 
+/// Fault: poisoning.
 #[test]
 fn guards_follow_routes_and_resolvers() {
     if needs_root() {

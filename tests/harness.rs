@@ -12,7 +12,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, IoSlice, Read as _, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
@@ -29,6 +29,7 @@ use nix::sys::socket::{
     AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, bind, recv, send, setsockopt, socket, sockopt,
 };
 use nix::unistd::Pid;
+use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, sendmmsg};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -81,7 +82,7 @@ fn naikon_binary() -> PathBuf {
 }
 
 /// How many times slower this machine is than those that the deadline is for: an emulated one says so.
-fn slowness() -> u32 {
+pub(crate) fn slowness() -> u32 {
     std::env::var("NAIKON_SLOWNESS").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
 }
 
@@ -109,7 +110,8 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    fn new(own_mounts: bool) -> Self {
+    /// A host with the loopback alone.
+    pub(crate) fn new(own_mounts: bool) -> Self {
         let made = thread::spawn(move || {
             unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace should be possible");
             if own_mounts {
@@ -192,6 +194,21 @@ impl Host {
         socket
     }
 
+    /// Where `ip` finds this host's network namespace.
+    pub(crate) fn namespace(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.network.as_raw_fd())
+    }
+
+    /// Frames that an interface of this host sent and that found no room where they should have come in: what the driver
+    /// of a pair tells of its own end (`veth_xmit`). From /proc, since /sys is that of another namespace here.
+    pub(crate) fn no_room(&self, interface: &str) -> u64 {
+        let text = self.enter(|| fs::read_to_string("/proc/thread-self/net/dev")).unwrap();
+        let line = text.lines().find_map(|line| line.trim().strip_prefix(interface)?.strip_prefix(':'));
+        // Eight columns of what was received stand before packets, errors and drops of what was sent.
+        let dropped = line.and_then(|numbers| numbers.split_whitespace().nth(11)?.parse().ok());
+        dropped.unwrap_or_else(|| panic!("{interface} should have counters: {text}"))
+    }
+
     /// Identity of the network namespace.
     fn inode(&self) -> u64 {
         self.network.metadata().unwrap().ino()
@@ -243,15 +260,39 @@ impl Wire {
         assert!(self.try_send(&frame.bytes), "the queue should have room");
     }
 
-    /// Takes all frames that came, and counts those that `wanted` takes.
+    /// Sends many frames in few calls. One that the receiving end has no room for is told by [`Host::no_room`] alone.
+    pub(crate) fn send_all<'a>(&self, frames: impl Iterator<Item = &'a [u8]>) {
+        let parts: Vec<[IoSlice<'_>; 1]> = frames.map(|frame| [IoSlice::new(frame)]).collect();
+        let mut controls: Vec<SendAncillaryBuffer<'_, '_, '_>> = parts.iter().map(|_| Default::default()).collect();
+        let frames = parts.iter().zip(&mut controls).map(|(part, control)| MMsgHdr::new(part, control));
+        let mut frames: Vec<MMsgHdr<'_>> = frames.collect();
+        let mut left = &mut frames[..];
+        let end = Instant::now() + DEADLINE;
+        while !left.is_empty() {
+            match sendmmsg(&self.socket, left, SendFlags::empty()) {
+                Ok(sent) => left = &mut left[sent..],
+                // What is on its way fills the socket's share of memory.
+                Err(rustix::io::Errno::AGAIN) if Instant::now() < end => thread::yield_now(),
+                Err(error) => panic!("sending {} frames: {error}", left.len()),
+            }
+        }
+    }
+
+    /// Takes all frames that came for this host, and counts those that `wanted` takes.
     pub(crate) fn take(&self, mut wanted: impl FnMut(&[u8]) -> bool) -> usize {
-        let mut buffer = [0; 65536];
         let mut count = 0;
+        self.take_all(|frame| count += usize::from(frame.starts_with(&self.own) && wanted(frame)));
+        count
+    }
+
+    /// Hands on every frame that came in, multicasts too, and none that went out.
+    pub(crate) fn take_all(&self, mut each: impl FnMut(&[u8])) {
+        let mut buffer = [0; 65536];
         loop {
             match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
-                Ok(length) if !buffer[..length].starts_with(&self.own) => {}
-                Ok(length) => count += usize::from(wanted(&buffer[..length])),
-                Err(nix::errno::Errno::EAGAIN) => return count,
+                Ok(length) if buffer[..length].get(6..12).is_some_and(|source| source == self.own) => {}
+                Ok(length) => each(&buffer[..length]),
+                Err(nix::errno::Errno::EAGAIN) => return,
                 // The interface went down, which is told once.
                 Err(nix::errno::Errno::ENETDOWN) => {}
                 Err(error) => panic!("receiving: {error}"),
@@ -474,7 +515,7 @@ impl Lab {
 
     /// Makes one more interface of the gateway, with its other end at the client.
     pub(crate) fn plug(&self, name: &str, peer: &str) {
-        let namespace = format!("/proc/{}/fd/{}", std::process::id(), self.client.network.as_raw_fd());
+        let namespace = self.client.namespace();
         let queues = "numtxqueues 1 numrxqueues 1";
         self.gateway.ip(&format!(
             "link add {name} {queues} type veth peer name {peer} {queues} netns {namespace}\n\
@@ -509,7 +550,7 @@ impl Lab {
 impl Drop for Lab {
     fn drop(&mut self) {
         self.remember_programs();
-        let end = Instant::now() + DEADLINE;
+        let end = Instant::now() + DEADLINE * slowness();
         let mut left = self.residue();
         while !left.is_empty() && Instant::now() < end {
             thread::park_timeout(POLL);
@@ -555,7 +596,7 @@ impl Drop for Lab {
 /// The command that makes a pair of interfaces, one end here, the other as `eth0` there. One queue each keeps frames
 /// in order.
 fn veth(name: &str, own: [u8; 6], peer: [u8; 6], there: &Host) -> String {
-    let namespace = format!("/proc/{}/fd/{}", std::process::id(), there.network.as_raw_fd());
+    let namespace = there.namespace();
     let queues = "numtxqueues 1 numrxqueues 1";
     format!(
         "link add {name} address {} {queues} type veth peer name eth0 address {} {queues} netns {namespace}\n\
@@ -735,7 +776,7 @@ impl<'a> Daemon<'a> {
     #[track_caller]
     pub(crate) fn expect_count(&self, what: &str, least: f64, value: impl Fn(&Metrics) -> f64) -> Metrics {
         let mut last = 0.0;
-        let end = Instant::now() + DEADLINE;
+        let end = Instant::now() + DEADLINE * slowness();
         loop {
             let metrics = self.metrics();
             last = value(&metrics).max(last);

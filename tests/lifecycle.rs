@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use naikon_ebpf::abi;
 use nix::sys::signal::Signal;
 
 use crate::harness::{
@@ -14,6 +13,7 @@ use crate::harness::{
 };
 use crate::packets::{Frame, ipv4, udp};
 use crate::reload::Flooder;
+use crate::upgrade::objects;
 
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()
@@ -24,7 +24,7 @@ fn dropped(metrics: &Metrics) -> f64 {
 }
 
 /// A listed frame and a clean one behind it on the same wire.
-struct Probe {
+pub(crate) struct Probe {
     client: Wire,
     gateway: Wire,
     listed: Frame,
@@ -32,7 +32,7 @@ struct Probe {
 }
 
 impl Probe {
-    fn new(lab: &Lab) -> Self {
+    pub(crate) fn new(lab: &Lab) -> Self {
         let frame = |address, mark: &[u8]| Lab::from_client(ipv4(CLIENT, address).carry(udp(40_000, 9, mark)));
         Probe {
             client: lab.client.wire("eth0"),
@@ -43,7 +43,7 @@ impl Probe {
     }
 
     /// Whether a listed frame passes now; a clean one must.
-    fn listed_passes(&self) -> bool {
+    pub(crate) fn listed_passes(&self) -> bool {
         self.client.send(&self.listed);
         self.client.send(&self.clean);
         let (mut listed, mut clean) = (false, false);
@@ -69,6 +69,7 @@ pub(crate) fn expect_nothing_left(lab: &Lab) {
     assert!(Probe::new(lab).listed_passes(), "a listed frame should pass: nothing enforces any more");
 }
 
+/// Fault: killed, terminated.
 #[test]
 fn enforcement_outlives_the_daemon_and_the_next_one_takes_over() {
     if needs_root() {
@@ -107,6 +108,7 @@ fn enforcement_outlives_the_daemon_and_the_next_one_takes_over() {
     }
 }
 
+/// Fault: killed, terminated.
 #[test]
 fn no_frame_leaks_while_daemons_end_and_start() {
     if needs_root() {
@@ -134,6 +136,7 @@ fn no_frame_leaks_while_daemons_end_and_start() {
     assert!(control.leaked > 0, "a gap should be noticed, or the claim above means nothing");
 }
 
+/// Fault: killed.
 #[test]
 fn killed_in_the_middle_of_a_reload_the_next_start_finishes_or_undoes_it() {
     if needs_root() {
@@ -172,6 +175,7 @@ fn killed_in_the_middle_of_a_reload_the_next_start_finishes_or_undoes_it() {
     assert_eq!(flood.leaked, 0, "of {} listed frames none should pass", flood.sent);
 }
 
+/// Fault: terminated.
 #[test]
 fn detaching_on_exit_leaves_nothing() {
     if needs_root() {
@@ -234,6 +238,7 @@ fn counters_start_anew_after_a_detach() {
     assert_eq!(dropped(&daemon.metrics()), 0.0);
 }
 
+/// Fault: two-daemons.
 #[test]
 fn second_daemon_leaves_the_first_alone() {
     if needs_root() {
@@ -243,12 +248,22 @@ fn second_daemon_leaves_the_first_alone() {
     let list = lab.write("c2.txt", &format!("{C2}\n"));
     let other = lab.write("other.txt", &format!("{C2_NEIGHBOUR}\n"));
     let mut daemon = Daemon::start(&lab, &["-l", text(&list)]);
-    let (pins, programs, generation) = (lab.pins(), lab.gateway.xdp_programs(), daemon.generation());
-    let second =
-        ["-i", "lan0", "-l", text(&other), "--listen", "none", "--control", "other.sock", "--state-dir", "other"];
-    lab.run(run_command(&lab, &second)).exits(7).says("/sys/fs/bpf/naikon");
+    let state = || (objects(&lab), lab.gateway.xdp_programs(), daemon.generation(), daemon.status());
+    let before = state();
+    let mut second =
+        vec!["-i", "lan0", "-l", text(&other), "--listen", "none", "--control", "other.sock", "--state-dir", "other"];
+    lab.run(run_command(&lab, &second)).exits(7).says("/sys/fs/bpf/naikon").says("another naikon works with it");
+    assert_eq!(state(), before, "every link, program and map should be the same");
+    // With pins of its own it meets the first one's program.
+    second.extend(["--pin-dir", "/sys/fs/bpf/other"]);
+    lab.run(run_command(&lab, &second)).exits(8).says("lan0").says("another XDP program is there");
+    assert!(!lab.gateway.enter(|| Path::new("/sys/fs/bpf/other").exists()), "its pins should be gone");
+    // Nor does anybody else take its pins away.
+    let mut detach = Command::new(binary());
+    detach.args(["detach", "--control", "other.sock"]);
+    lab.run(detach).exits(7).says("another naikon works with it");
+    assert_eq!(state(), before, "every link, program and map should be the same");
     assert!(daemon.is_running());
-    assert_eq!((lab.pins(), lab.gateway.xdp_programs(), daemon.generation()), (pins, programs, generation));
     assert_eq!(daemon.verdict(&C2_NEIGHBOUR.to_string()), "pass", "nothing of the second should be enforced");
     assert!(!Probe::new(&lab).listed_passes());
 }
@@ -269,6 +284,7 @@ fn daemon_without_pins_takes_enforcement_with_it() {
     }
 }
 
+/// Fault: power-loss.
 #[test]
 fn last_good_list_is_enforced_after_a_reboot_without_the_file() {
     if needs_root() {
@@ -318,6 +334,7 @@ fn broken_state_does_not_keep_a_daemon_from_starting() {
     assert!(!Probe::new(&lab).listed_passes());
 }
 
+/// Fault: interface-churn.
 #[test]
 fn link_of_an_interface_that_went_while_no_daemon_ran_is_replaced() {
     if needs_root() {
@@ -385,7 +402,7 @@ fn capabilities_of_the_unit_suffice() {
 }
 
 /// Detaches a pinned link, as `bpftool link detach` does. Perl is in every Debian; bpftool is not.
-fn detach_link(lab: &Lab, pin: &Path) {
+pub(crate) fn detach_link(lab: &Lab, pin: &Path) {
     let bpf = if cfg!(target_arch = "x86_64") { "321" } else { "280" };
     // BPF_OBJ_GET of the path, then BPF_LINK_DETACH of what it gave.
     let script = r#"
@@ -401,6 +418,7 @@ fn detach_link(lab: &Lab, pin: &Path) {
     lab.run(command).exits(0);
 }
 
+/// Fault: link-detached.
 #[test]
 fn link_detached_behind_the_daemons_back_is_noticed_and_attached_again() {
     if needs_root() {
@@ -441,26 +459,4 @@ fn link_detached_while_no_daemon_runs_is_replaced_at_start() {
     let _daemon = Daemon::start(&lab, &arguments);
     assert!(!Probe::new(&lab).listed_passes());
     assert_eq!(lab.pins(), pins);
-}
-
-#[test]
-fn pins_of_another_abi_are_replaced_without_a_gap() {
-    if needs_root() {
-        return;
-    }
-    let lab = Lab::new();
-    let list = lab.write("c2.txt", &format!("{C2}\n{C2_6}\n"));
-    let arguments = ["-l", text(&list)];
-    Daemon::start(&lab, &arguments).stop(Signal::SIGTERM);
-    let root = Path::new("/sys/fs/bpf/naikon");
-    let (own, other) = (format!("v{}", abi::ABI_VERSION), format!("v{}", abi::ABI_VERSION - 1));
-    lab.gateway.enter(|| fs::rename(root.join(&own), root.join(&other)).unwrap());
-    let flooder = Flooder::new(&lab);
-    let (flood, daemon) = flooder.during(|| Daemon::start(&lab, &arguments));
-    assert_eq!(flood.leaked, 0, "of {} listed frames none should pass", flood.sent);
-    assert_eq!(daemon.verdict(&C2.to_string()), "drop");
-    let pins = lab.pins();
-    assert!(pins.iter().any(|pin| pin.starts_with(&own)), "the maps should be pinned under our version: {pins:?}");
-    assert!(!pins.iter().any(|pin| pin.starts_with(&other)), "the old maps should be gone: {pins:?}");
-    assert!(!Probe::new(&lab).listed_passes());
 }

@@ -127,6 +127,7 @@ fn age_is_limited_by_the_list_in_the_configuration() {
     assert!((newest - (now() - 10 * DAY) as f64).abs() < 60.0, "{newest}");
 }
 
+/// Fault: clock-jump.
 #[test]
 fn clock_that_jumped_far_ahead_expires_nothing_at_once() {
     if needs_root() {
@@ -155,6 +156,7 @@ fn clock_that_jumped_far_ahead_expires_nothing_at_once() {
     assert_eq!(daemon.metrics().sum("naikon_clock_ahead_seconds", &[]), 0.0);
 }
 
+/// Fault: clock-jump.
 #[test]
 fn clock_that_woke_up_in_the_past_lets_nothing_wait() {
     if needs_root() {
@@ -207,6 +209,7 @@ fn last_good_list_comes_back_with_what_is_known_of_it() {
     assert_eq!(daemon.verdict("203.0.113.9"), "drop");
 }
 
+/// Fault: power-loss.
 #[test]
 fn damaged_last_good_list_is_not_enforced() {
     if needs_root() {
@@ -305,6 +308,7 @@ fn check(lab: &Lab, keys: &str) -> Run {
     lab.naikon(&["check", "--print", "--config", "naikon.toml"])
 }
 
+/// Fault: not-a-block.
 #[test]
 fn filters_take_what_is_wanted_and_say_what_not() {
     if needs_root() {
@@ -394,6 +398,7 @@ fn every_format_reaches_the_kernel() {
     assert_eq!(daemon.verdict("203.0.113.8"), "drop");
 }
 
+/// Fault: not-text.
 #[test]
 fn error_page_is_no_empty_list() {
     if needs_root() {
@@ -409,6 +414,7 @@ fn error_page_is_no_empty_list() {
     }
 }
 
+/// Fault: unreadable.
 #[test]
 fn what_cannot_be_read_in_a_directory_costs_itself() {
     if needs_root() {

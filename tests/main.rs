@@ -7,10 +7,14 @@
     reason = "a panic is how a test says no; clippy.toml exempts only the functions that are marked as tests"
 )]
 
+mod abuse;
 mod audit;
 mod budget;
+mod churn;
 mod cli;
 mod connect;
+mod contract;
+mod crash;
 mod deep;
 mod docs;
 mod doctor;
@@ -25,12 +29,18 @@ mod kinds;
 mod lifecycle;
 mod lists;
 mod met;
+mod names;
 mod packets;
 mod paths;
+mod privilege;
 mod random;
 mod reload;
+mod soak;
+mod strace;
 mod swap;
 mod tables;
+mod takeover;
 mod traffic;
 mod tun;
+mod upgrade;
 mod verdict;

@@ -14,6 +14,7 @@ use naikon_userspace::kernel::OBJECT;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
+use crate::enforcement::mode_at_tc;
 use crate::harness::{
     C2, C2_6, C2_6_NEIGHBOUR, C2_NEIGHBOUR, CLIENT, CLIENT6, Daemon, Lab, Metrics, RANGE, SERVER, eventually,
     needs_root,
@@ -33,7 +34,7 @@ fn call(destination: impl Into<IpAddr>, mark: &str) -> Packet {
 }
 
 /// Sends `mark` from a socket of the gateway. The kernel may tell the socket that a filter took it.
-fn send_from_gateway(lab: &Lab, destination: impl Into<IpAddr>, mark: &str) {
+pub(crate) fn send_from_gateway(lab: &Lab, destination: impl Into<IpAddr>, mark: &str) {
     let destination = SocketAddr::new(destination.into(), SINK);
     let any: IpAddr = if destination.is_ipv4() { [0, 0, 0, 0].into() } else { [0_u16; 8].into() };
     match lab.gateway.udp((any, 0)).send_to(mark.as_bytes(), destination) {
@@ -112,7 +113,7 @@ fn what_the_gateway_sends_to_a_listed_address_is_dropped_and_counted_once() {
         let metrics = daemon.await_metrics("three drops", |metrics| packets(metrics, "dropped") == 3.0);
         assert_eq!(hits(&metrics, "dropped"), [hit("wan0", "to", 3.0)]);
         assert_eq!(hits(&metrics, "monitored"), [hit("wan0", "to", 1.0)]);
-        let expected = [("xdp".to_owned(), "native".to_owned()), ("egress".to_owned(), "tcx".to_owned())];
+        let expected = [("xdp".to_owned(), "native".to_owned()), ("egress".to_owned(), mode_at_tc().to_owned())];
         assert_eq!(hooks(&daemon.status(), "wan0"), expected);
     }
 }
@@ -214,7 +215,7 @@ fn tc_mode_enforces_beside_a_foreign_xdp_program() {
 
     let daemon = Daemon::start(&lab, &["-l", list.to_str().unwrap(), "--mode", "tc"]);
     assert_eq!(lab.gateway.xdp_programs(), [foreign_id], "the foreign program stays, and no XDP program of ours comes");
-    let expected = [("ingress".to_owned(), "tcx".to_owned()), ("egress".to_owned(), "tcx".to_owned())];
+    let expected = [("ingress".to_owned(), mode_at_tc().to_owned()), ("egress".to_owned(), mode_at_tc().to_owned())];
     assert_eq!(hooks(&daemon.status(), "lan0"), expected);
     let (client, server) = (lab.client.wire("eth0"), lab.server.wire("eth0"));
     client.send(&Lab::from_client(call(C2, "to-c2")));

@@ -1,13 +1,14 @@
 //! Lists that change while frames come in: what is picked up, what is refused, and that no address ever has a verdict
 //! that neither the old nor the new set gives.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::net::{IpAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, TcpStream};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use nix::mount::{MsFlags, mount};
@@ -15,7 +16,8 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use crate::harness::{
-    C2, C2_6, C2_NEIGHBOUR, CLIENT, CLIENT6, Daemon, Lab, RANGE, SERVER, Wire, eventually, holds, needs_root, within,
+    C2, C2_6, C2_NEIGHBOUR, CLIENT, CLIENT6, Daemon, Lab, Metrics, RANGE, SERVER, Wire, eventually, holds, needs_root,
+    within,
 };
 use crate::packets::{Frame, ipv4, ipv6, udp};
 
@@ -88,7 +90,7 @@ impl Flooder {
         }
         self.client.send(&self.last);
         (flood.sent, flood.clean, flood.lost) = (flood.sent + listed, flood.clean + clean, flood.lost + clean);
-        let end = std::time::Instant::now() + crate::harness::DEADLINE;
+        let end = std::time::Instant::now() + crate::harness::DEADLINE * crate::harness::slowness();
         let mut through = false;
         while !through {
             flood.leaked += self.gateway.take(|frame| {
@@ -131,20 +133,20 @@ impl Flooder {
 }
 
 /// A list that can change without any event in its folder, so that only a reload that was asked for reads it.
-struct Unseen<'a> {
+pub(crate) struct Unseen<'a> {
     lab: &'a Lab,
     folder: TempDir,
     path: PathBuf,
 }
 
 impl<'a> Unseen<'a> {
-    fn new(lab: &'a Lab, name: &str, content: &str) -> Self {
+    pub(crate) fn new(lab: &'a Lab, name: &str, content: &str) -> Self {
         fs::create_dir(lab.path("own")).unwrap();
         Unseen { lab, folder: tempfile::tempdir().unwrap(), path: lab.write(&format!("own/{name}"), content) }
     }
 
     /// Mounts a file with `content` over the list, on the gateway.
-    fn replace(&self, content: &str) {
+    pub(crate) fn replace(&self, content: &str) {
         // A file that is gone cannot be mounted over once more: these stay until the folder goes.
         let mut file = tempfile::NamedTempFile::new_in(&self.folder).unwrap();
         file.write_all(content.as_bytes()).unwrap();
@@ -163,6 +165,7 @@ fn addresses(count: u32) -> String {
     (0..count).map(|index| format!("203.0.113.{index}\n")).collect()
 }
 
+/// Fault: replaced, cut-write.
 #[test]
 fn every_way_of_changing_a_list_is_picked_up() {
     if needs_root() {
@@ -217,6 +220,63 @@ fn every_way_of_changing_a_list_is_picked_up() {
     drop(open);
 }
 
+/// Fault: back-in-time.
+#[test]
+fn content_of_a_list_decides_and_not_its_time() {
+    if needs_root() {
+        return;
+    }
+    let lab = Lab::new();
+    let list = lab.write("c2.txt", "198.51.100.40\n198.51.100.41\n");
+    let daemon = Daemon::start(&lab, &["-l", text(&list)]);
+    let dated = |path: &Path, seconds: u64| {
+        let time = std::time::UNIX_EPOCH + Duration::from_secs(seconds);
+        File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
+    };
+    let generation = daemon.generation();
+    // Long ago, and long to come.
+    for seconds in [86_400, 1 << 32] {
+        dated(&list, seconds);
+        lab.naikon(&["reload"]).exits(0).says("unchanged");
+    }
+    assert_eq!(daemon.generation(), generation, "another time is no change");
+
+    // Dated ahead of what follows, as a clock that was wrong leaves it; then an older state of the list, as from a backup.
+    let older = lab.write("older.txt", "198.51.100.40\n198.51.100.42\n");
+    dated(&older, 86_400);
+    fs::rename(&older, &list).unwrap();
+    daemon.await_verdict("198.51.100.42", "drop");
+    daemon.await_verdict("198.51.100.41", "pass");
+    assert_eq!(daemon.verdict("198.51.100.40"), "drop", "what both hold stays");
+    let metrics = daemon.metrics();
+    assert_eq!(metrics.sum("naikon_list_up", &[("list", "c2")]), 1.0, "an old file is a good file");
+}
+
+/// Fault: many-indicators.
+#[test]
+fn long_lists_have_no_more_series_than_short_ones() {
+    if needs_root() {
+        return;
+    }
+    const LONG: u32 = 100_000;
+    let lab = Lab::new();
+    let list = lab.write("c2.txt", &format!("{C2}\n"));
+    let daemon = Daemon::start(&lab, &["-l", text(&list)]);
+    let series = |metrics: &Metrics| {
+        let names = metrics.text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.rsplit_once(' '));
+        names.map(|(name, _)| name.to_owned()).collect::<BTreeSet<_>>()
+    };
+    lab.naikon(&["reload"]).exits(0);
+    let short = series(&daemon.metrics());
+    let many: String =
+        (0..LONG).map(|index| format!("{}\n", Ipv4Addr::from((198 << 24) + (18 << 16) + index))).collect();
+    lab.write("c2.txt", &format!("{C2}\n{many}"));
+    lab.naikon(&["reload", "--force"]).exits(0);
+    let metrics = daemon.metrics();
+    assert_eq!(metrics.sum("naikon_prefixes", &[]), f64::from(LONG) + 1.0);
+    assert_eq!(series(&metrics), short);
+}
+
 #[test]
 fn reload_command_tells_the_change_that_the_watch_applied_just_before() {
     if needs_root() {
@@ -252,6 +312,7 @@ fn allowlist_whose_every_line_is_refused_keeps_its_last_good_content() {
     assert_eq!(daemon.verdict("198.51.100.30"), "drop", "an emptied allowlist is meant so");
 }
 
+/// Fault: unreadable.
 #[test]
 fn list_directory_that_vanishes_keeps_what_it_held() {
     if needs_root() {
@@ -315,6 +376,7 @@ fn hangup_signal_and_reload_command_read_what_no_watch_sees() {
     assert!(metrics.sum("naikon_reload_duration_seconds_count", &[]) >= 4.0, "every reload should be timed");
 }
 
+/// Fault: unreadable, empty-list, not-text, cut-write, oversized.
 #[test]
 fn unusable_list_keeps_the_last_good_one() {
     if needs_root() {
@@ -383,6 +445,7 @@ fn unusable_list_keeps_the_last_good_one() {
     assert_eq!(up("c2"), 1.0, "a good list should be up again");
 }
 
+/// Fault: spellings.
 #[test]
 fn bad_entries_are_refused_one_by_one() {
     if needs_root() {
@@ -401,6 +464,7 @@ fn bad_entries_are_refused_one_by_one() {
     assert_eq!(metrics.sum("naikon_list_up", &[("list", "c2")]), 1.0);
 }
 
+/// Fault: big-change.
 #[test]
 fn change_that_removes_most_of_a_list_needs_force() {
     if needs_root() {
@@ -422,6 +486,7 @@ fn change_that_removes_most_of_a_list_needs_force() {
     assert_eq!(daemon.verdict("203.0.113.9"), "drop");
 }
 
+/// Fault: big-change.
 #[test]
 fn change_that_covers_far_more_addresses_needs_force() {
     if needs_root() {
@@ -438,6 +503,7 @@ fn change_that_covers_far_more_addresses_needs_force() {
     assert_eq!(daemon.verdict("43.1.2.3"), "drop", "force passes the guard");
 }
 
+/// Fault: duplicates.
 #[test]
 fn address_in_two_lists_stays_blocked_until_both_drop_it() {
     if needs_root() {
@@ -531,6 +597,7 @@ fn directory_is_a_list_of_lists_that_may_grow() {
     assert_eq!(lists, [(["one".to_owned()], 1.0), (["two".to_owned()], 1.0)].into());
 }
 
+/// Fault: reload-storm.
 #[test]
 fn storm_of_reloads_is_coalesced_and_every_asker_is_answered() {
     if needs_root() {
@@ -557,6 +624,7 @@ fn storm_of_reloads_is_coalesced_and_every_asker_is_answered() {
     assert!(daemon.is_running());
 }
 
+/// Fault: wrong-config.
 #[test]
 fn config_file_is_read_again_and_an_invalid_one_is_refused_whole() {
     if needs_root() {
@@ -588,6 +656,7 @@ fn config_file_is_read_again_and_an_invalid_one_is_refused_whole() {
     });
 }
 
+/// Fault: reload-under-flood.
 #[test]
 fn unchanged_indicator_never_leaks_while_lists_change_around_it() {
     if needs_root() {
@@ -633,6 +702,7 @@ fn unchanged_indicator_never_leaks_while_lists_change_around_it() {
     assert!(control.leaked < control.sent, "the indicator should be blocked again after the gap");
 }
 
+/// Fault: hostile-scraper.
 #[test]
 fn hostile_scrapers_do_not_hold_up_a_reload() {
     if needs_root() {
@@ -659,6 +729,7 @@ fn hostile_scrapers_do_not_hold_up_a_reload() {
     });
 }
 
+/// Fault: disk-full.
 #[test]
 fn full_disk_does_not_stop_a_reload() {
     if needs_root() {
@@ -678,6 +749,7 @@ fn full_disk_does_not_stop_a_reload() {
     daemon.await_log("No space left");
 }
 
+/// Fault: disk-full.
 #[test]
 fn log_that_nobody_reads_does_not_stop_the_daemon() {
     if needs_root() {
@@ -702,14 +774,15 @@ fn log_that_nobody_reads_does_not_stop_the_daemon() {
 }
 
 /// A memory cgroup of this test's own, by either version of the interface; gone when dropped.
-struct MemoryCgroup {
+pub(crate) struct MemoryCgroup {
     root: PathBuf,
     own: PathBuf,
     version: u8,
 }
 
 impl MemoryCgroup {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
         // Fields behind " - " are type, source, options; the mount point is the fifth (proc_pid_mountinfo(5)).
         let find = |kind: &str, option: &str| {
@@ -724,12 +797,22 @@ impl MemoryCgroup {
             .map(|root| (root, 1))
             .or_else(|| find("cgroup2", "").map(|root| (root, 2)))
             .expect("a memory cgroup should be mounted");
-        let own = root.join(format!("naikon-test-{}", std::process::id()));
+        let own = root.join(format!("naikon-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
         fs::create_dir(&own).unwrap_or_else(|error| panic!("{}: {error}", own.display()));
         MemoryCgroup { root, own, version }
     }
 
-    fn take_in(&self, pid: nix::unistd::Pid) {
+    /// Bytes that the kernel holds for those inside: maps with their entries above all.
+    pub(crate) fn kernel_bytes(&self) -> Option<u64> {
+        if self.version == 1 {
+            return fs::read_to_string(self.own.join("memory.kmem.usage_in_bytes")).ok()?.trim().parse().ok();
+        }
+        // From kernel 5.18 on.
+        let text = fs::read_to_string(self.own.join("memory.stat")).ok()?;
+        text.lines().find_map(|line| line.strip_prefix("kernel ")?.parse().ok())
+    }
+
+    pub(crate) fn take_in(&self, pid: nix::unistd::Pid) {
         fs::write(self.own.join("cgroup.procs"), pid.to_string()).unwrap();
     }
 
@@ -754,6 +837,7 @@ impl Drop for MemoryCgroup {
     }
 }
 
+/// Fault: no-memory.
 #[test]
 fn memory_that_runs_out_in_the_middle_keeps_the_old_set() {
     if needs_root() {

@@ -24,7 +24,7 @@ struct Steady {
 }
 
 /// An address of the benchmark network or of the lab's documentation network.
-fn somewhere(random: &mut Random) -> IpAddr {
+pub(crate) fn somewhere(random: &mut Random) -> IpAddr {
     let any = random.word();
     if random.once_in(2) {
         Ipv4Addr::from(0xc612_0000 | any as u32 & 0x0001_ffff).into()
@@ -87,6 +87,7 @@ fn reload(lab: &Lab) {
     eventually("the lists should be taken", || (lab.naikon(&["reload", "--force"]).code == Some(0)).then_some(()));
 }
 
+/// Fault: reload-under-flood.
 #[test]
 fn tables_that_grow_and_shrink_under_a_flood_change_nothing_for_what_stays() {
     if needs_root() {

@@ -249,7 +249,7 @@ fn try_shape(name: &str, entry: &'static str, shape: impl Fn(&[Rule]) -> Shape, 
             seen[match expected {
                 Expected::Drop(..) => 0,
                 Expected::Monitor(..) => 1,
-                Expected::Pass | Expected::Unparsed(_) => 2,
+                Expected::Pass | Expected::Unparsed(_) | Expected::WatchedAndCut(..) => 2,
             }] += 1;
             noticed += usize::from(stale.expect(source, destination) != expected);
         }

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use serde_json::json;
 
+use crate::enforcement::mode_at_tc;
 use crate::harness::{
     C2, C2_6, C2_6_NEIGHBOUR, C2_NEIGHBOUR, CLIENT, CLIENT6, DEADLINE, Daemon, Lab, Metrics, RANGE, RANGE6, SERVER,
     SERVER6, eventually, holds, needs_root,
@@ -113,7 +114,7 @@ fn listed_addresses_are_dropped_in_both_directions_and_counted_exactly() {
         let list = lab.write("c2.txt", &format!("{C2}\n{C2_6}\n"));
         let daemon = Daemon::start(&lab, &["-l", list.to_str().unwrap(), "--mode", mode]);
         let attached = daemon.metrics().rows("naikon_attached", ["interface", "hook", "mode"]);
-        let expected = ["lan0", "wan0"].map(|name| [[name, "xdp", mode], [name, "egress", "tcx"]]);
+        let expected = ["lan0", "wan0"].map(|name| [[name, "xdp", mode], [name, "egress", mode_at_tc()]]);
         let expected = expected.into_iter().flatten().map(|labels| (labels.map(str::to_owned), 1.0));
         assert_eq!(attached, expected.collect(), "both interfaces should be attached in {mode} mode");
 
@@ -373,6 +374,7 @@ fn gateways_own_addresses_are_never_blocked() {
     assert_eq!(rejected, 3.0, "the three own addresses are refused one by one and counted");
 }
 
+/// Fault: interface-churn.
 #[test]
 fn interface_that_comes_back_is_attached_again_within_a_second() {
     if needs_root() {
@@ -405,6 +407,7 @@ fn interface_that_comes_back_is_attached_again_within_a_second() {
     assert_eq!(metrics.sum("naikon_dropped_packets_total", &[("interface", "lan0")]), 2.0, "counted by the same name");
 }
 
+/// Fault: interface-churn.
 #[test]
 fn interface_that_goes_down_and_up_or_is_renamed_stays_covered() {
     if needs_root() {

@@ -37,7 +37,7 @@ pub fn config(input: &[u8]) {
     let config = match merge() {
         Ok(config) => config,
         Err(error) => {
-            assert!(!error.0.is_empty());
+            assert!(!error.to_string().is_empty());
             return;
         }
     };

@@ -3,6 +3,20 @@
 //! Rules: integers and byte arrays only; addresses are `[u8; 4]` or `[u8; 16]` in network order; no padding. Any
 //! change of a name, a layout or a meaning of a pinned map raises [`ABI_VERSION`], which is part of their path. The tables in
 //! front of the tries belong to one load of the program and are not pinned: whoever adopts the pins makes tables of its own.
+//!
+//! # What every ABI keeps
+//!
+//! An upgrade, and a downgrade, meets the pins of another ABI, and knows of it only what is the same for ever:
+//!
+//! * Names of directories and links: `v<ABI_VERSION>/<MAP>`, `<hook>-<ifindex>`, those of [`PROGRAMS_CONNECT`]; and the lock.
+//! * A map's name and layout (type, key size, value size, entries, flags) say what is in it. A new meaning takes a new name, or
+//!   another layout. So [`HANDED_ON`] of another ABI that have our layout are ours as they are.
+//! * Ids and slots belong to a name in [`NAMES`], which has a key of 256 bytes and a `u32`, with however many entries.
+//! * [`META`] is an array of `u64` that begins with the generation.
+//! * [`COUNTERS`] of another layout are read where they begin as ours do: [`HITS`] has the key of [`hits_key`] and a value that begins
+//!   with packets and bytes, [`CONNECTS`] an id and our counters first, both values of up to [`COUNTER_WORDS_MAX`] words;
+//!   [`FRAMES`] counts in `u64` by [`frames_index`]. What else they count is not ours to tell. Where that cannot be kept, the
+//!   counter takes a new name, and the code that knows both reads the old one for as long as there may be any.
 
 /// Version of the pinned maps. Not the product's version.
 pub const ABI_VERSION: u32 = 1;
@@ -65,10 +79,19 @@ pub const CAPTURES: &str = "CAPTURES";
 /// Array of one `u32`: how many bytes of a packet are captured at most, 0 for none at all.
 pub const CAPTURE: &str = "CAPTURE";
 /// Hash, [`NameKey`] to `u32`: the id of a list or the slot of an interface, by name, for ever (until detach).
-/// Only user space reads it; it is pinned so that counters keep their names over a crash.
+/// Only user space reads it; it is pinned so that counters keep their names over a crash. Beside them stand the programs that are
+/// naikon's.
 pub const NAMES: &str = "NAMES";
 /// Array of [`META_LEN`] `u64`: generation and the mark of an unfinished apply. Only user space reads it.
 pub const META: &str = "META";
+
+/// Maps that the next ABI goes on with, if they have the same layout. The rules are not among them: they follow from the lists.
+pub const HANDED_ON: [&str; 10] =
+    [META, NAMES, INTERFACES, HITS, FRAMES, CONNECTS, PAIRS_TO, PAIRS_FROM, EVENTS, EVENT_COUNTS];
+/// Maps whose content cannot be made again. Those of another layout are kept for their counts, as `<MAP>-<kernel id>`.
+pub const COUNTERS: [&str; 3] = [HITS, FRAMES, CONNECTS];
+/// Most words of a value of [`HITS`] and [`CONNECTS`], in whatever ABI.
+pub const COUNTER_WORDS_MAX: usize = 8;
 
 /// Where a program stands.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -140,6 +163,9 @@ pub const PROGRAMS_CONNECT: [&str; 4] = ["connect4", "connect6", "sendmsg4", "se
 /// The same, for naikon without `CAP_PERFMON`, to whom newer kernels do not tell the process's name.
 pub const PROGRAMS_NAMELESS: [&str; 4] = ["nameless_c4", "nameless_c6", "nameless_s4", "nameless_s6"];
 
+/// Read-only global `u8`: 1 looks for ISATAP addresses in calls of local processes, as `--deep` does in frames.
+pub const ISATAP: &str = "ISATAP";
+
 /// Read-only global `u8`: 1 drops the frames that the walk cannot read, 0 passes them.
 pub const UNPARSED_DROP: &str = "UNPARSED_DROP";
 
@@ -178,13 +204,21 @@ pub const SPILL_MAX: u32 = 1 << 20;
 pub const RULES_MAX: u32 = 1 << 24;
 /// Interfaces are found by the low 16 bits of their index.
 pub const INTERFACES_LEN: u32 = 1 << 16;
-/// Most interface names between two detaches; 64 bytes per CPU each, see [`frames_index`].
+/// Slots of interface names between two detaches; 64 bytes per CPU each, see [`frames_index`].
 pub const SLOTS_MAX: u32 = 1024;
+/// The last slot: what has no counter of its own is counted there, so that no verdict waits for one. Interfaces whose name came
+/// after all other slots were given, those without an entry in [`INTERFACES`], and pairs of a list and an interface without cells
+/// in [`HITS`].
+pub const SLOT_OTHERS: u16 = SLOTS_MAX as u16 - 1;
+/// The name of [`SLOT_OTHERS`]. No interface can bear it: the kernel allows neither blanks nor 16 bytes (`dev_valid_name`).
+pub const OTHERS: &str = "other interfaces";
 /// Most list names between two detaches; bounded by the 16 bits of [`Action::list`].
 pub const LISTS_MAX: u32 = 1 << 16;
 /// Most cells of [`HITS`]: 65536 pairs of a list and an interface. A cell takes 16 bytes per CPU, and only when it
 /// exists.
 pub const HITS_MAX: u32 = (1 << 16) * HIT_CELLS as u32;
+/// Most of these pairs that have cells of their own; the rest is for those of lists with [`SLOT_OTHERS`].
+pub const OWN_PAIRS_MAX: usize = 3 << 14;
 
 /// A page, the least that there is, where no program writes to [`REPORTS`].
 pub const REPORTS_BYTES_LEAST: u32 = 1 << 12;
@@ -208,7 +242,8 @@ pub const HIT_CELLS: u16 = 8;
 pub const META_LEN: u32 = 2;
 /// Index in [`META`]: sets applied so far.
 pub const META_GENERATION: u32 = 0;
-/// Index in [`META`]: not zero while an apply is under way, or was when its process died.
+/// Index in [`META`]: the generation that an apply leads to while it is under way, or that it led to when its process died.
+/// Zero, and a generation that has been reached, mean that none is.
 pub const META_APPLYING: u32 = 1;
 
 /// Key of [`NAMES`]: the kind, then the name, then zeros.
@@ -217,6 +252,9 @@ pub type NameKey = [u8; 256];
 pub const NAME_LIST: u8 = 1;
 /// First byte of a [`NameKey`] of an interface.
 pub const NAME_INTERFACE: u8 = 2;
+/// First byte of a [`NameKey`] of a program: its kernel id in decimal digits, as long as a pinned link may hold it. The value means
+/// nothing. By these a link of ours is told from one that somebody else pinned under its name.
+pub const NAME_PROGRAM: u8 = 3;
 
 /// The stored answer for a prefix: what to do, and on account of which list.
 ///
@@ -388,7 +426,8 @@ pub const fn interface_index(ifindex: u32) -> u32 {
 
 /// Slot of an interface that carries no program of ours.
 pub const NO_SLOT: u16 = u16::MAX;
-/// Bit of an entry of [`INTERFACES`]: what comes in here has been judged, here or on a device below.
+/// Bit of an entry of [`INTERFACES`]: what comes in here has been judged and counted, here or on a device below. It decides of
+/// counts alone: another network namespace has other interfaces of these indexes, and its packets come by, too.
 const JUDGED: u64 = 1 << 16;
 
 /// Value of [`INTERFACES`]: the whole interface index, so that an index which shares the low bits is told apart, whether what
@@ -416,6 +455,8 @@ pub const fn is_judged(entry: u64, ifindex: u32) -> bool {
 const _: () = {
     assert!(size_of::<NameKey>() == 256);
     assert!(SLOTS_MAX <= NO_SLOT as u32);
+    assert!(OTHERS.len() > 15);
+    assert!(OWN_PAIRS_MAX * (HIT_CELLS as usize) < HITS_MAX as usize);
     assert!(hit_cell(Action::monitor(0), Direction::From, Family::V6) < HIT_CELLS);
     assert!(FRAME_UNPARSED + crate::packet::Unparsed::COUNT as u32 <= FRAME_KINDS);
 };

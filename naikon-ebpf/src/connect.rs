@@ -15,11 +15,13 @@ use aya_ebpf::{
 };
 use naikon_ebpf::{
     abi::{self, Action, Family},
+    embedded::isatap,
     report::{CONNECT_CELLS, Report, connect_cell, family_of, mapped},
 };
 
 use crate::{
-    program::{listed_v4, stored_v6},
+    maps::ISATAP,
+    program::{inner_v4, listed_v4, stored_v6},
     record::add,
 };
 
@@ -103,7 +105,14 @@ fn judge_v6<const NAMED: bool>(call: *const Call) -> i32 {
         [field!(call, user_ip6[0]), field!(call, user_ip6[1]), field!(call, user_ip6[2]), field!(call, user_ip6[3])];
     let [a, b, c, d] = words.map(u32::from_be);
     let address = [u64::from(a) << 32 | u64::from(b), u64::from(c) << 32 | u64::from(d)];
-    settle::<NAMED>(call, stored_v6::<false>(address), address)
+    let mut action = stored_v6::<false>(address);
+    // No programs of their own for `--deep`: a call is rare, and one branch.
+    if ISATAP.load() == 1
+        && let Some(inner) = isatap(address)
+    {
+        action = action.or_stronger(inner_v4(inner));
+    }
+    settle::<NAMED>(call, action, address)
 }
 
 #[inline(always)]

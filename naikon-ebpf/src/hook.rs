@@ -18,7 +18,6 @@ use aya_ebpf::{
         xdp_md,
     },
     helpers::generated::{bpf_skb_pull_data, bpf_xdp_get_buff_len},
-    macros::xdp,
     programs::XdpContext,
 };
 use core::{ffi::c_void, mem::offset_of};
@@ -48,7 +47,7 @@ pub(crate) trait Hook: EbpfContext {
     const TRACE: bool;
     /// Which hook it is in an [`Event`](naikon_ebpf::event::Event).
     const NUMBER: u8;
-    /// Packets leave here: what was judged where it came in is not judged again, and what passes is not counted.
+    /// Packets leave here: what was judged where it came in is not counted again, and what passes is not counted.
     const IS_EGRESS: bool;
 
     fn new(context: *mut Self::Context) -> Self;
@@ -280,90 +279,40 @@ impl Frame for Packet {
     }
 }
 
-#[xdp(frags)]
-fn naikon_frags(context: XdpContext) -> u32 {
-    judge(&Xdp::<true, false, false>(context))
-}
+/// The programs of one kind, which hand a packet to `$judge`: at XDP, for frames in several buffers or in one, and at TC.
+macro_rules! entry_points {
+    (
+        $judge:path, raw: $raw:literal, trace: $trace:literal,
+        $frags:ident, $linear:ident, $ingress:ident, $egress:ident
+    ) => {
+        #[unsafe(no_mangle)]
+        #[unsafe(link_section = "xdp.frags")]
+        fn $frags(context: *mut xdp_md) -> u32 {
+            $judge(&Xdp::<true, $raw, $trace>::new(context))
+        }
 
-#[xdp]
-fn naikon(context: XdpContext) -> u32 {
-    judge(&Xdp::<false, false, false>(context))
-}
+        #[unsafe(no_mangle)]
+        #[unsafe(link_section = "xdp")]
+        fn $linear(context: *mut xdp_md) -> u32 {
+            $judge(&Xdp::<false, $raw, $trace>::new(context))
+        }
 
-#[unsafe(no_mangle)]
-#[unsafe(link_section = "classifier")]
-fn ingress(context: *mut __sk_buff) -> i32 {
-    judge(&Tc::<false, false, false>::new(context))
-}
+        #[unsafe(no_mangle)]
+        #[unsafe(link_section = "classifier")]
+        fn $ingress(context: *mut __sk_buff) -> i32 {
+            $judge(&Tc::<false, $raw, $trace>::new(context))
+        }
 
-#[unsafe(no_mangle)]
-#[unsafe(link_section = "classifier")]
-fn egress(context: *mut __sk_buff) -> i32 {
-    judge(&Tc::<true, false, false>::new(context))
+        #[unsafe(no_mangle)]
+        #[unsafe(link_section = "classifier")]
+        fn $egress(context: *mut __sk_buff) -> i32 {
+            $judge(&Tc::<true, $raw, $trace>::new(context))
+        }
+    };
 }
+pub(crate) use entry_points;
 
-#[xdp(frags)]
-fn raw_frags(context: XdpContext) -> u32 {
-    judge(&Xdp::<true, true, false>(context))
-}
-
-#[xdp]
-fn raw(context: XdpContext) -> u32 {
-    judge(&Xdp::<false, true, false>(context))
-}
-
-#[unsafe(no_mangle)]
-#[unsafe(link_section = "classifier")]
-fn raw_ingress(context: *mut __sk_buff) -> i32 {
-    judge(&Tc::<false, true, false>::new(context))
-}
-
-#[unsafe(no_mangle)]
-#[unsafe(link_section = "classifier")]
-fn raw_egress(context: *mut __sk_buff) -> i32 {
-    judge(&Tc::<true, true, false>::new(context))
-}
-
-#[xdp(frags)]
-fn trace_frags(context: XdpContext) -> u32 {
-    judge(&Xdp::<true, false, true>(context))
-}
-
-#[xdp]
-fn trace(context: XdpContext) -> u32 {
-    judge(&Xdp::<false, false, true>(context))
-}
-
-#[unsafe(no_mangle)]
-#[unsafe(link_section = "classifier")]
-fn trace_ingress(context: *mut __sk_buff) -> i32 {
-    judge(&Tc::<false, false, true>::new(context))
-}
-
-#[unsafe(no_mangle)]
-#[unsafe(link_section = "classifier")]
-fn trace_egress(context: *mut __sk_buff) -> i32 {
-    judge(&Tc::<true, false, true>::new(context))
-}
-
-#[xdp(frags)]
-fn trace_raw_frags(context: XdpContext) -> u32 {
-    judge(&Xdp::<true, true, true>(context))
-}
-
-#[xdp]
-fn trace_raw(context: XdpContext) -> u32 {
-    judge(&Xdp::<false, true, true>(context))
-}
-
-#[unsafe(no_mangle)]
-#[unsafe(link_section = "classifier")]
-fn trace_raw_ingress(context: *mut __sk_buff) -> i32 {
-    judge(&Tc::<false, true, true>::new(context))
-}
-
-#[unsafe(no_mangle)]
-#[unsafe(link_section = "classifier")]
-fn trace_raw_egress(context: *mut __sk_buff) -> i32 {
-    judge(&Tc::<true, true, true>::new(context))
-}
+entry_points!(judge, raw: false, trace: false, naikon_frags, naikon, ingress, egress);
+entry_points!(judge, raw: true, trace: false, raw_frags, raw, raw_ingress, raw_egress);
+entry_points!(judge, raw: false, trace: true, trace_frags, trace, trace_ingress, trace_egress);
+entry_points!(judge, raw: true, trace: true, trace_raw_frags, trace_raw, trace_raw_ingress, trace_raw_egress);

@@ -62,6 +62,10 @@ static META: Array<u64> = Array::with_max_entries(abi::META_LEN, 0);
 #[unsafe(no_mangle)]
 pub(crate) static UNPARSED_DROP: Global<u8> = Global::new(0);
 
+/// Set before load, too.
+#[unsafe(no_mangle)]
+pub(crate) static ISATAP: Global<u8> = Global::new(0);
+
 /// Set before load, too: with none, nobody looks for them.
 #[unsafe(no_mangle)]
 pub(crate) static NAT64_COUNT: Global<u32> = Global::new(0);

@@ -22,9 +22,6 @@ use crate::{
 /// would take stack on this way, and each first store there costs a barrier without CAP_PERFMON.
 #[inline(always)]
 pub(crate) fn judge<H: Hook>(hook: &H) -> H::Verdict {
-    if H::IS_EGRESS && was_judged(hook) {
-        return H::PASS;
-    }
     match sight(hook) {
         Sight::V4 { source, destination } => {
             let (source, destination) = (u32::from_be_bytes(source), u32::from_be_bytes(destination));
@@ -52,9 +49,11 @@ pub(crate) fn judge<H: Hook>(hook: &H) -> H::Verdict {
     }
 }
 
-/// Whether the packet was judged where it came in, or on a device below that.
+/// Whether the packet was judged where it came in, or on a device below that: then it has been counted, unless it is to be dropped.
+/// No verdict follows from it. The index is one of the network namespace where the packet came in, which may be another one: what
+/// a container sends by a VLAN or macvlan on an interface of ours has one of its own.
 #[inline(always)]
-pub(crate) fn was_judged<H: Hook>(hook: &H) -> bool {
+fn was_judged<H: Hook>(hook: &H) -> bool {
     let ifindex = hook.came_in_on();
     INTERFACES.get(abi::interface_index(ifindex)).is_some_and(|entry| abi::is_judged(*entry, ifindex))
 }
@@ -144,7 +143,7 @@ fn translated(high: u64, low: u64) -> u32 {
 
 /// The stored answer for an IPv4 address that an IPv6 address carries.
 #[inline(always)]
-fn inner_v4(address: u32) -> Action {
+pub(crate) fn inner_v4(address: u32) -> Action {
     Action::from_trie(listed_v4(address))
 }
 
@@ -187,18 +186,28 @@ pub(crate) fn settle<H: Hook>(hook: &H, family: Family, hit: Option<Hit>, deep: 
     let Some(Hit { action, direction }) = hit else {
         return pass(hook);
     };
-    if let Some(slot) = slot(hook) {
-        count_hit(hook, abi::hits_key(action.list(), slot, abi::hit_cell(action, direction, family)));
-        tell(hook, Hit { action, direction }, slot, deep);
+    if H::IS_EGRESS && !action.is_drop() && was_judged(hook) {
+        return H::PASS;
     }
+    let slot = slot(hook);
+    count_hit(hook, action.list(), slot, abi::hit_cell(action, direction, family));
+    tell(hook, Hit { action, direction }, slot, deep);
     if action.is_drop() { H::DROP } else { pass(hook) }
 }
 
 /// Fail open: what we cannot read, we do not judge, unless told otherwise.
 #[inline(always)]
 pub(crate) fn unparsed<H: Hook>(hook: &H, reason: Unparsed) -> H::Verdict {
-    count_frame(hook, abi::FRAME_UNPARSED + reason as u32);
-    if UNPARSED_DROP.load() == 1 { H::DROP } else { pass(hook) }
+    if !H::IS_EGRESS || !was_judged(hook) {
+        count_frame(hook, abi::FRAME_UNPARSED + reason as u32);
+    }
+    if drops_unparsed() { H::DROP } else { pass(hook) }
+}
+
+/// What cannot be read is to be dropped.
+#[inline(always)]
+pub(crate) fn drops_unparsed() -> bool {
+    UNPARSED_DROP.load() == 1
 }
 
 #[inline(always)]
@@ -210,26 +219,26 @@ pub(crate) fn pass<H: Hook>(hook: &H) -> H::Verdict {
     H::PASS
 }
 
-/// The slot that user space gave to the packet's interface before it attached the program there.
+/// The slot that user space gave to the packet's interface before it attached the program there, or that of all others.
 #[inline(always)]
-fn slot<H: Hook>(hook: &H) -> Option<u16> {
+fn slot<H: Hook>(hook: &H) -> u16 {
     let ifindex = hook.ifindex();
-    abi::slot_of(*INTERFACES.get(abi::interface_index(ifindex))?, ifindex)
+    let own = INTERFACES.get(abi::interface_index(ifindex)).and_then(|entry| abi::slot_of(*entry, ifindex));
+    own.unwrap_or(abi::SLOT_OTHERS)
 }
 
 #[inline(always)]
 fn count_frame<H: Hook>(hook: &H, kind: u32) {
-    if let Some(slot) = slot(hook)
-        && let Some(frames) = FRAMES.get_ptr_mut(abi::frames_index(slot, kind))
-    {
+    if let Some(frames) = FRAMES.get_ptr_mut(abi::frames_index(slot(hook), kind)) {
         // SAFETY: the map returned a value of this CPU, which no other one writes.
         unsafe { *frames += 1 };
     }
 }
 
 #[inline(always)]
-fn count_hit<H: Hook>(hook: &H, key: u64) {
-    if let Some(hits) = HITS.get_ptr_mut(key) {
+fn count_hit<H: Hook>(hook: &H, list: u16, slot: u16, cell: u16) {
+    let own = HITS.get_ptr_mut(abi::hits_key(list, slot, cell));
+    if let Some(hits) = own.or_else(|| HITS.get_ptr_mut(abi::hits_key(list, abi::SLOT_OTHERS, cell))) {
         // SAFETY: the map returned a value of this CPU, which no other one writes.
         let [packet_count, byte_count] = unsafe { &mut *hits };
         *packet_count += 1;

@@ -9,7 +9,6 @@ use aya_ebpf::{
     EbpfContext,
     bindings::xdp_md,
     helpers::generated::{bpf_skb_load_bytes, bpf_xdp_load_bytes},
-    macros::xdp,
     programs::XdpContext,
 };
 use aya_log_ebpf::info;
@@ -23,9 +22,9 @@ use naikon_ebpf::{
 };
 
 use crate::{
-    hook::{__sk_buff, Hook, Packet, Tc, Xdp},
+    hook::{__sk_buff, Hook, Packet, Tc, Xdp, entry_points},
     maps::octets,
-    program::{Hit, listed_v4, pass, settle, stored_v6, unparsed, verdict_name, was_judged},
+    program::{Hit, drops_unparsed, listed_v4, pass, settle, stored_v6, unparsed, verdict_name},
     record::note,
 };
 
@@ -354,9 +353,6 @@ fn stronger(strongest: u64, action: Action, side: u64) -> u64 {
 
 #[inline(always)]
 fn judge<H: Reach>(hook: &H) -> H::Verdict {
-    if H::IS_EGRESS && was_judged(hook) {
-        return H::PASS;
-    }
     let mut weighed = Weighed::<H> { context: hook.context(), strongest: 0 };
     let packet = Reached::<H>::at(hook.context(), 0);
     let reading = if H::IS_RAW { deep::walk_raw(packet, &mut weighed) } else { deep::walk(packet, &mut weighed) };
@@ -364,95 +360,18 @@ fn judge<H: Reach>(hook: &H) -> H::Verdict {
     match reading {
         Reading::NotIp => pass(hook),
         Reading::Unparsed(reason) => unparsed(hook, reason),
-        Reading::Ip { cut: Some(reason), .. } if hit.is_none() => unparsed(hook, reason),
+        // A drop beats a monitor: whoever drops what cannot be read drops it behind an address that is merely watched, too.
+        Reading::Ip { cut: Some(reason), .. } if !hit.is_some_and(|hit| hit.action.is_drop() || !drops_unparsed()) => {
+            unparsed(hook, reason)
+        }
         Reading::Ip { family, .. } => settle(hook, family, hit, true),
     }
 }
 
-#[xdp(frags)]
-fn deep_frags(context: XdpContext) -> u32 {
-    judge(&Xdp::<true, false, false>::new(context.ctx))
-}
-
-#[xdp]
-fn deep(context: XdpContext) -> u32 {
-    judge(&Xdp::<false, false, false>::new(context.ctx))
-}
-
-#[unsafe(no_mangle)]
-#[unsafe(link_section = "classifier")]
-fn deep_ingress(context: *mut __sk_buff) -> i32 {
-    judge(&Tc::<false, false, false>::new(context))
-}
-
-#[unsafe(no_mangle)]
-#[unsafe(link_section = "classifier")]
-fn deep_egress(context: *mut __sk_buff) -> i32 {
-    judge(&Tc::<true, false, false>::new(context))
-}
-
-#[xdp(frags)]
-fn deep_raw_frags(context: XdpContext) -> u32 {
-    judge(&Xdp::<true, true, false>::new(context.ctx))
-}
-
-#[xdp]
-fn deep_raw(context: XdpContext) -> u32 {
-    judge(&Xdp::<false, true, false>::new(context.ctx))
-}
-
-#[unsafe(no_mangle)]
-#[unsafe(link_section = "classifier")]
-fn deep_raw_ingress(context: *mut __sk_buff) -> i32 {
-    judge(&Tc::<false, true, false>::new(context))
-}
-
-#[unsafe(no_mangle)]
-#[unsafe(link_section = "classifier")]
-fn deep_raw_egress(context: *mut __sk_buff) -> i32 {
-    judge(&Tc::<true, true, false>::new(context))
-}
-
-#[xdp(frags)]
-fn deep_trace_frags(context: XdpContext) -> u32 {
-    judge(&Xdp::<true, false, true>::new(context.ctx))
-}
-
-#[xdp]
-fn deep_trace(context: XdpContext) -> u32 {
-    judge(&Xdp::<false, false, true>::new(context.ctx))
-}
-
-#[unsafe(no_mangle)]
-#[unsafe(link_section = "classifier")]
-fn deep_trace_ingress(context: *mut __sk_buff) -> i32 {
-    judge(&Tc::<false, false, true>::new(context))
-}
-
-#[unsafe(no_mangle)]
-#[unsafe(link_section = "classifier")]
-fn deep_trace_egress(context: *mut __sk_buff) -> i32 {
-    judge(&Tc::<true, false, true>::new(context))
-}
-
-#[xdp(frags)]
-fn deep_trace_raw_frags(context: XdpContext) -> u32 {
-    judge(&Xdp::<true, true, true>::new(context.ctx))
-}
-
-#[xdp]
-fn deep_trace_raw(context: XdpContext) -> u32 {
-    judge(&Xdp::<false, true, true>::new(context.ctx))
-}
-
-#[unsafe(no_mangle)]
-#[unsafe(link_section = "classifier")]
-fn deep_trace_raw_ingress(context: *mut __sk_buff) -> i32 {
-    judge(&Tc::<false, true, true>::new(context))
-}
-
-#[unsafe(no_mangle)]
-#[unsafe(link_section = "classifier")]
-fn deep_trace_raw_egress(context: *mut __sk_buff) -> i32 {
-    judge(&Tc::<true, true, true>::new(context))
-}
+entry_points!(judge, raw: false, trace: false, deep_frags, deep, deep_ingress, deep_egress);
+entry_points!(judge, raw: true, trace: false, deep_raw_frags, deep_raw, deep_raw_ingress, deep_raw_egress);
+entry_points!(judge, raw: false, trace: true, deep_trace_frags, deep_trace, deep_trace_ingress, deep_trace_egress);
+entry_points!(
+    judge, raw: true, trace: true,
+    deep_trace_raw_frags, deep_trace_raw, deep_trace_raw_ingress, deep_trace_raw_egress
+);

@@ -194,8 +194,20 @@ pub struct Overrides {
 
 /// A configuration that cannot be used: object, cause and cure.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("{0}")]
-pub struct ConfigError(pub String);
+#[error("{message}")]
+pub struct ConfigError {
+    pub(crate) message: String,
+    /// Nothing is wrong with it: it could not be read this time.
+    pub is_passing: bool,
+}
+
+impl ConfigError {
+    /// What is wrong, and how to put it right.
+    #[must_use]
+    pub fn new(message: impl Into<String>) -> Self {
+        ConfigError { message: message.into(), is_passing: false }
+    }
+}
 
 /// Where the control socket is unless told otherwise.
 pub const CONTROL: &str = "/run/naikon/control.sock";
@@ -282,7 +294,7 @@ impl Age {
             Age::Text(text) => span_seconds(text),
         };
         seconds.filter(|seconds| *seconds > 0).ok_or_else(|| {
-            ConfigError("max_age must be a time such as \"30d\", \"12h\" or a number of seconds above 0".into())
+            ConfigError::new("max_age must be a time such as \"30d\", \"12h\" or a number of seconds above 0")
         })
     }
 }
@@ -291,7 +303,7 @@ impl FileList {
     fn filter(&self) -> Result<Filter, ConfigError> {
         let tags = |tags: &[String]| tags.iter().map(|tag| Tag::parse(tag)).collect::<Result<Vec<_>, _>>();
         let percent = |key: &str, value: Option<i64>| {
-            let unfit = |value| ConfigError(format!("{key} = {value} is no number from 0 to 100"));
+            let unfit = |value| ConfigError::new(format!("{key} = {value} is no number from 0 to 100"));
             let fit = |value: i64| u8::try_from(value).ok().filter(|value| *value <= 100).ok_or_else(|| unfit(value));
             value.map(fit).transpose()
         };
@@ -300,8 +312,8 @@ impl FileList {
             min_confidence: percent("min_confidence", self.min_confidence)?,
             trust: percent("trust", self.trust)?,
             types: self.types.clone(),
-            tags: tags(&self.tags).map_err(ConfigError)?,
-            not_tags: tags(&self.not_tags).map_err(ConfigError)?,
+            tags: tags(&self.tags).map_err(ConfigError::new)?,
+            not_tags: tags(&self.not_tags).map_err(ConfigError::new)?,
             tlp: marking("tlp", self.tlp.as_deref())?,
             max_tlp: marking("max_tlp", self.max_tlp.as_deref())?,
             max_age_seconds: self.max_age.as_ref().map(Age::seconds).transpose()?,
@@ -310,8 +322,9 @@ impl FileList {
 }
 
 fn marking(key: &str, text: Option<&str>) -> Result<Option<Tlp>, ConfigError> {
-    let unknown =
-        |text| ConfigError(format!("{key} = '{text}' is no marking; use clear, green, amber, amber+strict or red"));
+    let unknown = |text| {
+        ConfigError::new(format!("{key} = '{text}' is no marking; use clear, green, amber, amber+strict or red"))
+    };
     text.map(|text| Tlp::parse(text).ok_or_else(|| unknown(text))).transpose()
 }
 
@@ -352,7 +365,7 @@ impl Config {
         };
         let on_exit = match (cli.on_exit.or(file.on_exit), &pin_dir) {
             (Some(OnExit::Keep), None) => {
-                return Err(ConfigError("on_exit = keep needs pins: name a pin directory, or use detach".into()));
+                return Err(ConfigError::new("on_exit = keep needs pins: name a pin directory, or use detach"));
             }
             (_, None) => OnExit::Detach,
             (wish, Some(_)) => wish.unwrap_or_default(),
@@ -422,7 +435,7 @@ fn parse_hits(pairs: u32) -> Result<u32, ConfigError> {
     if USEFUL.contains(&pairs) {
         return Ok(pairs);
     }
-    Err(ConfigError(format!("hits = {pairs}: give a number from {} to {}", USEFUL.start(), USEFUL.end())))
+    Err(ConfigError::new(format!("hits = {pairs}: give a number from {} to {}", USEFUL.start(), USEFUL.end())))
 }
 
 /// In one line, as logs want it.
@@ -433,7 +446,7 @@ fn toml_error(text: &str, error: &toml::de::Error) -> ConfigError {
         let column = before.rsplit('\n').next().map_or(0, |start| start.chars().count()) + 1;
         format!("line {line}, column {column}: ")
     });
-    ConfigError(format!("{place}{}", error.message().replace('\n', ", ")))
+    ConfigError::new(format!("{place}{}", error.message().replace('\n', ", ")))
 }
 
 fn merge_interfaces(cli: &[String], file: &[String], ports: bool) -> Result<Vec<Wanted>, ConfigError> {
@@ -442,9 +455,9 @@ fn merge_interfaces(cli: &[String], file: &[String], ports: bool) -> Result<Vec<
         .chain(file)
         .map(|text| {
             if !seen.insert(text) {
-                return Err(ConfigError(format!("interface '{text}' is given twice; name it once")));
+                return Err(ConfigError::new(format!("interface '{text}' is given twice; name it once")));
             }
-            Wanted::parse(text).map(|wanted| wanted.with_ports(ports)).map_err(ConfigError)
+            Wanted::parse(text).map(|wanted| wanted.with_ports(ports)).map_err(ConfigError::new)
         })
         .collect()
 }
@@ -469,7 +482,7 @@ fn merge_lists(
         if let Some(name) = &list.name {
             require_name(name)?;
         }
-        let of_list = |ConfigError(cause)| ConfigError(format!("list {}: {cause}", list.path.display()));
+        let of_list = |cause: ConfigError| ConfigError::new(format!("list {}: {cause}", list.path.display()));
         let filter = list.filter().map_err(of_list)?;
         lists.push(ListEntry {
             filter,
@@ -488,7 +501,7 @@ fn merge_lists(
 fn require_unique(kind: &str, paths: &[PathBuf]) -> Result<(), ConfigError> {
     let mut seen = BTreeSet::new();
     match paths.iter().find(|path| !seen.insert(plain(path))) {
-        Some(path) => Err(ConfigError(format!("{kind} {} is given twice; name it once", path.display()))),
+        Some(path) => Err(ConfigError::new(format!("{kind} {} is given twice; name it once", path.display()))),
         None => Ok(()),
     }
 }
@@ -501,10 +514,12 @@ fn plain(path: &Path) -> PathBuf {
 /// A list's name appears in metrics, messages, the kernel's name table and file names.
 fn require_name(name: &str) -> Result<(), ConfigError> {
     if name.is_empty() || name.len() > NAME_MAX || name.starts_with('.') {
-        return Err(ConfigError(format!("list name '{name}' must have 1 to {NAME_MAX} bytes and no dot in front")));
+        return Err(ConfigError::new(format!(
+            "list name '{name}' must have 1 to {NAME_MAX} bytes and no dot in front"
+        )));
     }
     if name.chars().any(|c| c == '/' || c.is_control()) {
-        return Err(ConfigError(format!("list name {name:?} holds a slash or a control character")));
+        return Err(ConfigError::new(format!("list name {name:?} holds a slash or a control character")));
     }
     Ok(())
 }
@@ -514,7 +529,7 @@ fn parse_listen(text: &str) -> Result<Option<SocketAddr>, ConfigError> {
         return Ok(None);
     }
     text.parse().map(Some).map_err(|_| {
-        ConfigError(format!("listen '{text}' is no address with port such as {LISTEN}; 'none' turns metrics off"))
+        ConfigError::new(format!("listen '{text}' is no address with port such as {LISTEN}; 'none' turns metrics off"))
     })
 }
 

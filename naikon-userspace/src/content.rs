@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use naikon_ebpf::embedded::{Carriers, Embedded, embedded, halves};
+use naikon_ebpf::embedded::{CARRIED_MAX, Carriers, Embedded, embedded, halves};
 
 use crate::{
     prefix::Prefix,
@@ -110,15 +110,10 @@ impl Content {
 
     /// The strictest marking of the entries that hold an address in any of its forms; the outer `None` where none does.
     #[must_use]
-    pub fn marking(&self, address: IpAddr) -> Option<Option<Tlp>> {
+    pub fn marking(&self, address: IpAddr, carriers: &Carriers) -> Option<Option<Tlp>> {
         let inner = match address {
-            IpAddr::V4(_) => Embedded::None,
-            IpAddr::V6(v6) => embedded(halves(v6.octets())),
-        };
-        let inner = match inner {
-            Embedded::None => [None, None],
-            Embedded::One(only) => [Some(only), None],
-            Embedded::Two(server, client) => [Some(server), Some(client)],
+            IpAddr::V4(_) => [None; CARRIED_MAX],
+            IpAddr::V6(v6) => carriers.carried(halves(v6.octets())),
         };
         let inner = inner.into_iter().flatten().map(|inner| IpAddr::V4(Ipv4Addr::from(inner)));
         let forms = inner.chain([address]).map(Prefix::host);
@@ -280,17 +275,21 @@ mod tests {
         let common = Context { tlp: Some(Tlp::Clear), ..Context::default() };
         let (content, unmarked) =
             (Content::new(entries, common), Content::new([(prefix("192.0.2.1"), None)], Context::default()));
+        let carriers = Carriers { isatap: true, ..Carriers::NONE };
         for (address, expected) in [
             ("198.51.100.7", Some(Some(Tlp::Amber))),
             ("::ffff:198.51.100.7", Some(Some(Tlp::Amber))),
             ("2002:c633:6407::1", Some(Some(Tlp::Amber))),
             ("203.0.113.7", Some(Some(Tlp::Clear))),
             ("2001:db8::7", Some(Some(Tlp::Red))),
+            ("2001:db9::5efe:198.51.100.7", Some(Some(Tlp::Amber))),
             ("203.0.113.8", None),
         ] {
-            assert_eq!(content.marking(address.parse().unwrap()), expected, "{address}");
+            assert_eq!(content.marking(address.parse().unwrap(), &carriers), expected, "{address}");
         }
-        assert_eq!(unmarked.marking("192.0.2.1".parse().unwrap()), Some(None));
+        let isatap = "2001:db9::5efe:198.51.100.7".parse().unwrap();
+        assert_eq!(content.marking(isatap, &Carriers::NONE), None, "a form that nobody looks for");
+        assert_eq!(unmarked.marking("192.0.2.1".parse().unwrap(), &carriers), Some(None));
     }
 
     #[test]

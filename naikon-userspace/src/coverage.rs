@@ -12,9 +12,6 @@ use crate::{
 /// another interface received, a dummy swallows.
 const SILENT: [&str; 4] = ["dummy", "ifb", "nlmon", "vrf"];
 
-/// `ARPHRD_PPP` (include/uapi/linux/if_arp.h).
-const LINK_PPP: u16 = 512;
-
 /// Where packets may go, by interface index.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Traffic {
@@ -71,13 +68,7 @@ pub fn protected(hooks: &[Hook]) -> BTreeSet<u32> {
 pub fn covered(interfaces: &BTreeMap<u32, Interface>, traffic: &Traffic, protected: &BTreeSet<u32>) -> BTreeSet<u32> {
     let alive = interfaces.iter().filter(|(index, _)| traffic.up.contains(index));
     let alive: BTreeMap<u32, Interface> = alive.map(|(index, found)| (*index, found.clone())).collect();
-    let mut covered = judged(&alive, protected);
-    // naikon reads PPPoE on the carrier. Where there are more ppp interfaces than sessions, one of them is of another kind.
-    let ppp: Vec<u32> = alive.values().filter(|found| found.link_type == LINK_PPP).map(|found| found.index).collect();
-    if ppp.len() <= traffic.pppoe.len() && traffic.pppoe.iter().all(|carrier| covered.contains(carrier)) {
-        covered.extend(ppp);
-    }
-    covered
+    judged(&alive, protected, &traffic.pppoe)
 }
 
 /// The interfaces that packets can take past naikon, by index. `protected` are those on which naikon is.
@@ -223,6 +214,8 @@ mod tests {
 
     #[test]
     fn pppoe_is_seen_on_its_carrier() {
+        /// `ARPHRD_PPP`.
+        const LINK_PPP: u16 = 512;
         let mut machine = machine();
         machine.insert(10, Interface { link_type: LINK_PPP, ..interface(10, "ppp0") });
         let told = |machine: &BTreeMap<u32, Interface>, pppoe: &[u32], protected: &[u32]| {

@@ -112,6 +112,8 @@ pub struct Capabilities {
     pub sys_ptrace: bool,
     /// CAP_SYS_RESOURCE.
     pub sys_resource: bool,
+    /// CAP_SYS_ADMIN, which no daemon should need.
+    pub sys_admin: bool,
 }
 
 /// Where naikon pins.
@@ -181,6 +183,8 @@ pub struct Daemon {
     pub hooks: Vec<Hook>,
     /// Its capabilities.
     pub capabilities: Seen<Capabilities>,
+    /// It can gain no more, and refuses itself system calls that it never makes.
+    pub fenced: Seen<bool>,
     /// Whether it is in the network namespace that is looked at.
     pub same_network: Seen<bool>,
 }

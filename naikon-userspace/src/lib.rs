@@ -16,6 +16,7 @@ pub mod daemon;
 pub mod delta;
 pub mod doctor;
 pub mod explain;
+pub mod features;
 pub mod filter;
 pub mod hits;
 pub mod hook;

@@ -98,6 +98,20 @@ pub struct Status {
     pub monitored: Traffic,
     /// What is degraded, in words.
     pub notices: Vec<String>,
+    /// What the daemon's process may do; not known where none runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub privileges: Option<Privileges>,
+}
+
+/// What a process may still do (capabilities(7), seccomp(2)).
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Privileges {
+    /// Names of its capabilities.
+    pub capabilities: Vec<String>,
+    /// It can gain no more, by starting another program either.
+    pub no_new_privs: bool,
+    /// It refuses itself system calls that it never makes.
+    pub seccomp: bool,
 }
 
 /// A hook on an interface.

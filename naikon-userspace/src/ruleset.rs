@@ -336,6 +336,12 @@ impl Ruleset {
         Ruleset { carriers, ..self }
     }
 
+    /// Which forms of addresses are seen.
+    #[must_use]
+    pub fn carriers(&self) -> &Carriers {
+        &self.carriers
+    }
+
     /// Everything the tries hold, pass rules included, by prefix.
     #[must_use]
     pub fn rules(&self) -> &[Rule] {

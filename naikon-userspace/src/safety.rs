@@ -572,6 +572,7 @@ mod tests {
         assert_eq!(Guards::none().prefixes().len(), SPECIAL.len());
     }
 
+    /// Fault: poisoning.
     #[test]
     fn special_and_short_entries_are_refused_and_the_rest_stays() {
         for (entry, expected) in [
@@ -675,6 +676,7 @@ mod tests {
         assert!(said.contains(&"0.0.0.0/0 too_short".to_owned()) && said.contains(&"::/0 too_short".to_owned()));
     }
 
+    /// Fault: duplicates.
     #[test]
     fn duplicates_and_overlaps_are_told_where_they_stand() {
         let text = b"192.0.2.1\n192.0.2.0/24\n192.0.2.1\n192.0.2.0/24\n192.0.2.8-192.0.2.11\n198.51.100.1\n";

@@ -91,7 +91,7 @@ pub fn expand(config: &Config, known: &[&Path]) -> Result<Vec<Source>, ConfigErr
         let role = Role::Listed(list.action);
         let directory = list.path.is_dir() && !was_file(&list.path);
         if directory && list.name.is_some() {
-            return Err(ConfigError(format!(
+            return Err(ConfigError::new(format!(
                 "{}: a directory holds many lists and cannot have a name; remove the key 'name'",
                 list.path.display()
             )));
@@ -112,7 +112,7 @@ pub fn expand(config: &Config, known: &[&Path]) -> Result<Vec<Source>, ConfigErr
     for source in &sources {
         let allow = source.role == Role::Allow;
         if let Some(first) = seen.insert((&source.name, allow), &source.path) {
-            return Err(ConfigError(format!(
+            return Err(ConfigError::new(format!(
                 "two lists have the name '{}': {} and {}; rename a file, or give one a name in the configuration",
                 source.name,
                 first.display(),
@@ -128,7 +128,10 @@ fn files(path: &Path) -> Result<Vec<PathBuf>, ConfigError> {
     if !path.is_dir() || is_feed(path) {
         return Ok(vec![path.to_owned()]);
     }
-    let unreadable = |error: io::Error| ConfigError(format!("reading the directory {}: {error}", path.display()));
+    let unreadable = |error: io::Error| ConfigError {
+        is_passing: is_passing(&error),
+        ..ConfigError::new(format!("reading the directory {}: {error}", path.display()))
+    };
     let mut found = Vec::new();
     for entry in fs::read_dir(path).map_err(unreadable)? {
         let path = entry.map_err(unreadable)?.path();
@@ -174,6 +177,8 @@ pub struct Loaded {
     pub warned: BTreeMap<Arc<str>, usize>,
     /// Why none of it may be taken.
     pub fault: Option<Fault>,
+    /// That may be otherwise the next moment, though the file stays as it is.
+    pub is_passing: bool,
 }
 
 /// Why a list is not taken.
@@ -190,14 +195,17 @@ pub enum Fault {
 /// Reads, parses, filters and screens one list. What is over at `now` is filtered.
 #[must_use]
 pub fn load(source: &Source, guards: &Guards, warnings: &Warnings, now: Now) -> Loaded {
+    let mut is_passing = false;
+    let parsed = parse(&source.path, source.filter.objections(now), &mut is_passing);
     let faulty = |fault| Loaded {
         format: None,
         content: Content::default(),
         diagnostics: Diagnostics::default(),
         warned: BTreeMap::new(),
         fault: Some(fault),
+        is_passing,
     };
-    let parsed = match parse(&source.path, source.filter.objections(now)) {
+    let parsed = match parsed {
         Ok(parsed) => parsed,
         Err(fault) => return faulty(fault),
     };
@@ -213,18 +221,26 @@ pub fn load(source: &Source, guards: &Guards, warnings: &Warnings, now: Now) -> 
     let may_be_empty = source.allow_empty && (source.role != Role::Allow || screened.read == 0);
     let fault = screened.judge(may_be_empty).err().map(Fault::Refused);
     let Screened { format, content, diagnostics, warned, .. } = screened;
-    Loaded { format: Some(format), content, diagnostics, warned, fault }
+    Loaded { format: Some(format), content, diagnostics, warned, fault, is_passing: false }
 }
 
-/// Reads and parses a file, or the directory of a MISP feed.
-fn parse(path: &Path, objection: impl Fn(&Context) -> Option<Reason> + Send + 'static) -> Result<Parsed, Fault> {
+/// Reads and parses a file, or the directory of a MISP feed; tells whether what kept it from being read may pass.
+fn parse(
+    path: &Path,
+    objection: impl Fn(&Context) -> Option<Reason> + Send + 'static,
+    may_pass: &mut bool,
+) -> Result<Parsed, Fault> {
+    let mut unreadable = |error: io::Error| {
+        *may_pass |= is_passing(&error);
+        error
+    };
     if !is_feed(path) {
-        return Ok(list::parse_for(&read(path).map_err(Fault::Unreadable)?, objection)?);
+        return Ok(list::parse_for(&read(path).map_err(|error| Fault::Unreadable(unreadable(error)))?, objection)?);
     }
-    let manifest = read(&path.join(MANIFEST)).map_err(Fault::Unreadable)?;
-    let entries = fs::read_dir(path).map_err(Fault::Unreadable)?.filter_map(Result::ok);
+    let manifest = read(&path.join(MANIFEST)).map_err(|error| Fault::Unreadable(unreadable(error)))?;
+    let entries = fs::read_dir(path).map_err(|error| Fault::Unreadable(unreadable(error)))?.filter_map(Result::ok);
     let files: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-    let event = |name: &str| read(&path.join(name)).map_err(|error| error.to_string());
+    let event = |name: &str| read(&path.join(name)).map_err(|error| unreadable(error).to_string());
     Ok(list::parse_feed(&manifest, &files, event, objection)?)
 }
 
@@ -260,26 +276,37 @@ pub fn compile<'a>(lists: impl IntoIterator<Item = (Role, u16, &'a [Prefix])>, g
 ///
 /// When it is no regular file, too large, or cannot be read.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
-    if path.is_dir() {
-        return Err(io::Error::new(io::ErrorKind::IsADirectory, "a directory is in its place"));
-    }
+    let limit = MAX_BYTES as u64;
+    let length = |metadata: Metadata| match () {
+        () if metadata.is_dir() => Err(io::Error::new(io::ErrorKind::IsADirectory, "a directory is in its place")),
+        () if !metadata.is_file() => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
+        () if metadata.len() > limit => {
+            Err(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 256 MiB; split it"))
+        }
+        () => Ok(usize::try_from(metadata.len()).unwrap_or(0)),
+    };
+    // Before it is opened: that alone makes some devices do something.
+    length(fs::metadata(path).map_err(explained)?)?;
     let file = OpenOptions::new()
         .read(true)
         .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed())
         .open(path)
         .map_err(explained)?;
-    let metadata = file.metadata()?;
-    if !metadata.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
-    }
-    let limit = MAX_BYTES as u64;
-    if metadata.len() > limit {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 256 MiB; split it"));
-    }
-    let mut bytes = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0));
+    let mut bytes = Vec::new();
+    // A machine without memory for it keeps what it has.
+    bytes.try_reserve_exact(length(file.metadata()?)?)?;
     // A file that grows while it is read is cut at one byte over the limit, which the parser then refuses.
     file.take(limit + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+/// Whether nothing is wrong with what was read, and the next try may go well although nobody changes it: this process
+/// or the machine was short of something, or a disk or a server did not answer.
+pub(crate) fn is_passing(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let passing = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::IO, Errno::STALE, Errno::TIMEDOUT, Errno::HOSTDOWN];
+    error.kind() == io::ErrorKind::OutOfMemory
+        || error.raw_os_error().is_some_and(|code| passing.iter().any(|errno| errno.raw_os_error() == code))
 }
 
 fn explained(error: io::Error) -> io::Error {
@@ -398,6 +425,7 @@ mod tests {
         assert!(error.to_string().contains("'a'"), "{error}");
     }
 
+    /// Fault: unreadable.
     #[test]
     fn fifo_and_device_are_no_lists_and_do_not_block() {
         let folder = tempfile::tempdir().unwrap();

@@ -12,6 +12,7 @@
 )]
 
 mod control;
+mod deep;
 mod egress;
 #[expect(dead_code, reason = "shared with the system tests, which need all of it")]
 #[path = "../harness.rs"]
@@ -83,6 +84,8 @@ enum Part {
     Lookups,
     /// What the egress hook costs forwarded packets
     Egress,
+    /// What `--deep` costs innocent packets
+    Deep,
     /// End to end over veth, against other filters
     Veth,
     /// Reloads and memory
@@ -133,6 +136,15 @@ fn run(options: &Options) -> Result<bool> {
         match egress::measure(&object, if options.quick { 8 } else { 24 }) {
             Ok(outcome) => results.egress = Some(outcome),
             Err(error) => results.missing.push(format!("the egress hook: {error:#}")),
+        }
+    }
+    if options.wants(Part::Deep) {
+        for family in [Family::V4, Family::V6] {
+            quiet.look();
+            match deep::measure(&object, family, INTERFACE, if options.quick { 6 } else { 24 }) {
+                Ok(outcome) => results.deep.push(outcome),
+                Err(error) => results.missing.push(format!("--deep, {}: {error:#}", family.name())),
+            }
         }
     }
     if options.wants(Part::Veth) {

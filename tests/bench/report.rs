@@ -20,6 +20,7 @@ pub(crate) fn markdown(results: &Results) -> String {
         line(&mut text, format_args!("| {} | {} | {} | {reached} |", goal.what, goal.target, goal.measured));
     }
     lookups(results, &mut text);
+    deep(results, &mut text);
     veth(results, &mut text);
     control(results, &mut text);
     let missing = results.not_measured();
@@ -91,6 +92,29 @@ fn lookups(results: &Results, text: &mut String) {
                 row.plain().minimum,
                 row.naikon().minimum,
                 row.ratio()
+            ),
+        );
+    }
+}
+
+fn deep(results: &Results, text: &mut String) {
+    if results.deep.is_empty() {
+        return;
+    }
+    text.push_str(
+        "\n## What --deep costs\n\nNanoseconds a packet, another pair of addresses in each, none of them listed, nothing to \
+         follow.\n\n| family | null | default | with --deep | above null |\n|---|---|---|---|---|\n",
+    );
+    for outcome in &results.deep {
+        line(
+            text,
+            format_args!(
+                "| {} | {:.1} | {:.1} | {:.1} | {:.1} times |",
+                outcome.family.name(),
+                outcome.null.minimum,
+                outcome.default.minimum,
+                outcome.deep.minimum,
+                outcome.ratio()
             ),
         );
     }

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::control::{self, Reload};
+use crate::deep;
 use crate::egress;
 use crate::lists::Family;
 use crate::lookups::Row;
@@ -18,6 +19,7 @@ pub(crate) struct Results {
     pub(crate) quick: bool,
     pub(crate) lookups: Vec<Row>,
     pub(crate) egress: Option<egress::Outcome>,
+    pub(crate) deep: Vec<deep::Outcome>,
     pub(crate) veth: Vec<veth::Outcome>,
     pub(crate) control: Vec<control::Outcome>,
     /// Parts that failed, with the reason.
@@ -42,7 +44,8 @@ impl Results {
 
     pub(crate) fn wrong(&self) -> usize {
         let reloads = self.control.iter().flat_map(control::Outcome::reloads).map(|reload| reload.wrong);
-        self.lookups.iter().map(|row| row.wrong).chain(reloads).sum()
+        let deep = self.deep.iter().map(|outcome| outcome.wrong);
+        self.lookups.iter().map(|row| row.wrong).chain(deep).chain(reloads).sum()
     }
 
     pub(crate) fn is_busy(&self) -> bool {
@@ -63,6 +66,7 @@ impl Results {
             "machine": self.facts, "quiet": self.quiet, "quick": self.quick, "goals": goals,
             "lookups": self.lookups.iter().map(Row::json).collect::<Vec<_>>(),
             "egress": self.egress.as_ref().map(egress::Outcome::json),
+            "deep": self.deep.iter().map(deep::Outcome::json).collect::<Vec<_>>(),
             "veth": self.veth.iter().map(veth::Outcome::json).collect::<Vec<_>>(),
             "control": self.control.iter().map(control::Outcome::json).collect::<Vec<_>>(),
             "not_measured": self.not_measured(),
@@ -120,7 +124,8 @@ impl Results {
         self.veth_goals(&mut goals);
         self.control_goals(&mut goals);
         let reloads = self.control.iter().flat_map(control::Outcome::reloads).map(|reload| reload.asked);
-        let asked: usize = self.lookups.iter().map(|row| row.asked).chain(reloads).sum();
+        let deep = self.deep.iter().map(|outcome| outcome.asked);
+        let asked: usize = self.lookups.iter().map(|row| row.asked).chain(deep).chain(reloads).sum();
         goals.push(Goal {
             what: "verdicts that the truth contradicts, at rest and during reloads".to_owned(),
             target: "0".to_owned(),

@@ -23,10 +23,21 @@ pub(crate) fn pins() -> PathBuf {
 
 /// Starts a daemon with these capabilities on an interface, and waits until it enforces `list`.
 pub(crate) fn start<'a>(lab: &'a Lab, interface: &str, list: &Path, caps: Caps) -> Result<Daemon<'a>> {
+    start_with(lab, interface, list, caps, &[])
+}
+
+/// As [`start`], with further flags.
+pub(crate) fn start_with<'a>(
+    lab: &'a Lab,
+    interface: &str,
+    list: &Path,
+    caps: Caps,
+    more: &[&str],
+) -> Result<Daemon<'a>> {
     let mut command = Command::new("setpriv");
     command.args(["--bounding-set", caps.bounding(), "--inh-caps", "-all", "--no-new-privs", "--"]).arg(binary());
     let list = list.to_str().context("the list's path is text")?;
-    complete(&mut command, lab, &["-i", interface, "-l", list]);
+    complete(&mut command, lab, &[&["-i", interface, "-l", list], more].concat());
     let mut daemon = Daemon::spawn(lab, command);
     let end = Instant::now() + READY;
     while !get(lab, METRICS, "/readyz").is_ok_and(|(status, _)| status == 200) {

@@ -1,8 +1,7 @@
 //! `cargo xtask kernels`: does the product work on other kernels? Boots Debian's kernels in virtual machines, runs a few
 //! system tests in each and writes what they tell to `docs/kernels.md`.
 //!
-//! Decides which kernels and which tests; what the tests look at is theirs: `budget` loads every program of the object
-//! as the unit may, `enforcement` runs the real binary and sends real frames. Both are the programs that were just
+//! Decides which kernels and which tests; what the tests look at is theirs. Daemon and tests are the programs that were just
 //! built, with the libraries of this machine beside them: no kernel minds how new what runs on it is.
 //!
 //! ```text
@@ -23,7 +22,7 @@ use crate::{
     setup::{install_packages, setup},
     shell::{built, cargo, find, output_of, run, say},
 };
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use std::{
     collections::BTreeSet,
     fs,
@@ -34,10 +33,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Debian's suites, oldest first: each has one kernel in its security archive.
-const SUITES: [&str; 3] = ["bullseye", "bookworm", "trixie"];
+/// Debian's suites, oldest first: each has one kernel, that of its security archive where it has one.
+const SUITES: [&str; 4] = ["bullseye", "bookworm", "trixie", "sid"];
 /// The kernel of a suite for virtual machines: a third of the size of the one for all hardware.
 const META_PACKAGE: &str = "linux-image-cloud-amd64";
+/// How the names of all packages of such a kernel end.
+const FLAVOUR: &str = "-cloud-amd64";
 /// Modules that the tests need; those that they need in turn are found.
 const MODULES: [&str; 15] = [
     "veth",
@@ -56,10 +57,24 @@ const MODULES: [&str; 15] = [
     "sch_ingress",
     "cls_bpf",
 ];
-/// Tests of the system test binary that run in the machine.
-const TESTS: [&str; 4] = ["budget::", "enforcement::", "kinds::", "interfaces::tun_"];
-/// What the tests call.
-const GUEST_TOOLS: [&str; 2] = ["ip", "setpriv"];
+/// Tests of the system test binary that run in the machine: what kernels differ in, and what must hold on all of them.
+const TESTS: [&str; 13] = [
+    "budget::",
+    "enforcement::",
+    "verdict::every_frame",
+    "verdict::bytes",
+    "verdict::frame_without",
+    "deep::every_frame_of_the_deep_column",
+    "kinds::",
+    "interfaces::tun_",
+    "traffic::listed_addresses_are_dropped",
+    "paths::egress_outlives",
+    "connect::processes_are_refused",
+    "connect::crash_and_restart",
+    "lifecycle::detach_command",
+];
+/// What the tests call. Perl's own modules come along.
+const GUEST_TOOLS: [&str; 3] = ["ip", "setpriv", "perl"];
 /// What making and running the machine takes, and the Debian packages that bring it.
 const HOST_TOOLS: [(&str, &str); 6] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
@@ -69,14 +84,14 @@ const HOST_TOOLS: [(&str, &str); 6] = [
     ("dpkg-deb", "dpkg"),
     ("setpriv", "util-linux"),
 ];
-/// Without acceleration a machine takes about a minute; a busy computer takes longer.
-const PATIENCE: Duration = Duration::from_secs(600);
+/// Without acceleration a machine takes some minutes; a busy computer takes longer.
+const PATIENCE: Duration = Duration::from_secs(1800);
 
 /// Where the result is kept.
 const DOCUMENT: &str = "docs/kernels.md";
 
 /// Runs the tests on the kernels of these suites, of all by default; fails unless all of them pass.
-pub(crate) fn kernels(workspace: &Path, suites: &[String]) -> Result<ExitCode> {
+pub(crate) fn kernels(workspace: &Path, suites: &[String], tests: &[String]) -> Result<ExitCode> {
     if std::env::consts::ARCH != "x86_64" {
         bail!("this boots x86-64 kernels with this machine's own programs, which are for {}", std::env::consts::ARCH);
     }
@@ -90,15 +105,35 @@ pub(crate) fn kernels(workspace: &Path, suites: &[String]) -> Result<ExitCode> {
         install_packages(&packages, "virtual machines")?;
     }
     let programs = Programs::build(workspace)?;
-    let mut reports = Vec::new();
-    for suite in SUITES.into_iter().filter(|suite| suites.is_empty() || suites.iter().any(|wanted| wanted == suite)) {
+    let chosen = if tests.is_empty() { TESTS.map(str::to_owned).to_vec() } else { tests.to_vec() };
+    let wanted = SUITES.into_iter().filter(|suite| suites.is_empty() || suites.iter().any(|wanted| wanted == suite));
+    let mut kernels = Vec::new();
+    for suite in wanted {
         let folder = workspace.join("target/kernels").join(suite);
         let kernel = Kernel::fetch(suite, &folder).with_context(|| format!("fetching the kernel of {suite}"))?;
-        let report = kernel.try_out(&folder, &programs).with_context(|| format!("trying {}", kernel.version))?;
-        print!("{}", report.summary());
-        reports.push(report);
+        kernels.push((kernel, folder));
     }
-    let all = suites.is_empty();
+    let mut reports = Vec::new();
+    // What runs in a machine keeps little more than one processor busy.
+    for together in kernels.chunks(thread::available_parallelism().map_or(1, usize::from)) {
+        let tried: Vec<Result<Report>> = thread::scope(|scope| {
+            let machines: Vec<_> = together
+                .iter()
+                .map(|(kernel, folder)| scope.spawn(|| kernel.try_out(folder, &programs, &chosen)))
+                .collect();
+            let ended = |machine: thread::ScopedJoinHandle<'_, _>| {
+                machine.join().unwrap_or_else(|_| Err(anyhow!("the thread that ran the machine has ended")))
+            };
+            machines.into_iter().map(ended).collect()
+        });
+        for ((kernel, _), report) in together.iter().zip(tried) {
+            let report = report.with_context(|| format!("trying {}", kernel.version))?;
+            print!("{}", report.summary());
+            say("kernels", report.result());
+            reports.push(report);
+        }
+    }
+    let all = suites.is_empty() && tests.is_empty();
     if all {
         let path = workspace.join(DOCUMENT);
         fs::write(&path, document(&made(workspace)?, &reports))
@@ -165,21 +200,31 @@ impl Kernel {
     /// The newest one of a suite; what was fetched before is taken again.
     fn fetch(suite: &str, folder: &Path) -> Result<Self> {
         let apt = Apt::new(suite, &folder.join("apt"))?;
-        let package = apt.dependency(META_PACKAGE)?;
-        let unpacked = folder.join(&package);
-        if !unpacked.join("boot").is_dir() {
+        let packages = apt.dependencies(META_PACKAGE, FLAVOUR)?;
+        let first = packages.first().with_context(|| format!("{META_PACKAGE} depends on nothing"))?;
+        let unpacked = folder.join(first);
+        for package in &packages {
+            let done = folder.join(format!("{package}.unpacked"));
+            if done.exists() {
+                continue;
+            }
             say("kernels", format_args!("fetching {package}"));
-            run(apt.command("apt-get").args(["-qq", "download", &package]).current_dir(folder))?;
+            run(apt.command("apt-get").args(["-qq", "download", package]).current_dir(folder))?;
             let archive = files_below(folder)?
                 .into_iter()
-                .find(|file| name_of(file).starts_with(&package) && name_of(file).ends_with(".deb"))
+                .find(|file| name_of(file).starts_with(&format!("{package}_")) && name_of(file).ends_with(".deb"))
                 .context("apt-get left no package")?;
             run(Command::new("dpkg-deb").arg("-x").arg(&archive).arg(&unpacked))?;
             fs::remove_file(archive)?;
+            fs::write(done, "")?;
         }
         let files = files_below(&unpacked)?;
-        let image = files.iter().find(|file| name_of(file).starts_with("vmlinuz-")).context("it has no kernel")?;
-        let version = name_of(image).trim_start_matches("vmlinuz-").to_owned();
+        // /boot/vmlinuz-VERSION, in newer suites /usr/lib/modules/VERSION/vmlinuz.
+        let image = files.iter().find(|file| name_of(file).starts_with("vmlinuz")).context("it has no kernel")?;
+        let version = match name_of(image).strip_prefix("vmlinuz-") {
+            Some(version) => version.to_owned(),
+            None => name_of(image.parent().unwrap_or(image)),
+        };
         let mut modules = Vec::new();
         for name in MODULES {
             add_module(&files, name, &mut modules)?;
@@ -188,10 +233,10 @@ impl Kernel {
     }
 
     /// Boots it, runs the tests and reads what they tell.
-    fn try_out(&self, folder: &Path, programs: &Programs) -> Result<Report> {
+    fn try_out(&self, folder: &Path, programs: &Programs, tests: &[String]) -> Result<Report> {
         say("kernels", format_args!("booting {}", self.version));
         let start = Instant::now();
-        let initramfs = self.pack(folder, programs)?;
+        let initramfs = self.pack(folder, programs, tests)?;
         let console = folder.join("console");
         let _ = fs::remove_file(&console);
         let mut machine = Command::new("qemu-system-x86_64")
@@ -204,7 +249,8 @@ impl Kernel {
             .arg(&self.image)
             .arg("-initrd")
             .arg(&initramfs)
-            .args(["-append", "console=ttyS0 quiet panic=-1"])
+            // On a busy computer an emulated timer is too late for the kernel's look whether it ticks.
+            .args(["-append", "console=ttyS0 quiet panic=-1 no_timer_check"])
             .stdin(Stdio::null())
             .spawn()
             .context("starting qemu")?;
@@ -227,7 +273,7 @@ impl Kernel {
     }
 
     /// Packs all that the machine sees.
-    fn pack(&self, folder: &Path, programs: &Programs) -> Result<PathBuf> {
+    fn pack(&self, folder: &Path, programs: &Programs, tests: &[String]) -> Result<PathBuf> {
         let root = folder.join("root");
         if root.exists() {
             fs::remove_dir_all(&root)?;
@@ -249,13 +295,15 @@ impl Kernel {
                 fs::copy(&library, place).with_context(|| format!("copying {}", library.display()))?;
             }
         }
+        let modules = output_of(Command::new("perl").args(["-e", "print grep { /perl-base$/ } @INC"]))?;
+        run(Command::new("cp").args(["--recursive", "--parents", &modules]).arg(&root))?;
         symlink("busybox", root.join("bin/sh"))?;
         for (number, (name, content)) in self.modules.iter().enumerate() {
             // The machine loads them in the order of their names.
             fs::write(root.join("modules").join(format!("{number:02}-{name}.ko")), content)?;
         }
         let init = root.join("init");
-        fs::write(&init, INIT.replace("TESTS", &TESTS.join(" ")).replace("VERSION", VERSION).replace("END", END))?;
+        fs::write(&init, INIT.replace("TESTS", &tests.join(" ")).replace("VERSION", VERSION).replace("END", END))?;
         fs::set_permissions(&init, fs::Permissions::from_mode(0o755))?;
         let initramfs = folder.join("initramfs");
         let script = "find . | cpio --quiet -o -H newc --owner 0:0 > \"$1\"";
@@ -268,7 +316,7 @@ impl Kernel {
 /// The first process of the machine. The console goes to both: the tests' output is what we read.
 const INIT: &str = "#!/bin/sh
 /bin/busybox --install -s /bin
-export PATH=/bin RUST_BACKTRACE=0 NAIKON_REQUIRE_ROOT=1 NAIKON_ALL_KINDS=1 NAIKON_SLOWNESS=6 NAIKON_BIN=/tests/naikon
+export PATH=/bin RUST_BACKTRACE=0 NAIKON_REQUIRE_ROOT=1 NAIKON_ALL_KINDS=1 NAIKON_SLOWNESS=60 NAIKON_BIN=/tests/naikon
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev

@@ -1,8 +1,9 @@
-//! What plain cargo cannot do: `cargo xtask setup | run | test | bench | kernels | fuzz | ci | tidy`. Each of them can be typed
+//! What plain cargo cannot do: `cargo xtask setup | run | test | bench | soak | kernels | fuzz | faults | ci | tidy`. Each of them can be typed
 //! first in a fresh clone; what it needs is set up on the way.
 
 mod bench;
 mod ci;
+mod faults;
 mod fuzz;
 mod kernel;
 mod kernels;
@@ -10,6 +11,7 @@ mod lab;
 mod run;
 mod setup;
 mod shell;
+mod soak;
 mod source;
 mod test;
 mod tidy;
@@ -55,13 +57,16 @@ enum Task {
         #[arg(last = true)]
         runner_arguments: Vec<OsString>,
     },
-    /// Try other kernels: boots those of Debian's suites in virtual machines and runs a few system tests there.
+    /// Try other kernels: boots those of Debian's suites in virtual machines and runs some of the system tests there.
     ///
-    /// Takes some minutes, since nothing is accelerated, and needs a Debian machine for its packages; neither root nor
+    /// Takes half an hour, since nothing is accelerated, and needs a Debian machine for its packages; neither root nor
     /// sudo once qemu is there. Writes docs/kernels.md when all suites are tried.
     Kernels {
-        /// Suites; without any, all: bullseye (5.10), bookworm (6.1), trixie (6.12).
+        /// Suites; without any, all: bullseye (5.10), bookworm (6.1), trixie (6.12), sid (the newest).
         suites: Vec<String>,
+        /// Tests, after `--`, in place of those that every kernel is tried with; leaves the document alone.
+        #[arg(last = true)]
+        tests: Vec<String>,
     },
     /// Measure naikon against two plain trie lookups, nftables, ipset and xdp-filter; needs root and uses sudo.
     ///
@@ -72,6 +77,15 @@ enum Task {
         /// Arguments of the bench.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
+    },
+    /// Change lists without end under a flood, native and generic in turn; needs root and uses sudo.
+    ///
+    /// Every frame must get the verdict of the lists that stay, and be counted: prints a line every ten seconds and the
+    /// account in the end, and fails when a single frame is missing. NAIKON_BIN names another naikon than the one built here.
+    Soak {
+        /// How long: 90s, 10m, 2h.
+        #[arg(value_name = "DURATION", value_parser = soak::parse_duration)]
+        duration: Duration,
     },
     /// Look for bytes that break a parser or a law, with libFuzzer; the targets are in `fuzz/`.
     ///
@@ -84,6 +98,8 @@ enum Task {
         /// Targets; without any, all.
         targets: Vec<String>,
     },
+    /// Write docs/faults.md: every kind of fault and the tests that cover it, as the tests themselves say.
+    Faults,
     /// Everything that must hold before a merge: format, lints of both sides, house rules, two minutes of fuzzing, all tests.
     Ci,
     /// The house rules that no compiler checks; part of `ci`, and done at once.
@@ -121,11 +137,13 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Run { seconds, arguments } => return run::run_naikon(&shell::workspace()?, seconds, &arguments),
         Task::Lab { workspace, seconds } => lab::lab(&workspace, seconds)?,
         Task::Test { runner_arguments } => return test::test(&shell::workspace()?, &runner_arguments),
-        Task::Kernels { suites } => return kernels::kernels(&shell::workspace()?, &suites),
+        Task::Kernels { suites, tests } => return kernels::kernels(&shell::workspace()?, &suites, &tests),
         Task::Bench { arguments } => return bench::bench(&shell::workspace()?, &arguments),
+        Task::Soak { duration } => return soak::soak(&shell::workspace()?, duration),
         Task::Fuzz { seconds, targets } => {
             fuzz::fuzz(&shell::workspace()?, &targets, fuzz::Time::Each(Duration::from_secs(seconds)))?;
         }
+        Task::Faults => faults::write(&shell::workspace()?)?,
         Task::Tidy => tidy::tidy(&shell::workspace()?)?,
         Task::Ci => return ci::ci(&shell::workspace()?),
         Task::TestRunner { binary, arguments } => return Err(test::run_binary(&binary, &arguments)),

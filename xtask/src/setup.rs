@@ -29,7 +29,7 @@ const LLVM_MAJOR: &str = "22";
 const NIGHTLY: &str = "nightly-2026-05-20";
 
 /// Programs of the lab and of the tests, and the Debian packages that bring them.
-const TOOLS: [(&str, &str); 2] = [("ip", "iproute2"), ("ping", "iputils-ping")];
+const TOOLS: [(&str, &str); 3] = [("ip", "iproute2"), ("ping", "iputils-ping"), ("strace", "strace")];
 /// One test compares our counters with what it shows, and does without it where it is missing.
 const OPTIONAL_TOOL: (&str, &str) = ("bpftool", "bpftool");
 

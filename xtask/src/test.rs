@@ -18,18 +18,15 @@ use std::{
 
 /// File stem of the test binary that needs root: `[[test]]` of the `tests` package.
 const SYSTEM_TEST: &str = "system";
+/// Set to 1, a test that needs root and has it not fails.
+pub(crate) const REQUIRE_ROOT: &str = "NAIKON_REQUIRE_ROOT";
 
 /// Builds `naikon`, then runs every test; the exit code is the runner's.
 pub(crate) fn test(workspace: &Path, runner_arguments: &[OsString]) -> Result<ExitCode> {
     setup(workspace, false)?;
     run(cargo().current_dir(workspace).args(["build", "--package", "naikon-userspace", "--bin", "naikon"]))?;
 
-    let mut command = cargo();
-    command.current_dir(workspace);
-    if !is_root() && may_elevate() {
-        let own = env::current_exe().context("finding our own program file")?;
-        command.arg("--config").arg(format!("target.'cfg(unix)'.runner = [{:?}, \"test-runner\"]", own));
-    }
+    let mut command = elevating_cargo(workspace)?;
     if output_of(cargo().args(["nextest", "--version"])).is_ok() {
         command.args(["nextest", "run", "--workspace"]).args(runner_arguments);
     } else {
@@ -41,6 +38,17 @@ pub(crate) fn test(workspace: &Path, runner_arguments: &[OsString]) -> Result<Ex
     command.env("NAIKON_BIN", shell::built("debug", "naikon")?);
     let status = command.status().with_context(|| format!("cannot start {}", shell::line_of(&command)))?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Cargo, which runs the system tests as root where it may.
+pub(crate) fn elevating_cargo(workspace: &Path) -> Result<Command> {
+    let mut command = cargo();
+    command.current_dir(workspace);
+    if !is_root() && may_elevate() {
+        let own = env::current_exe().context("finding our own program file")?;
+        command.arg("--config").arg(format!("target.'cfg(unix)'.runner = [{:?}, \"test-runner\"]", own));
+    }
+    Ok(command)
 }
 
 /// Whether sudo lets us; asks for the password here, once, where the terminal is still a person's.

@@ -3,7 +3,7 @@
 //!
 //! Works on the files of the repository and on those that git would add.
 
-use crate::{shell::output_of, source::Source};
+use crate::{faults, shell::output_of, source::Source};
 use anyhow::{Context as _, Result, bail};
 use std::{collections::BTreeSet, fs, net::Ipv4Addr, path::Path, process::Command};
 
@@ -117,9 +117,8 @@ fn is_root(file: &str) -> bool {
     matches!(file, "main.rs" | "lib.rs")
 }
 
-/// Checks the whole repository; lists every breach before it fails.
-pub(crate) fn tidy(workspace: &Path) -> Result<()> {
-    let mut files = Vec::new();
+/// The text files of the repository and those that git would add, by their names.
+pub(crate) fn files(workspace: &Path) -> Result<Vec<(String, String)>> {
     let listing = output_of(Command::new("git").current_dir(workspace).args([
         "ls-files",
         "-z",
@@ -128,13 +127,14 @@ pub(crate) fn tidy(workspace: &Path) -> Result<()> {
         "--exclude-standard",
     ]))
     .context("listing the files of the repository")?;
-    for name in listing.split('\0') {
-        // What is deleted but not committed has no content; what is not text has no rules.
-        if let Ok(text) = fs::read_to_string(workspace.join(name)) {
-            files.push((name, text));
-        }
-    }
+    // What is deleted but not committed has no content; what is not text has no rules.
+    let text = |name: &str| Some((name.to_owned(), fs::read_to_string(workspace.join(name)).ok()?));
+    Ok(listing.split('\0').filter_map(text).collect())
+}
 
+/// Checks the whole repository; lists every breach before it fails.
+pub(crate) fn tidy(workspace: &Path) -> Result<()> {
+    let files = files(workspace)?;
     let mut breaches = Vec::new();
     let listed = listed_addresses(&files);
     for (name, text) in &files {
@@ -146,6 +146,7 @@ pub(crate) fn tidy(workspace: &Path) -> Result<()> {
         }
         check_text(name, text, &listed, &mut breaches);
     }
+    faults::check(&files, &mut breaches);
     // One line may name several things of one kind.
     breaches.dedup();
     for breach in &breaches {
@@ -235,7 +236,7 @@ fn has_machine_path(line: &str, path: &str) -> bool {
 }
 
 /// Every address of the shipped lists, but for those that RFC 5737 gives to documentation.
-fn listed_addresses(files: &[(&str, String)]) -> BTreeSet<Ipv4Addr> {
+fn listed_addresses(files: &[(String, String)]) -> BTreeSet<Ipv4Addr> {
     files
         .iter()
         .filter(|(name, _)| name.starts_with(LISTS))

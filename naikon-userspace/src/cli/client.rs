@@ -140,10 +140,12 @@ pub(super) fn status(command: &Status) -> Result<Code, Failure> {
 
 /// Without a daemon the pins tell what is still enforced.
 fn from_pins(command: &Status, no_daemon: Failure) -> Result<Code, Failure> {
-    if !kernel::has_pins(&command.pin_dir) {
-        return Err(no_daemon);
-    }
-    let inspection = match kernel::inspect(&command.pin_dir) {
+    let inspection = match kernel::has_pins(&command.pin_dir) {
+        Ok(false) => return Err(no_daemon),
+        Ok(true) => kernel::inspect(&command.pin_dir),
+        Err(error) => Err(error),
+    };
+    let inspection = match inspection {
         Ok(inspection) => inspection,
         Err(KernelError { kind: ErrorKind::Privilege, .. }) => {
             let message =
@@ -183,8 +185,9 @@ fn from_pins(command: &Status, no_daemon: Failure) -> Result<Code, Failure> {
         prefixes: inspection.prefixes.into(),
         dropped: inspection.counters.total(ListAction::Drop).into(),
         monitored: inspection.counters.total(ListAction::Monitor).into(),
-        notices: [notice].into_iter().chain(ways_past(&attached)).collect(),
+        notices: [notice].into_iter().chain(inspection.notices).chain(ways_past(&attached)).collect(),
         attached,
+        privileges: None,
     };
     if command.json {
         output::json(&status)?;
@@ -303,7 +306,7 @@ pub(super) fn detach(command: &Detach) -> Result<Code, Failure> {
         }
         Ok(other) => return Err(unexpected(&other)),
         Err(failure) if failure.code == Code::NoDaemon => {
-            if kernel::has_pins(&command.pin_dir) {
+            if kernel::has_pins(&command.pin_dir)? {
                 kernel::detach_pins(&command.pin_dir)?;
                 "pins"
             } else {

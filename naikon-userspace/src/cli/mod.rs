@@ -251,20 +251,29 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Code, Failure> {
             };
         }
     };
-    let log = logging::start(cli.verbose, cli.quiet);
+    let log = || logging::start(cli.verbose, cli.quiet);
+    let logged = |answer: &dyn Fn() -> Result<Code, Failure>| {
+        let _log = log();
+        answer()
+    };
     match cli.command {
         Command::Run(run) => {
-            let lost = log.lines_lost();
-            daemon::run(run.origin(), lost)?;
-            Ok(Code::Done)
+            // Before the log, which starts a thread: one that was there before would keep what the others give up.
+            let confined = daemon::Confined::enter()?;
+            let log = log();
+            let Err(error) = daemon::run(confined, run.origin(), log.lines_lost()) else { return Ok(Code::Done) };
+            let Failure { code, message } = error.into();
+            // By the log: who does not read what a daemon says keeps it from no end.
+            log.say(&output::error_lines(&message));
+            Err(Failure::new(code, ""))
         }
-        Command::Check(command) => check::run(&command),
-        Command::Lookup(command) => lookup::run(&command),
-        Command::Status(command) => client::status(&command),
-        Command::Hits(command) => hits::run(&command),
-        Command::Reload(command) => client::reload(&command),
-        Command::Doctor(command) => doctor::run(&command),
-        Command::Detach(command) => client::detach(&command),
+        Command::Check(command) => logged(&|| check::run(&command)),
+        Command::Lookup(command) => logged(&|| lookup::run(&command)),
+        Command::Status(command) => logged(&|| client::status(&command)),
+        Command::Hits(command) => logged(&|| hits::run(&command)),
+        Command::Reload(command) => logged(&|| client::reload(&command)),
+        Command::Doctor(command) => logged(&|| doctor::run(&command)),
+        Command::Detach(command) => logged(&|| client::detach(&command)),
     }
 }
 

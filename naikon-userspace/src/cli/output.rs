@@ -57,8 +57,13 @@ impl Paint {
 pub(super) fn error(message: &str) {
     if !message.is_empty() {
         // Nobody is left to tell when stderr is gone.
-        let _gone = writeln!(io::stderr(), "naikon: {}", safe_lines(message));
+        let _gone = write!(io::stderr(), "{}", error_lines(message));
     }
+}
+
+/// What went wrong, as it is said.
+pub(super) fn error_lines(message: &str) -> String {
+    format!("naikon: {}\n", safe_lines(message))
 }
 
 /// Escapes everything but line ends, which our own messages have.

@@ -17,12 +17,15 @@ const fn known(start: [u16; 2], length: u8) -> Prefix {
 /// Checks each, and all together.
 pub(super) fn parse(texts: &[String]) -> Result<Vec<Nat64>, ConfigError> {
     if texts.len() > NAT64_MAX {
-        return Err(ConfigError(format!("nat64 has {} prefixes; naikon looks for {NAT64_MAX} at most", texts.len())));
+        return Err(ConfigError::new(format!(
+            "nat64 has {} prefixes; naikon looks for {NAT64_MAX} at most",
+            texts.len()
+        )));
     }
     let mut taken: Vec<(&String, Prefix)> = Vec::new();
     let mut found = Vec::new();
     for text in texts {
-        let fault = |cause: String| ConfigError(format!("nat64 prefix '{text}' {cause}"));
+        let fault = |cause: String| ConfigError::new(format!("nat64 prefix '{text}' {cause}"));
         let (prefix, nat64) = one(text).map_err(fault)?;
         let overlaps = |other: &Prefix| other.contains(&prefix) || prefix.contains(other);
         if let Some(known) = KNOWN.iter().find(|known| overlaps(known)) {

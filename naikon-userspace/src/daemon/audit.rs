@@ -106,7 +106,11 @@ pub(crate) async fn follow(asked: Arc<Notify>, worker: Worker) {
 
 /// One audit; `None` when a change ended it.
 async fn audit(worker: &Worker) -> Option<AuditResult> {
-    let Answer::Begun(begun) = worker.audit(Step::Begin).await? else { return None };
+    let begun = match worker.audit(Step::Begin).await? {
+        Answer::Begun(begun) => begun,
+        Answer::Done(result) => return worker.audit(Step::End(result)).await.map(|_| result),
+        Answer::More | Answer::NotNow => return None,
+    };
     let compared = tokio::task::spawn_blocking(move || {
         let Begun { reader, ruleset, generation } = *begun;
         reader.compare(ruleset.rules(), generation)
@@ -141,8 +145,8 @@ fn failed(error: &KernelError) -> AuditResult {
 impl Enforcer {
     /// Does what an audit asks for.
     pub(crate) fn audit(&mut self, step: Step) -> Answer {
-        // Where a change could not be undone, the next one begins with reading back.
-        if self.lists.observed.is_some() || self.lists.tables_unknown || self.lists.interrupted {
+        // Where a change could not be undone, the next one begins with that.
+        if self.lists.observed.is_some() || self.lists.is_between || self.lists.interrupted {
             return Answer::NotNow;
         }
         match step {
@@ -161,7 +165,7 @@ impl Enforcer {
         if !self.kernel.begin_audit() {
             return Ok(Answer::NotNow);
         }
-        let (reader, generation) = (self.kernel.trie_reader()?, self.kernel.generation()?);
+        let (reader, generation) = (self.kernel.trie_reader()?, self.kernel.generation());
         Ok(Answer::Begun(Box::new(Begun { reader, ruleset: self.lists.ruleset(), generation })))
     }
 

@@ -94,7 +94,7 @@ pub(super) fn cgroup(config: &Config) -> Result<Option<PathBuf>, RunError> {
     };
     let unusable = |cause: String| {
         let cure = "name the directory of a cgroup v2, such as /sys/fs/cgroup/system.slice";
-        RunError::Config(ConfigError(format!("cgroup {}: {cause}; {cure}", path.display())))
+        RunError::Config(ConfigError::new(format!("cgroup {}: {cause}; {cure}", path.display())))
     };
     match fs::metadata(path) {
         Err(error) => Err(unusable(error.to_string())),
@@ -137,21 +137,32 @@ fn unescaped(field: &[u8]) -> Vec<u8> {
     plain
 }
 
-/// Puts the programs at the cgroup, or takes those of before away, and says so.
+/// Puts the programs at the cgroup, and says so.
 ///
 /// # Errors
 ///
-/// What the kernel refuses.
+/// What the kernel refuses; what was there before stays.
 pub(super) fn attach(kernel: &mut Kernel) -> Result<(), KernelError> {
     let connected = kernel.attach_connects()?;
     let path = kernel.cgroup().unwrap_or(Path::new("")).display();
     match connected {
         Connected::Unwanted => {}
-        Connected::Released => tracing::warn!("calls of local processes are not looked after any more"),
         Connected::Attached => tracing::info!("{path}: attached for the calls of its processes"),
         Connected::Adopted => {
             tracing::info!("{path}: took over the programs for the calls of its processes without a gap")
         }
+    }
+    Ok(())
+}
+
+/// Takes the programs of before away that are wanted no longer.
+///
+/// # Errors
+///
+/// What the kernel refuses; what was there before stays.
+pub(super) fn settle(kernel: &mut Kernel) -> Result<(), KernelError> {
+    if kernel.settle_connects()? {
+        tracing::warn!("calls of local processes are not looked after any more");
     }
     Ok(())
 }
@@ -163,10 +174,15 @@ pub(super) fn attach(kernel: &mut Kernel) -> Result<(), KernelError> {
 /// What the kernel refuses; a cgroup that is gone has no processes.
 pub(super) fn reattach(kernel: &mut Kernel) -> Result<Option<String>, KernelError> {
     let Some(path) = kernel.cgroup().map(|path| path.display().to_string()) else { return Ok(None) };
-    if kernel.confirms_connects()? {
+    let is_there = kernel.confirms_connects()?;
+    // What is there by a descriptor alone would end with this process: pins that were refused are due as before.
+    if is_there && kernel.has_settled_connects() {
         return Ok(None);
     }
-    attach(kernel)?;
+    if !is_there {
+        attach(kernel)?;
+    }
+    settle(kernel)?;
     Ok(Some(path))
 }
 
@@ -267,7 +283,8 @@ impl Teller {
 /// The strictest marking that lists give to an address in any of its forms, where one holds it.
 fn marking(snapshot: &Snapshot, address: IpAddr) -> Option<Option<crate::provenance::Tlp>> {
     let listed = snapshot.lists.iter().filter(|list| list.role != Role::Allow);
-    listed.filter_map(|list| list.content.as_ref()?.marking(address)).max()
+    let carriers = snapshot.ruleset.carriers();
+    listed.filter_map(|list| list.content.as_ref()?.marking(address, carriers)).max()
 }
 
 /// A time of `CLOCK_BOOTTIME` as a date, to the millisecond.

@@ -10,7 +10,7 @@ use std::{
     },
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -24,17 +24,21 @@ use super::{
     hits::Account,
     metrics::Metrics,
     reload::Wish,
+    room::{Cut, Room, Stay},
     snapshot::Snapshot,
     worker::{Asker, Worker},
 };
 use crate::{
-    config::OnExit,
+    config::{CONTROL, OnExit},
     kernel::{ErrorKind, KernelError},
-    protocol::{REQUEST_MAX, Request, Response},
+    protocol::{Lookup, REQUEST_MAX, Request, Response},
 };
 
-/// Connections at a time; more wait in the socket's backlog.
-const CONNECTIONS_MAX: usize = 256;
+/// `status` and `lookup` at a time, each: who may only read must not take every thread and processor.
+const LOOKS_MAX: usize = 2;
+/// Longest time for the lookups of one request, and the most that is told of them.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
+const LOOKUP_BYTES_MAX: usize = 16 << 20;
 /// Time to send a request and to take a response: a local peer needs none to speak of.
 const PEER_TIMEOUT: Duration = Duration::from_secs(2);
 /// The group that may read.
@@ -61,8 +65,7 @@ impl Control {
     /// Binds the socket. One that a dead daemon left is replaced, one that answers is not.
     pub(crate) fn bind(path: &Path) -> Result<Self, KernelError> {
         let refused = |error: &io::Error| {
-            KernelError::of(format!("binding the control socket {}", path.display()), error)
-                .cure("make its directory writable for this user, or choose another path with --control")
+            KernelError::of(format!("binding the control socket {}", path.display()), error).cure(cure(error))
         };
         if let Some(parent) = path.parent() {
             fs::DirBuilder::new().recursive(true).mode(0o755).create(parent).map_err(|error| refused(&error))?;
@@ -104,26 +107,34 @@ impl Control {
 
     /// Serves until the daemon ends.
     pub(crate) async fn serve(self, daemon: Daemon) {
-        let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let mut room = Room::new("control", daemon.metrics.instruments());
+        let desk = Arc::new(Desk { daemon, statuses: limit(), lookups: limit() });
         loop {
-            let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
             match self.listener.accept().await {
                 Ok((stream, _)) => {
-                    let daemon = daemon.clone();
-                    tokio::spawn(async move {
-                        if let Err(error) = connection(stream, &daemon).await {
-                            tracing::debug!("a control connection: {error}");
-                        }
-                        drop(permit);
-                    });
+                    let desk = Arc::clone(&desk);
+                    room.take_in(|stay| async move {
+                        let error = connection(stream, &desk, &stay).await.err()?;
+                        tracing::debug!("a control connection: {error}");
+                        (error.kind() == io::ErrorKind::TimedOut).then_some(Cut::Time)
+                    })
+                    .await;
                 }
-                Err(error) => {
-                    tracing::warn!("accepting a control connection: {error}");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
+                Err(error) => room.not_taken(&error).await,
             }
         }
     }
+}
+
+/// Where requests are answered.
+struct Desk {
+    daemon: Daemon,
+    statuses: Arc<Semaphore>,
+    lookups: Arc<Semaphore>,
+}
+
+fn limit() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(LOOKS_MAX))
 }
 
 impl Drop for Control {
@@ -134,27 +145,50 @@ impl Drop for Control {
     }
 }
 
-async fn connection(stream: UnixStream, daemon: &Daemon) -> io::Result<()> {
+async fn connection(stream: UnixStream, desk: &Desk, stay: &Stay) -> io::Result<()> {
     let peer = stream.peer_cred()?.uid();
     let (read, mut write) = stream.into_split();
-    let mut line = String::new();
+    let mut line = Vec::new();
     let mut reader = BufReader::new(read.take(REQUEST_MAX));
-    timeout(PEER_TIMEOUT, reader.read_line(&mut line)).await??;
-    let (response, detached) = match serde_json::from_str::<Request>(&line) {
+    timeout(PEER_TIMEOUT, reader.read_until(b'\n', &mut line)).await??;
+    let (response, detached) = match serde_json::from_slice::<Request>(&line) {
+        Err(_) if line.len() as u64 == REQUEST_MAX => {
+            (Response::Refused(format!("the request is longer than {REQUEST_MAX} bytes")), false)
+        }
         Err(error) => (Response::Refused(format!("the request cannot be read: {error}")), false),
         Ok(request) if request.changes() && !may_change(peer) => {
             (Response::Refused("only root and the daemon's own user may change something".into()), false)
         }
-        Ok(request) => respond(request, daemon).await,
+        Ok(request) => {
+            // Lookups may take long: they give way to others.
+            if !matches!(request, Request::Lookup { .. }) {
+                stay.hold();
+            }
+            respond(request, desk).await
+        }
     };
+    stay.release();
     let mut bytes = serde_json::to_vec(&response)?;
     bytes.push(b'\n');
     let written = timeout(PEER_TIMEOUT, write.write_all(&bytes)).await;
     if detached {
         // Full means that the daemon is ending already.
-        let _ending = daemon.detached.try_send(());
+        let _ending = desk.daemon.detached.try_send(());
     }
     written?
+}
+
+/// What to do where no socket can be bound.
+fn cure(error: &io::Error) -> String {
+    match (error.kind(), Path::new(CONTROL).parent()) {
+        (io::ErrorKind::PermissionDenied, Some(directory)) => format!(
+            "this user needs a directory of its own for it: as root 'install -d -o {} {}' for {CONTROL}, which is the default of \
+             --control",
+            rustix::process::geteuid().as_raw(),
+            directory.display()
+        ),
+        _ => "choose another path with --control".into(),
+    }
 }
 
 fn may_change(peer: u32) -> bool {
@@ -162,13 +196,14 @@ fn may_change(peer: u32) -> bool {
 }
 
 /// The response, and whether enforcement has ended with it.
-async fn respond(request: Request, daemon: &Daemon) -> (Response, bool) {
+async fn respond(request: Request, desk: &Desk) -> (Response, bool) {
+    let daemon = &desk.daemon;
     let ended = || Response::Ending;
     let response = match request {
         Request::Status => {
             let (metrics, snapshot) = (Arc::clone(&daemon.metrics), Arc::clone(&daemon.snapshots.borrow()));
             let look = move || metrics.counters().map(|counters| snapshot.status(&counters));
-            match tokio::task::spawn_blocking(look).await {
+            match one_of(&desk.statuses, look).await {
                 Ok(Ok(status)) => Response::Status(Box::new(status)),
                 Ok(Err(error)) => Response::Failed(error.to_string()),
                 Err(error) => Response::Failed(error.to_string()),
@@ -176,10 +211,7 @@ async fn respond(request: Request, daemon: &Daemon) -> (Response, bool) {
         }
         Request::Lookup { addresses } => {
             let snapshot = Arc::clone(&daemon.snapshots.borrow());
-            let look = move || -> Result<Vec<_>, String> {
-                Ok(addresses.iter().map(|text| snapshot.lookup(text)).collect::<Result<Vec<_>, _>>()?.concat())
-            };
-            match tokio::task::spawn_blocking(look).await {
+            match one_of(&desk.lookups, move || lookup(&snapshot, &addresses)).await {
                 Ok(Ok(answers)) => Response::Lookup(answers),
                 Ok(Err(error)) => Response::Refused(error),
                 Err(error) => Response::Failed(error.to_string()),
@@ -203,4 +235,31 @@ async fn respond(request: Request, daemon: &Daemon) -> (Response, bool) {
         },
     };
     (response, false)
+}
+
+/// Does `look` off the threads that serve, when it is its turn.
+async fn one_of<T: Send + 'static>(turns: &Arc<Semaphore>, look: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    let turn = Arc::clone(turns).acquire_owned().await.map_err(io::Error::other)?;
+    let looked = tokio::task::spawn_blocking(move || {
+        let found = look();
+        // Whether or not anybody waits for it still.
+        drop(turn);
+        found
+    });
+    looked.await.map_err(io::Error::other)
+}
+
+/// The answers for these addresses and prefixes: a prefix costs a look at every rule inside it.
+fn lookup(snapshot: &Snapshot, addresses: &[String]) -> Result<Vec<Lookup>, String> {
+    let begun = Instant::now();
+    let (mut found, mut told_bytes) = (Vec::new(), 0);
+    for text in addresses {
+        let answers = snapshot.lookup(text)?;
+        told_bytes += serde_json::to_vec(&answers).map_or(0, |bytes| bytes.len());
+        if begun.elapsed() > LOOKUP_TIMEOUT || told_bytes > LOOKUP_BYTES_MAX {
+            return Err(format!("{} addresses at once are too much to tell; ask for fewer", addresses.len()));
+        }
+        found.extend(answers);
+    }
+    Ok(found)
 }

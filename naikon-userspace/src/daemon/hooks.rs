@@ -1,6 +1,12 @@
 //! Keeps the program on the wanted interfaces, whatever happens to them: strict at start, patient afterwards.
+//!
+//! A start first puts programs where they are wanted; what is wanted no longer goes when nothing can fail any more
+//! ([`Hooks::settle`]). Until then all can be undone ([`Hooks::abandon`]).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
 
 use super::connects;
 use crate::{
@@ -10,6 +16,12 @@ use crate::{
     kernel::{self, Attached, ErrorKind, Kernel, KernelError},
     protocol::{Cover, Hook},
 };
+
+/// First and longest pause before a carrier is asked again that refused.
+const REFUSAL_PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// More names than these are remembered of interfaces that are there or asked for by name only.
+const KNOWN_MAX: usize = 1024;
 
 /// What is known about the hooks.
 #[derive(Default)]
@@ -25,7 +37,18 @@ pub(crate) struct Hooks {
     /// What was said last about an interface, so that it is said once.
     said: BTreeMap<String, String>,
     /// Carriers that refused the program although what lies on them had made way.
-    refusing: BTreeSet<u32>,
+    refusing: BTreeMap<u32, Refusal>,
+    /// Interfaces that made way, as long as the start may fail.
+    yielded: Vec<Interface>,
+}
+
+/// What a carrier said.
+struct Refusal {
+    error: KernelError,
+    /// Until then it is not asked again, ...
+    until: Instant,
+    /// ... which is so long after it was asked.
+    pause: Duration,
 }
 
 impl Hooks {
@@ -52,68 +75,110 @@ impl Hooks {
         Ok(())
     }
 
-    /// Attaches to everything that is there now, or fails at the first that refuses.
+    /// Attaches to everything that is there now, or fails at the first that refuses. Takes nothing away, and may be tried again.
     ///
     /// # Errors
     ///
     /// What the kernel refuses.
     pub(crate) fn start(&mut self, kernel: &mut Kernel, config: &Config) -> Result<(), KernelError> {
         let (interfaces, selection) = look(kernel, &config.interfaces)?;
+        let held = kernel.attached()?;
         for interface in selection.attach.iter().filter_map(|index| interfaces.get(index)) {
             for point in kernel.points() {
+                let is_done = held.get(&Spot { ifindex: interface.index, point }).is_some_and(|held| held.by_us);
+                // An apply that is tried again.
+                if is_done && kernel.stance(interface, point)?.is_some() {
+                    continue;
+                }
                 let attached = self.attach(kernel, interface, point, &interfaces, &selection)?;
                 self.announce(interface, point, &attached);
             }
         }
         self.say_notices(&selection);
-        for (spot, name) in unwanted(kernel, &selection)? {
-            self.release(kernel, spot, &name);
-        }
         connects::attach(kernel)?;
-        kernel.remove_other_versions()?;
         self.confirm(kernel, &config.interfaces)
+    }
+
+    /// Takes away what enforced before and is wanted no longer.
+    ///
+    /// # Errors
+    ///
+    /// When nothing has been taken away yet.
+    pub(crate) fn settle(&mut self, kernel: &mut Kernel, config: &Config) -> Result<(), KernelError> {
+        connects::settle(kernel)?;
+        self.yielded.clear();
+        let settled = look(kernel, &config.interfaces).and_then(|(_, selection)| {
+            for (spot, name) in unwanted(kernel, &selection)? {
+                self.release(kernel, spot, &name);
+            }
+            kernel.remove_other_versions()?;
+            kernel.forget_programs()?;
+            self.confirm(kernel, &config.interfaces)
+        });
+        // All that is wanted enforces by now, and an end would be worse than what is left over.
+        if let Err(error) = settled {
+            tracing::error!("cleaning up after the start: {error}");
+        }
+        Ok(())
+    }
+
+    /// Undoes a start that failed.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refuses.
+    pub(crate) fn abandon(self, kernel: Kernel) -> Result<(), KernelError> {
+        kernel.abandon(&self.yielded)
     }
 
     /// Attaches where the program should be and is not, releases where it should not be. Gives the names of the
     /// interfaces that are protected again.
     pub(crate) fn reconcile(&mut self, kernel: &mut Kernel, wanted: &[Wanted]) -> Result<Vec<String>, KernelError> {
         let (interfaces, selection) = look(kernel, wanted)?;
+        self.forget(&interfaces, wanted);
         for (name, reason) in &selection.refused {
             self.say_once(name, reason);
         }
         self.say_notices(&selection);
         let held = kernel.attached()?;
         let mut again = Vec::new();
+        let mut refused = Vec::new();
         let mut all_attached = selection.refused.is_empty();
         let wanted_spots = selection.attach.iter().filter_map(|index| interfaces.get(index));
         let points = kernel.points();
         for (interface, point) in wanted_spots.flat_map(|interface| points.iter().map(move |point| (interface, *point)))
         {
             let held = held.get(&Spot { ifindex: interface.index, point });
-            if held.is_some_and(|held| held.by_us) && kernel.stance(interface, point)?.is_some() {
+            if held.is_some_and(|held| held.by_us) && self.stance(kernel, interface, point).is_some() {
                 kernel.count_ports(interface)?;
                 continue;
             }
             match self.attach(kernel, interface, point, &interfaces, &selection) {
                 Ok(attached) => {
                     let name = held.and_then(|held| held.name.as_deref()).unwrap_or(&interface.name);
-                    if self.known.contains(name) && !again.iter().any(|known| known == name) {
+                    if self.known.contains(name) && !again.iter().any(|other| other == name) {
                         again.push(name.to_owned());
                     }
                     self.announce(interface, point, &attached);
                 }
                 Err(error) => {
                     all_attached = false;
-                    self.say_once(&interface.name, &error.to_string());
+                    refused.push((interface, error));
                 }
             }
         }
+        // What goes while it is looked at refuses for no other reason.
+        let here = if refused.is_empty() { BTreeMap::new() } else { kernel::interfaces()? };
+        for (interface, error) in refused.iter().filter(|(interface, _)| here.contains_key(&interface.index)) {
+            self.say_once(&interface.name, &error.to_string());
+        }
+        self.yielded.clear();
         // What is there keeps its program until everything else has one: an interface may be about to be covered by
         // a carrier that refuses.
-        for (spot, name) in unwanted(kernel, &selection)? {
-            if all_attached || !interfaces.contains_key(&spot.ifindex) {
-                self.release(kernel, spot, &name);
-            }
+        let mut unwanted = unwanted(kernel, &selection)?;
+        unwanted.retain(|(spot, _)| all_attached || !interfaces.contains_key(&spot.ifindex));
+        for (spot, name) in unwanted {
+            self.release(kernel, spot, &name);
         }
         match connects::reattach(kernel) {
             Ok(None) => {}
@@ -152,24 +217,61 @@ impl Hooks {
             return Err(KernelError::new(refused.operation, ErrorKind::Foreign, cause)
                 .cure(format!("it must leave {} first, or use --mode tc", upper.name)));
         }
-        if above.is_empty() || self.refusing.contains(&interface.index) {
+        if above.is_empty() {
             return Err(refused);
         }
+        let refusal = self.refusing.get(&interface.index);
+        if let Some(refusal) = refusal.filter(|refusal| Instant::now() < refusal.until) {
+            return Err(refusal.error.clone());
+        }
+        let (first, longest) = REFUSAL_PAUSES;
+        let pause = refusal.map_or(first, |refusal| (2 * refusal.pause).min(longest));
+        let mut made_way = Ok(());
         for upper in &above {
             tracing::info!("{}: makes way for {}, which sees its frames", upper.name, interface.name);
-            kernel.release(spot(upper))?;
+            made_way = made_way.and_then(|()| kernel.make_way(upper));
         }
-        let attached = kernel.attach(interface, point);
-        if attached.is_err() {
-            self.refusing.insert(interface.index);
-            for upper in above {
-                // One that does not go back is no reason to leave the others bare.
-                if let Err(error) = kernel.attach(&Interface { xdp: None, ..upper.clone() }, point) {
-                    tracing::error!("putting the program back: {error}");
-                }
+        let attached = made_way.and_then(|()| kernel.attach(interface, point));
+        for upper in &above {
+            let settled = if attached.is_ok() { kernel.end_way(upper) } else { kernel.put_back(upper) };
+            // One that does not go back is no reason to leave the others bare.
+            if let Err(error) = settled {
+                tracing::error!("{}: {error}", upper.name);
+            }
+        }
+        match &attached {
+            Ok(_) => {
+                self.refusing.remove(&interface.index);
+                self.yielded.extend(above.into_iter().cloned());
+            }
+            Err(error) => {
+                let refusal = Refusal { error: error.clone(), until: Instant::now() + pause, pause };
+                self.refusing.insert(interface.index, refusal);
             }
         }
         attached
+    }
+
+    /// How the program stands at a hook. What the kernel does not tell, it does not confirm.
+    fn stance(&mut self, kernel: &Kernel, interface: &Interface, point: Point) -> Option<Stance> {
+        kernel.stance(interface, point).unwrap_or_else(|error| {
+            self.say_once(&interface.name, &error.to_string());
+            None
+        })
+    }
+
+    /// Forgets what was said and tried of interfaces that are gone: containers bring ever new names.
+    fn forget(&mut self, interfaces: &BTreeMap<u32, Interface>, wanted: &[Wanted]) {
+        let names: BTreeSet<&str> = interfaces.values().map(|interface| interface.name.as_str()).collect();
+        let is_known = |name: &str| {
+            name == connects::HOOK || names.contains(name) || wanted.iter().any(|wanted| wanted.text() == name)
+        };
+        self.said.retain(|name, _| is_known(name));
+        self.refusing.retain(|index, _| interfaces.contains_key(index));
+        // A name that comes back is protected again, and counted as such: as long as they are few, they are remembered.
+        if self.known.len() > KNOWN_MAX {
+            self.known.retain(|name| is_known(name));
+        }
     }
 
     /// All that is told of the hooks.
@@ -201,7 +303,7 @@ impl Hooks {
         let (mut protected, mut notices) = (BTreeSet::new(), Vec::new());
         for interface in selection.attach.iter().filter_map(|index| interfaces.get(index)) {
             for point in &points {
-                let stance = kernel.stance(interface, *point)?;
+                let stance = self.stance(kernel, interface, *point);
                 let held = held.get(&Spot { ifindex: interface.index, point: *point });
                 let name = held.and_then(|held| held.name.as_deref()).unwrap_or(&interface.name);
                 confirmed.push(hook(name, interface.index, *point, stance.map_or("none", Stance::as_str)));
@@ -217,18 +319,25 @@ impl Hooks {
         let absent = selection.missing.iter().map(String::as_str).chain(refused);
         confirmed.extend(absent.flat_map(|name| points.iter().map(move |point| hook(name, 0, *point, "none"))));
         confirmed.extend(connects::hook(kernel)?);
+        notices.extend(kernel.shared_counters());
         for notice in notices.iter().filter(|notice| !self.notices.contains(notice)) {
             tracing::warn!("{notice}");
         }
+        // Not when it is attached: each of its hooks is to see whether it was known before.
+        for Hook { interface, .. } in confirmed.iter().filter(|hook| hook.ifindex != 0 && hook.mode != "none") {
+            if !self.known.contains(interface) {
+                self.known.insert(interface.clone());
+            }
+        }
         (self.confirmed, self.notices) = (confirmed, notices);
         self.covered = Cover::list(&interfaces, &protected);
-        kernel.set_judged(&interfaces.keys().copied().collect(), &judged(&interfaces, &protected))
+        let judged = judged(&interfaces, &protected, &kernel::pppoe_carriers(&interfaces));
+        kernel.set_judged(&interfaces.keys().copied().collect(), &judged)
     }
 
     fn announce(&mut self, interface: &Interface, point: Point, attached: &Attached) {
         let name = &interface.name;
         self.said.remove(name);
-        self.known.insert(name.clone());
         let mode = attached.stance.as_str();
         if attached.adopted {
             tracing::info!("{name}: took over the {point} program in {mode} mode without a gap");
@@ -284,4 +393,24 @@ pub(crate) fn names(interfaces: &BTreeMap<u32, Interface>) -> String {
         .map(|interface| interface.name.as_str())
         .collect();
     if names.is_empty() { "none but the loopback".into() } else { names.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_containers_that_went_are_bounded_and_those_that_are_asked_for_are_kept() {
+        let wanted: Vec<Wanted> = ["eth7", "veth*"].map(|text| Wanted::parse(text).unwrap()).into();
+        let mut hooks = Hooks::default();
+        hooks.known.insert("eth7".into());
+        hooks.known.insert("ppp0".into());
+        hooks.forget(&BTreeMap::new(), &wanted);
+        assert!(hooks.known.contains("ppp0"), "a few cost nothing");
+        for number in 0..10 * KNOWN_MAX {
+            hooks.known.insert(format!("veth{number}"));
+            hooks.forget(&BTreeMap::new(), &wanted);
+            assert!(hooks.known.len() <= KNOWN_MAX && hooks.known.contains("eth7"));
+        }
+    }
 }

@@ -17,10 +17,14 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{metrics::Metrics, snapshot::Snapshot};
+use super::{
+    metrics::Metrics,
+    room::{Cut, Room, Stay},
+    snapshot::Snapshot,
+};
 
-/// Connections at a time; more are closed at once, so that half-open ones cannot take the last descriptor.
-const CONNECTIONS_MAX: usize = 256;
+/// Scrapes that are put together at a time: each reads every counter, and none may keep others from their threads.
+const SCRAPES_MAX: usize = 2;
 /// Time for a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(3);
 /// Time for a whole connection; one request each.
@@ -33,25 +37,29 @@ const BIND_PAUSE: Duration = Duration::from_secs(5);
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
 
+/// What every connection needs.
+#[derive(Clone)]
+struct Source {
+    metrics: Arc<Metrics>,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    scrapes: Arc<Semaphore>,
+}
+
 /// Serves until the daemon ends. A taken port is said and tried again: enforcement does not depend on it.
 pub(crate) async fn serve(listen: SocketAddr, metrics: Arc<Metrics>, snapshots: watch::Receiver<Arc<Snapshot>>) {
     let listener = bind(listen).await;
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut room = Room::new("metrics", metrics.instruments());
+    let source = Source { metrics, snapshots, scrapes: Arc::new(Semaphore::new(SCRAPES_MAX)) };
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                let Ok(permit) = Arc::clone(&room).try_acquire_owned() else { continue };
-                let (metrics, snapshots) = (Arc::clone(&metrics), snapshots.clone());
-                tokio::spawn(async move {
-                    // What goes wrong on one connection is the peer's matter.
-                    let _closed = timeout(CONNECTION_TIMEOUT, connection(stream, metrics, snapshots)).await;
-                    drop(permit);
-                });
+                let source = source.clone();
+                let serve = |stay| async move {
+                    timeout(CONNECTION_TIMEOUT, connection(stream, source, stay)).await.unwrap_or(Some(Cut::Time))
+                };
+                room.take_in(serve).await;
             }
-            Err(error) => {
-                tracing::warn!("accepting a metrics connection: {error}");
-                sleep(Duration::from_millis(100)).await;
-            }
+            Err(error) => room.not_taken(&error).await,
         }
     }
 }
@@ -78,10 +86,15 @@ async fn bind(listen: SocketAddr) -> TcpListener {
     }
 }
 
-async fn connection(stream: TcpStream, metrics: Arc<Metrics>, snapshots: watch::Receiver<Arc<Snapshot>>) {
+async fn connection(stream: TcpStream, source: Source, stay: Stay) -> Option<Cut> {
     let service = service_fn(move |request| {
-        let (metrics, snapshots) = (Arc::clone(&metrics), snapshots.clone());
-        async move { Ok::<_, Infallible>(answer(request, metrics, &snapshots).await) }
+        let (source, stay) = (source.clone(), stay.clone());
+        async move {
+            stay.hold();
+            let answer = answer(request, source).await;
+            stay.release();
+            Ok::<_, Infallible>(answer)
+        }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -90,16 +103,13 @@ async fn connection(stream: TcpStream, metrics: Arc<Metrics>, snapshots: watch::
         .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), service)
         .await;
-    if let Err(error) = served {
-        tracing::debug!("a metrics connection: {error}");
-    }
+    // What else goes wrong on one connection is the peer's matter.
+    let error = served.err()?;
+    tracing::debug!("a metrics connection: {error}");
+    error.is_timeout().then_some(Cut::Time)
 }
 
-async fn answer(
-    request: Request<Incoming>,
-    metrics: Arc<Metrics>,
-    snapshots: &watch::Receiver<Arc<Snapshot>>,
-) -> Response<Full<Bytes>> {
+async fn answer(request: Request<Incoming>, source: Source) -> Response<Full<Bytes>> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
         response.headers_mut().insert(ALLOW, hyper::header::HeaderValue::from_static("GET, HEAD"));
@@ -109,8 +119,19 @@ async fn answer(
         "/metrics" => {
             let accept = request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
             let open_metrics = accept.contains("application/openmetrics-text");
+            let Source { metrics, scrapes, .. } = source;
+            // It is closed with the process.
+            let Ok(permit) = scrapes.acquire_owned().await else {
+                return plain(StatusCode::SERVICE_UNAVAILABLE, "ending\n");
+            };
             // Reading every counter is many syscalls: not on the threads that serve.
-            match tokio::task::spawn_blocking(move || metrics.encode(open_metrics)).await {
+            let encode = move || {
+                let encoded = metrics.encode(open_metrics);
+                // Whether or not anybody waits for it still.
+                drop(permit);
+                encoded
+            };
+            match tokio::task::spawn_blocking(encode).await {
                 Ok(Ok(body)) => typed(StatusCode::OK, if open_metrics { OPEN_METRICS } else { CLASSIC }, body),
                 Ok(Err(error)) => plain(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
                 Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
@@ -118,7 +139,7 @@ async fn answer(
         }
         "/healthz" => plain(StatusCode::OK, "ok\n"),
         "/readyz" => {
-            let snapshot = Arc::clone(&snapshots.borrow());
+            let snapshot = Arc::clone(&source.snapshots.borrow());
             if snapshot.is_ready() {
                 plain(StatusCode::OK, "ready\n")
             } else {

@@ -3,14 +3,14 @@
 //! Names and labels are PRODUCT.md's contract, told in the README's table. No address is ever a label.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt::{self, Write as _},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
 
 use naikon_ebpf::{
-    abi::{Direction, Family},
+    abi::{Direction, Family, OTHERS, SLOT_OTHERS},
     packet::Unparsed,
 };
 use prometheus_client::{
@@ -30,6 +30,7 @@ use tokio::sync::watch;
 use super::{
     audit::AuditResult,
     connects::Told,
+    room::Cut,
     snapshot::{ListView, Snapshot},
 };
 use crate::{
@@ -52,9 +53,13 @@ pub(crate) struct Instruments {
     durations: Histogram,
     retries: Counter,
     reattached: Series<Labels, Counter>,
+    /// Interfaces with a series of their own.
+    interfaces: Arc<Mutex<BTreeSet<String>>>,
     audits: Series<Labels, Counter>,
     repaired: Series<Labels, Counter>,
     connect_reports: Series<Labels, Counter>,
+    connections_cut: Series<Labels, Counter>,
+    state_failures: Counter,
 }
 
 impl Instruments {
@@ -75,14 +80,21 @@ impl Instruments {
         for told in Told::ALL {
             drop(connect_reports.get_or_create(&vec![("result", told.as_str().into())]));
         }
+        let connections_cut = Series::<Labels, Counter>::default();
+        for (server, cut) in ["metrics", "control"].into_iter().flat_map(|server| Cut::ALL.map(|cut| (server, cut))) {
+            drop(connections_cut.get_or_create(&cut_labels(server, cut)));
+        }
         Instruments {
             reloads,
             durations: Histogram::new(DURATION_BUCKETS),
             retries: Counter::default(),
             reattached: Series::default(),
+            interfaces: Arc::default(),
             audits,
             repaired,
             connect_reports,
+            connections_cut,
+            state_failures: Counter::default(),
         }
     }
 
@@ -104,24 +116,46 @@ impl Instruments {
         self.connect_reports.get_or_create(&vec![("result", told.as_str().into())]).inc_by(reports);
     }
 
+    pub(crate) fn connection_cut(&self, server: &'static str, cut: Cut) {
+        self.connections_cut.get_or_create(&cut_labels(server, cut)).inc();
+    }
+
+    pub(crate) fn state_failed(&self, times: u64) {
+        self.state_failures.inc_by(times);
+    }
+
     pub(crate) fn retried(&self, retries: u64) {
         self.retries.inc_by(retries);
     }
 
     /// Begins the series of an interface at zero, so that the first increase shows.
     pub(crate) fn protected(&self, interface: &str) {
-        drop(self.reattached.get_or_create(&vec![("interface", interface.into())]));
+        drop(self.reattached.get_or_create(&self.of_interface(interface)));
     }
 
     pub(crate) fn reattached(&self, interface: &str) {
-        self.reattached.get_or_create(&vec![("interface", interface.into())]).inc();
+        self.reattached.get_or_create(&self.of_interface(interface)).inc();
     }
+
+    /// The name of an interface as a label, of which there are no more than the kernel counts by: where interfaces come and go
+    /// for years, scrapes must not grow with them.
+    fn of_interface(&self, interface: &str) -> Labels {
+        let mut named = self.interfaces.lock().unwrap_or_else(PoisonError::into_inner);
+        let has_room = named.len() < usize::from(SLOT_OTHERS);
+        let is_named = named.contains(interface) || (has_room && named.insert(interface.to_owned()));
+        vec![("interface", if is_named { interface } else { OTHERS }.to_owned())]
+    }
+}
+
+fn cut_labels(server: &'static str, cut: Cut) -> Labels {
+    vec![("server", server.into()), ("reason", cut.as_str().into())]
 }
 
 /// Everything that a scrape reads.
 pub(crate) struct Metrics {
     registry: Registry,
     kernel: Arc<Kernel>,
+    instruments: Instruments,
 }
 
 impl Metrics {
@@ -159,9 +193,24 @@ impl Metrics {
             "Reports of calls of local processes, by what became of them",
             instruments.connect_reports.clone(),
         );
+        registry.register(
+            "connections_cut",
+            "Connections to the metrics and the control socket that were closed without an answer, by reason",
+            instruments.connections_cut.clone(),
+        );
+        registry.register(
+            "state_failures",
+            "Times that the state directory could not be written",
+            instruments.state_failures.clone(),
+        );
         let kernel = Arc::new(Kernel { reader: Mutex::new(reader), snapshots, lines_lost: Box::new(lines_lost) });
         registry.register_collector(Box::new(Arc::clone(&kernel)));
-        Metrics { registry, kernel }
+        Metrics { registry, kernel, instruments: instruments.clone() }
+    }
+
+    /// Where the servers count.
+    pub(crate) fn instruments(&self) -> Instruments {
+        self.instruments.clone()
     }
 
     /// Every counter of the kernel, for `status`.
@@ -325,17 +374,14 @@ fn connects(out: &mut DescriptorEncoder<'_>, counters: &Counters, snapshot: &Sna
 fn lists(out: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Result {
     let entries = snapshot.lists.iter().flat_map(|list| by_family(&[("list", &list.name)], list.holds.entries));
     gauges(out, "list_entries", "Prefixes that a list contributes", entries)?;
-    let rejected = snapshot.lists.iter().flat_map(|list| {
-        list.rejected
-            .iter()
-            .map(|(reason, count)| (vec![("list", list.name.clone()), ("reason", (*reason).to_owned())], *count as f64))
-    });
-    gauges(out, "list_rejected_entries", "Entries of a list that were refused", rejected)?;
-    let filtered = snapshot.lists.iter().flat_map(|list| {
-        list.filtered
-            .iter()
-            .map(|(reason, count)| (vec![("list", list.name.clone()), ("reason", (*reason).to_owned())], *count as f64))
-    });
+    let by_reason = |reasons: fn(&ListView) -> &BTreeMap<&'static str, usize>| {
+        snapshot.lists.iter().flat_map(move |list| {
+            let labels = |reason: &str| vec![("list", list.name.clone()), ("reason", reason.to_owned())];
+            reasons(list).iter().map(move |(reason, count)| (labels(reason), *count as f64))
+        })
+    };
+    gauges(out, "list_rejected_entries", "Entries of a list that were refused", by_reason(|list| &list.rejected))?;
+    let filtered = by_reason(|list| &list.filtered);
     gauges(out, "list_filtered_entries", "Entries of a list that its filters left out", filtered)?;
     let one = |name: &String| vec![("list", name.clone())];
     let up = snapshot.lists.iter().map(|list| (one(&list.name), if list.fault.is_none() { 1.0 } else { 0.0 }));
@@ -504,6 +550,24 @@ mod tests {
         let expected = "# HELP naikon_a_packets_total Frames.\n# TYPE naikon_a_packets_total counter\n\
                         naikon_a_packets_total{x=\"y\"} 1\n# HELP naikon_b B.\n# TYPE naikon_b gauge\nnaikon_b 2\n";
         assert_eq!(classic(open), expected);
+    }
+
+    #[test]
+    fn interfaces_that_come_and_go_for_years_have_a_bounded_number_of_series() {
+        let instruments = Instruments::new();
+        for number in 0..5000 {
+            instruments.protected(&format!("veth{number}"));
+            instruments.reattached(&format!("veth{number}"));
+        }
+        let mut registry = Registry::default();
+        registry.register("reattached", "Times", instruments.reattached.clone());
+        let mut body = String::new();
+        text::encode(&mut body, &registry).unwrap();
+        let series: Vec<&str> = body.lines().filter(|line| line.starts_with("reattached_total")).collect();
+        assert_eq!(series.len(), usize::from(SLOT_OTHERS) + 1);
+        assert!(series.contains(&"reattached_total{interface=\"veth1022\"} 1"), "{series:?}");
+        let others = format!("reattached_total{{interface=\"{OTHERS}\"}} {}", 5000 - u32::from(SLOT_OTHERS));
+        assert!(series.contains(&others.as_str()), "{others} should be there");
     }
 
     #[test]

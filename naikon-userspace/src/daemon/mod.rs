@@ -9,8 +9,11 @@
 
 mod audit;
 mod clock;
+mod confinement;
 mod connects;
 mod control;
+mod fence;
+mod growth;
 mod hits;
 mod holds;
 mod hooks;
@@ -18,6 +21,7 @@ mod host;
 mod http;
 mod metrics;
 mod reload;
+mod room;
 mod sessions;
 mod snapshot;
 mod state;
@@ -40,7 +44,7 @@ use tokio::{
     time::{interval, sleep, timeout},
 };
 
-pub use self::reload::Origin;
+pub use self::{confinement::Confined, reload::Origin};
 use self::{
     control::{Control, Daemon},
     hits::Account,
@@ -75,7 +79,7 @@ const TIME_INTERVAL: Duration = Duration::from_secs(1);
 const REFRESH_INTERVAL: Duration = Duration::from_secs(3600);
 /// An interface that appears often changes several times in a row; one look after this pause sees them all.
 const RECONCILE_PAUSE: Duration = Duration::from_millis(50);
-/// First and longest pause before a reload that the kernel refused is tried again.
+/// First and longest pause before a reload is tried again that the kernel refused, or that could not read something.
 const RETRY_PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 /// Why the daemon did not start, or ended.
@@ -128,7 +132,13 @@ struct MetricsParts {
 ///
 /// When it cannot start. What was attached before stays attached; it enforces the old set, or the new one when the
 /// failure came after that was applied.
-pub fn run(origin: Origin, lines_lost: impl Fn() -> u64 + Send + Sync + 'static) -> Result<(), RunError> {
+pub fn run(
+    confined: Confined,
+    origin: Origin,
+    lines_lost: impl Fn() -> u64 + Send + Sync + 'static,
+) -> Result<(), RunError> {
+    let (starter, faults) = confined.into_parts();
+    faults.iter().for_each(|fault| tracing::warn!("{fault}"));
     let runtime = runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -141,8 +151,8 @@ pub fn run(origin: Origin, lines_lost: impl Fn() -> u64 + Send + Sync + 'static)
         if let Some(cause) = reload::missing_wish(&config) {
             return Err(cause.into());
         }
-        let begun = tokio::task::spawn_blocking(move || start(origin, config)).await;
-        let started = begun.map_err(|error| RunError::System("starting", io::Error::other(error)))??;
+        let begun = starter.run(move || start(origin, config)).await;
+        let started = begun.map_err(|error| RunError::System("starting", error))??;
         serve(started, signals, lines_lost).await
     })
 }
@@ -150,14 +160,9 @@ pub fn run(origin: Origin, lines_lost: impl Fn() -> u64 + Send + Sync + 'static)
 /// Everything up to enforcement, without a thread that could interfere.
 fn start(origin: Origin, config: Config) -> Result<Started, RunError> {
     kernel::return_large_blocks();
+    room::raise_descriptor_limit();
     sources::expand(&config, &[])?;
     kernel::require_support()?;
-    if let Some(cgroup) = config.cgroup.as_ref().filter(|_| !config.connect) {
-        tracing::warn!(
-            "cgroup {} is named, but its processes are not looked after: that takes connect = on",
-            cgroup.display()
-        );
-    }
     let settings = Settings {
         pin_dir: config.pin_dir.clone(),
         mode: config.mode,
@@ -182,8 +187,10 @@ fn start(origin: Origin, config: Config) -> Result<Started, RunError> {
             config,
             instruments: Instruments::new(),
             refused: None,
+            unrefreshed: None,
+            may_pass: false,
         },
-        Err(error) => return Err(abandon(kernel, error.into())),
+        Err(error) => return Err(abandon(Hooks::default(), kernel, error.into())),
     };
     match enforce(&mut enforcer) {
         Ok((control, reader, hits, trace, reports, changes)) => Ok(Started {
@@ -196,7 +203,7 @@ fn start(origin: Origin, config: Config) -> Result<Started, RunError> {
             changes,
             looked_at,
         }),
-        Err(error) => Err(abandon(enforcer.kernel, error)),
+        Err(error) => Err(abandon(enforcer.hooks, enforcer.kernel, error)),
     }
 }
 
@@ -217,12 +224,13 @@ fn enforce(enforcer: &mut Enforcer) -> Result<Enforced, RunError> {
     }
     let reader = enforcer.kernel.counter_reader()?;
     let hits = Account::open(&enforcer.kernel, enforcer.config.hits)?;
+    enforcer.hooks.settle(&mut enforcer.kernel, &enforcer.config)?;
     Ok((control, reader, hits, trace, reports, changes))
 }
 
 /// Leaves the kernel as it was before a start that failed.
-fn abandon(kernel: Kernel, error: RunError) -> RunError {
-    if let Err(second) = kernel.abandon() {
+fn abandon(hooks: Hooks, kernel: Kernel, error: RunError) -> RunError {
+    if let Err(second) = hooks.abandon(kernel) {
         tracing::error!("cleaning up after a failed start: {second}");
     }
     error
@@ -253,6 +261,8 @@ async fn serve(
     tokio::spawn(follow_time(snapshots.clone(), worker.clone()));
     tokio::spawn(audit::follow(worker.audit_asked(), worker.clone()));
     tokio::spawn(try_again(retries, worker.clone()));
+    let hangup = Arc::new(Notify::new());
+    tokio::spawn(reload_on_signal(Arc::clone(&hangup), worker.clone()));
     tokio::spawn(tell_service_manager(snapshots.clone(), worker.clone()));
     if let Some(trace) = trace {
         follow_trace(trace).map_err(|error| RunError::System("following the program's log", error))?;
@@ -261,6 +271,12 @@ async fn serve(
         connects::follow(reports, snapshots.clone(), &cgroup, instruments)
             .map_err(|error| RunError::System("following the reports of processes", error))?;
     }
+    let kept = kernel::own_privileges();
+    tracing::info!(
+        "confined to {}{}",
+        kept.capabilities.join(", "),
+        if kept.seccomp { "; system calls that naikon never makes are refused" } else { "" }
+    );
     tell(&[NotifyState::Ready, NotifyState::Status(&snapshots.borrow().summary())]);
     tracing::info!("{}", snapshots.borrow().summary());
 
@@ -269,7 +285,7 @@ async fn serve(
             told = signals.next() => match told {
                 Told::Stop(signal) => break Some(signal),
                 // Not awaited here: SIGTERM is heard during a long reload too.
-                Told::Reload => drop(tokio::spawn(reload_on_signal(worker.clone()))),
+                Told::Reload => hangup.notify_one(),
             },
             _ = ended.recv() => break None,
             () = worker.failed() => {
@@ -298,11 +314,15 @@ async fn serve(
     Ok(())
 }
 
-async fn reload_on_signal(worker: Worker) {
-    tell_reloading();
-    // An ended worker means that the daemon is ending.
-    let _report = worker.reload(Wish::default(), Asker::Daemon).await;
-    tell(&[NotifyState::Ready]);
+/// However many signals come during a reload, one more follows.
+async fn reload_on_signal(hangup: Arc<Notify>, worker: Worker) {
+    loop {
+        hangup.notified().await;
+        tell_reloading();
+        // An ended worker means that the daemon is ending.
+        let _report = worker.reload(Wish::default(), Asker::Daemon).await;
+        tell(&[NotifyState::Ready]);
+    }
 }
 
 struct Signals {
@@ -405,7 +425,7 @@ fn hear_changes(changes: InterfaceChanges) -> io::Result<Arc<Notify>> {
     Ok(heard)
 }
 
-/// Tries a reload again that the kernel refused, ever more rarely.
+/// Tries a reload again that met what may pass, ever more rarely.
 async fn try_again(mut retries: mpsc::Receiver<()>, worker: Worker) {
     let (mut pause, longest) = RETRY_PAUSES;
     loop {

@@ -4,25 +4,28 @@
 //! refuses keeps the last good set. What a reload did is said list by list.
 
 use std::{
-    borrow::Cow,
     collections::BTreeMap,
-    io,
     path::{Path, PathBuf},
     sync::Arc,
     thread,
     time::{Duration, SystemTime},
 };
 
-use super::{clock::Clock, holds::Holds, hooks, host, state::StateDir};
+use super::{
+    clock::Clock,
+    growth::guard_growth,
+    holds::Holds,
+    hooks, host,
+    state::{StateDir, Store},
+};
 use crate::{
     config::{Config, ConfigError, Overrides},
     content::Content,
     delta::{self, Delta},
     kernel::{self, Enforced, ErrorKind, Kernel, KernelError},
-    prefix::Prefix,
     protocol::{ListReload, Reload, ReloadResult},
-    provenance::{Now, Time},
-    ruleset::{ListAction, Rule, Ruleset},
+    provenance::Now,
+    ruleset::{Rule, Ruleset},
     safety::{self, Guards},
     sources::{self, Role, Source, Warninglists},
     warninglist::Warnings,
@@ -58,8 +61,10 @@ impl Origin {
     /// Names the file, the cause and the cure.
     pub fn read(&self) -> Result<Config, ConfigError> {
         let Some(path) = &self.file else { return Config::merge(None, &self.overrides) };
-        let named = |cause: &dyn std::fmt::Display| ConfigError(format!("configuration {}: {cause}", path.display()));
-        let bytes = sources::read(path).map_err(|error| named(&error))?;
+        let named =
+            |cause: &dyn std::fmt::Display| ConfigError::new(format!("configuration {}: {cause}", path.display()));
+        let bytes = sources::read(path)
+            .map_err(|error| ConfigError { is_passing: sources::is_passing(&error), ..named(&error) })?;
         let text = String::from_utf8(bytes).map_err(|error| named(&error))?;
         let folder = path.parent().unwrap_or(Path::new(""));
         Config::merge(Some((&text, folder)), &self.overrides).map_err(|error| named(&error))
@@ -68,10 +73,8 @@ impl Origin {
 
 /// The lists and what the kernel enforces of them.
 pub(crate) struct Lists {
-    state_dir: StateDir,
+    pub(super) store: Store,
     clock: Arc<Clock>,
-    /// When its time was stored last.
-    time_saved: Option<Time>,
     host: Arc<host::Facts>,
     /// What the enforced rules spare.
     guards: Guards,
@@ -82,15 +85,15 @@ pub(crate) struct Lists {
     order: Vec<Key>,
     ruleset: Arc<Ruleset>,
     names: Arc<BTreeMap<u16, String>>,
-    /// What the kernel holds, where it is not the ruleset: at start, and after a change that could not be undone.
+    /// What the kernel holds, where it is not the ruleset: at start.
     pub(super) observed: Option<Vec<Rule>>,
-    /// They must be read back before the next change.
-    pub(super) tables_unknown: bool,
+    /// A change could neither be made nor undone yet: what is enforced lies between two sets.
+    pub(super) is_between: bool,
     pub(super) interrupted: bool,
 }
 
 /// A list is known by its name; an allowlist may have the name of a list.
-type Key = (bool, String);
+pub(super) type Key = (bool, String);
 
 /// One configured list.
 #[derive(Clone)]
@@ -100,6 +103,8 @@ pub(crate) struct ListState {
     pub(crate) good: Option<Good>,
     /// Why its newest content is not.
     pub(crate) fault: Option<String>,
+    /// That may be otherwise the next moment, though the file stays as it is.
+    is_passing: bool,
     /// Refused entries by reason, of its newest content; those that this host's own connectivity forbids stand in
     /// `holds`.
     pub(crate) rejected: BTreeMap<&'static str, usize>,
@@ -135,6 +140,8 @@ pub(crate) struct Outcome {
     pub(crate) retries: u64,
     /// Why nothing was taken at all.
     pub(crate) cause: Option<Cause>,
+    /// Something could not be read or done for a cause that may pass by itself.
+    pub(crate) is_passing: bool,
 }
 
 /// Why a reload was refused as a whole.
@@ -155,20 +162,20 @@ impl Lists {
     /// Begins with what the kernel enforces from before.
     pub(crate) fn new(kernel: &Kernel, config: &Config) -> Result<Self, KernelError> {
         let state_dir = StateDir::new(&config.state_dir);
+        state_dir.clean();
         let last = state_dir.time().unwrap_or_else(|error| {
             tracing::warn!("reading when naikon last ran: {error}; the system's clock is taken as it is");
             None
         });
         Ok(Lists {
-            state_dir,
+            store: Store::new(state_dir),
             clock: Arc::new(Clock::start(last)),
-            time_saved: None,
             host: Arc::default(),
             // The forms of addresses stay those of the loaded program.
             guards: Guards::none().seen_in(config.carriers()),
             warninglists: Warninglists::default(),
             warnings: Arc::default(),
-            tables_unknown: false,
+            is_between: false,
             lists: BTreeMap::new(),
             order: Vec::new(),
             ruleset: Arc::default(),
@@ -219,16 +226,17 @@ impl Lists {
         kernel: &mut Kernel,
         host: Option<Arc<host::Facts>>,
         retries: &mut u64,
-    ) -> Result<Option<(Delta, u64)>, KernelError> {
+    ) -> Result<Option<(Arc<Delta>, u64)>, KernelError> {
         let now = self.clock.now();
-        self.save_time(now.steady);
+        self.store.save_time(now.steady);
+        self.save_unsaved();
         let host = host.unwrap_or_else(|| Arc::clone(&self.host));
         let guards = host.guards(self.warninglists.guards(), self.guards.carriers());
         // People log in and out all day; few of them from where a list points.
         let is_due = self.states().any(|list| list.holds.is_due(now));
         let listed: Vec<_> = self.states().filter_map(|list| list.good.as_ref()).map(|good| &good.content).collect();
         let is_touched = guards.differences(&self.guards).any(|guard| listed.iter().any(|list| list.touches(&guard)));
-        if !is_due && !is_touched && !self.interrupted && self.observed.is_none() {
+        if !is_due && !is_touched && !self.interrupted && !self.is_between && self.observed.is_none() {
             self.host = host;
             return Ok(None);
         }
@@ -241,14 +249,12 @@ impl Lists {
         Ok(delta.map(|delta| (delta, generation)))
     }
 
-    /// Stores the time of lists now and then: a minute more or less is no jump.
-    fn save_time(&mut self, now: Time) {
-        if self.time_saved.is_some_and(|saved| (saved..saved.after(60)).contains(&now)) {
-            return;
-        }
-        self.time_saved = Some(now);
-        if let Err(error) = self.state_dir.save_time(now) {
-            tracing::debug!("storing the time: {error}");
+    /// Stores the last good lists that the state directory did not take before.
+    fn save_unsaved(&mut self) {
+        for key in self.store.unsaved() {
+            if let Some((list, good)) = self.lists.get(&key).and_then(|list| Some((list, list.good.as_ref()?))) {
+                self.store.save(&list.source, good);
+            }
         }
     }
 
@@ -288,9 +294,10 @@ impl Lists {
         }
         let now = self.clock.now();
         let warninglists = Warninglists::read(&config, &self.warninglists);
+        let mut is_passing = warninglists.is_passing;
         if let Some(fault) = warninglists.missing() {
             let message = format!("a warninglist that refuses never loaded: {fault}");
-            return refused(kernel, Vec::new(), Cause::Lists(message));
+            return Outcome { is_passing, ..refused(kernel, Vec::new(), Cause::Lists(message)) };
         }
         let mut host = host::Facts::clone(&self.host);
         host.refresh();
@@ -301,20 +308,24 @@ impl Lists {
         if !force {
             guard_growth(&self.lists, &mut lists, before, now);
         }
+        is_passing |= lists.iter().any(|list| list.is_passing);
         lists.iter_mut().for_each(|list| list.measure(&guards, now));
         let mut reports: Vec<ListReload> = lists.iter().map(|list| self.report(list, now)).collect();
         reports.extend(self.gone(&lists));
         if let Some(allow) = lists.iter().find(|list| list.source.role == Role::Allow && list.good.is_none()) {
             let fault = allow.fault.as_deref().unwrap_or_default();
             let message = format!("allowlist {} never loaded: {fault}", allow.source.path.display());
-            return refused(kernel, reports, Cause::Lists(message));
+            return Outcome { is_passing, ..refused(kernel, reports, Cause::Lists(message)) };
         }
         if !lists.iter().any(|list| list.source.role != Role::Allow && list.good.is_some()) {
-            return refused(kernel, reports, Cause::Lists(nothing_usable(&lists)));
+            return Outcome { is_passing, ..refused(kernel, reports, Cause::Lists(nothing_usable(&lists))) };
         }
         let compiled = match compile(kernel, &lists, &guards, now) {
             Ok(compiled) => compiled,
-            Err(error) => return refused(kernel, reports, Cause::Kernel(error)),
+            Err(error) => {
+                let outcome = refused(kernel, reports, Cause::Kernel(error));
+                return Outcome { is_passing: is_passing | outcome.is_passing, ..outcome };
+            }
         };
         let mut retries = 0;
         match self.execute(kernel, compiled, &mut retries, enforced) {
@@ -336,12 +347,12 @@ impl Lists {
                 self.keep(lists);
                 (self.host, self.guards) = (Arc::new(host), guards);
                 (self.warninglists, self.warnings) = (warninglists, Arc::new(warnings));
-                self.save_time(now.steady);
-                Outcome { report, config: Some(config), retries, cause: None }
+                self.store.save_time(now.steady);
+                Outcome { report, config: Some(config), retries, cause: None, is_passing }
             }
             Err(error) => {
                 let outcome = refused(kernel, reports, Cause::Kernel(error));
-                Outcome { retries, ..outcome }
+                Outcome { retries, is_passing: is_passing | outcome.is_passing | self.is_between, ..outcome }
             }
         }
     }
@@ -372,12 +383,13 @@ impl Lists {
             (None, _) => Some(Good { content: Arc::new(loaded.content), read: SystemTime::now() }),
         };
         let (source, warned) = (source.clone(), loaded.warned);
-        (ListState { source, good, fault, rejected, filtered, warned, holds: Holds::default() }, before)
+        let is_passing = loaded.is_passing;
+        (ListState { source, good, fault, is_passing, rejected, filtered, warned, holds: Holds::default() }, before)
     }
 
     /// The copy in the state directory.
     fn kept(&self, source: &Source) -> Option<Good> {
-        match self.state_dir.load(source.role, &source.name) {
+        match self.store.dir.load(source.role, &source.name) {
             Ok(kept) => kept.map(|kept| Good { content: Arc::new(kept.content), read: kept.saved }),
             Err(error) => {
                 tracing::warn!("reading the last good copy of list {}: {error}; it is not used", source.name);
@@ -417,19 +429,15 @@ impl Lists {
         (compiled, names): (Ruleset, BTreeMap<u16, String>),
         retries: &mut u64,
         enforced: Enforced<'_>,
-    ) -> Result<(Option<Delta>, u64), KernelError> {
+    ) -> Result<(Option<Arc<Delta>>, u64), KernelError> {
         let mut pauses = RETRY_PAUSES.iter();
         loop {
-            if self.tables_unknown {
-                self.observed = Some(kernel.observed()?);
-                self.tables_unknown = false;
-            }
             let rules_now = self.observed.as_deref().unwrap_or(self.ruleset.rules());
-            let delta = delta::between(rules_now, compiled.rules());
+            let delta = Arc::new(delta::between(rules_now, compiled.rules()));
             if delta.is_empty() && !self.interrupted {
                 kernel.fill(rules_now)?;
                 self.adopt(compiled, names);
-                return Ok((None, kernel.generation()?));
+                return Ok((None, kernel.generation()));
             }
             match kernel.apply(&delta, rules_now, enforced) {
                 Ok(generation) => {
@@ -437,9 +445,9 @@ impl Lists {
                     return Ok((Some(delta), generation));
                 }
                 Err(refused) => {
-                    self.tables_unknown |= refused.tables_unknown;
-                    self.interrupted |= refused.tables_unknown;
-                    match pauses.next().filter(|_| refused.error.kind == ErrorKind::Memory) {
+                    self.is_between = refused.is_between;
+                    let is_passing = refused.error.kind == ErrorKind::Memory && !refused.is_made;
+                    match pauses.next().filter(|_| is_passing) {
                         Some(pause) => {
                             *retries += 1;
                             tracing::warn!("{}; trying again in {} ms", refused.error, pause.as_millis());
@@ -456,20 +464,17 @@ impl Lists {
         self.ruleset = Arc::new(compiled);
         self.names = Arc::new(names);
         self.observed = None;
-        self.interrupted = false;
+        (self.interrupted, self.is_between) = (false, false);
     }
 
     /// Remembers the lists, and stores what is new of them.
     fn keep(&mut self, lists: Vec<ListState>) {
+        self.save_unsaved();
         for list in &lists {
             let Some(good) = list.good.as_ref().filter(|_| list.fault.is_none()) else { continue };
             let before = self.lists.get(&key(&list.source)).and_then(|list| list.good.as_ref());
-            if before.is_some_and(|before| before.content == good.content) {
-                continue;
-            }
-            let Source { name, role, .. } = &list.source;
-            if let Err(error) = self.state_dir.save(*role, name, &good.content, good.read) {
-                warn_unsaved(name, &error);
+            if before.is_none_or(|before| before.content != good.content) {
+                self.store.save(&list.source, good);
             }
         }
         self.order = lists.iter().map(|list| key(&list.source)).collect();
@@ -478,63 +483,10 @@ impl Lists {
         for gone in before.values().filter(|list| !self.lists.contains_key(&key(&list.source))) {
             // A list that takes the name one day must not be measured by this one.
             let Source { name, role, .. } = &gone.source;
-            if let Err(error) = self.state_dir.forget(*role, name) {
+            if let Err(error) = self.store.dir.forget(*role, name) {
                 tracing::warn!("removing the last good copy of list {name}: {error}");
             }
         }
-    }
-}
-
-/// Where the drop lists together would cover far more than before, those that changed keep what they had.
-fn guard_growth(known: &BTreeMap<Key, ListState>, lists: &mut [ListState], before: Vec<Option<Good>>, now: Now) {
-    let is_drop = |list: &ListState| list.source.role == Role::Listed(ListAction::Drop);
-    // What was dropped: what these lists held, and what lists held that are configured no longer.
-    let held = lists.iter().zip(&before).filter(|(list, _)| is_drop(list)).filter_map(|(_, good)| good.as_ref());
-    let gone = known.values().filter(|list| is_drop(list)).filter_map(|list| list.good.as_ref());
-    let held = parts(held.chain(gone), now);
-    if held.iter().all(|part| part.is_empty()) {
-        return;
-    }
-    let drops = lists.iter().zip(&before).filter(|(list, _)| is_drop(list));
-    let changed = drops.filter(|(list, before)| !is_same_good(before.as_ref(), list.good.as_ref()));
-    let changed = parts(changed.filter_map(|(list, _)| list.good.as_ref()), now);
-    if !safety::may_grow(held.iter().map(|part| &**part), changed.iter().map(|part| &**part)) {
-        return;
-    }
-    let new = parts(lists.iter().filter(|list| is_drop(list)).filter_map(|list| list.good.as_ref()), now);
-    let Err(refusal) = safety::growth_guard(&union(&held), &union(&new)) else { return };
-    for (list, before) in lists.iter_mut().zip(before).filter(|(list, _)| is_drop(list)) {
-        if !is_same_good(before.as_ref(), list.good.as_ref()) {
-            list.good = before;
-            list.fault = Some(refusal.to_string());
-        }
-    }
-}
-
-/// What of each holds now or will.
-fn parts<'a>(goods: impl Iterator<Item = &'a Good>, now: Now) -> Vec<Cow<'a, [Prefix]>> {
-    let mut contents: Vec<&Arc<Content>> = goods.map(|good| &good.content).collect();
-    // A list that stays is the same before and after.
-    contents.sort_by_key(|content| Arc::as_ptr(content));
-    contents.dedup_by(|one, other| Arc::ptr_eq(one, other));
-    contents.into_iter().map(|content| content.not_over(now)).collect()
-}
-
-fn union(parts: &[Cow<'_, [Prefix]>]) -> Vec<Prefix> {
-    let mut all = parts.concat();
-    // Finds the parts, which are sorted, and merges them.
-    all.sort();
-    all.dedup();
-    all
-}
-
-fn is_same_good(one: Option<&Good>, other: Option<&Good>) -> bool {
-    match (one, other) {
-        (Some(one), Some(other)) => {
-            Arc::ptr_eq(&one.content, &other.content) || one.content.prefixes() == other.content.prefixes()
-        }
-        (None, None) => true,
-        _ => false,
     }
 }
 
@@ -544,7 +496,7 @@ pub(crate) fn missing_wish(config: &Config) -> Option<Cause> {
         let candidates = kernel::interfaces().map(|found| hooks::names(&found)).unwrap_or_default();
         let message =
             format!("no interface is named; name each port of the gateway with -i, for example: {candidates}");
-        return Some(Cause::Config(ConfigError(message)));
+        return Some(Cause::Config(ConfigError::new(message)));
     }
     if config.lists.is_empty() {
         return Some(Cause::Lists("no list is named; name one with --list or --monitor".into()));
@@ -553,13 +505,15 @@ pub(crate) fn missing_wish(config: &Config) -> Option<Cause> {
 }
 
 fn refused(kernel: &Kernel, lists: Vec<ListReload>, cause: Cause) -> Outcome {
-    let generation = kernel.generation().unwrap_or_else(|error| {
-        tracing::error!("{error}");
-        0
-    });
     let reason = Some(cause.to_string());
-    let report = Reload { result: ReloadResult::Refused, generation, added: 0, removed: 0, lists, reason };
-    Outcome { report, config: None, retries: 0, cause: Some(cause) }
+    let report =
+        Reload { result: ReloadResult::Refused, generation: kernel.generation(), added: 0, removed: 0, lists, reason };
+    let is_passing = match &cause {
+        Cause::Config(error) => error.is_passing,
+        Cause::Kernel(error) => error.kind == ErrorKind::Memory,
+        Cause::Lists(_) => false,
+    };
+    Outcome { report, config: None, retries: 0, cause: Some(cause), is_passing }
 }
 
 fn nothing_usable(lists: &[ListState]) -> String {
@@ -574,16 +528,12 @@ fn nothing_usable(lists: &[ListState]) -> String {
     format!("no usable list: {}", faults.join("; "))
 }
 
-fn warn_unsaved(name: &str, error: &io::Error) {
-    tracing::warn!("storing the last good copy of list {name}: {error}; a bad source at the next start will miss it");
-}
-
 /// Whether both mean the same now; what has left or not yet come, and what is told of entries, may differ.
 fn is_same(one: &Arc<Content>, other: &Arc<Content>, now: Now) -> bool {
     one == other || one.active(now) == other.active(now)
 }
 
-fn key(source: &Source) -> Key {
+pub(super) fn key(source: &Source) -> Key {
     (source.role == Role::Allow, source.name.clone())
 }
 

@@ -13,7 +13,7 @@ use super::{clock::Clock, connects, holds::Holds, host::Facts, reload::ListState
 use crate::{
     config::Config,
     content::Content,
-    coverage,
+    coverage, features,
     hits::Told,
     kernel,
     prefix::Prefix,
@@ -123,7 +123,15 @@ impl Snapshot {
             prefixes: self.ruleset.count().into(),
             dropped: counters.total(ListAction::Drop).into(),
             monitored: counters.total(ListAction::Monitor).into(),
-            notices: self.notices.iter().cloned().chain(self.clock_notice()).chain(ways_past(&self.hooks)).collect(),
+            notices: self
+                .notices
+                .iter()
+                .cloned()
+                .chain(self.clock_notice())
+                .chain(self.kernel_notices())
+                .chain(ways_past(&self.hooks))
+                .collect(),
+            privileges: Some(kernel::own_privileges()),
         }
     }
 
@@ -154,6 +162,14 @@ impl Snapshot {
     pub(crate) fn is_due(&self) -> bool {
         let now = self.clock.now();
         self.lists.iter().any(|list| list.holds.is_due(now))
+    }
+
+    /// What a person should know of the kernel.
+    fn kernel_notices(&self) -> Vec<String> {
+        match kernel::version() {
+            Ok(version) => features::notices(version, &self.hooks),
+            Err(_) => vec!["the kernel's version cannot be read: what it lacks is not known".to_owned()],
+        }
     }
 
     /// What a person should know of the clock.

@@ -5,6 +5,7 @@
 //! safety net, never the start.
 
 use std::{
+    collections::BTreeSet,
     fmt::Write as _,
     fs::{self, DirBuilder, File},
     io::{self, Write},
@@ -15,12 +16,14 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
+use super::reload::{Good, Key, key};
 use crate::{
     content::Content,
+    kernel,
     list::{self, Shared},
     prefix::Prefix,
     provenance::{Context, Time},
-    sources::Role,
+    sources::{Role, Source},
 };
 
 /// Where they lie.
@@ -32,16 +35,89 @@ pub(crate) struct Kept {
     pub(crate) saved: SystemTime,
 }
 
+/// What the state directory holds of the lists in force, and what it has yet to take.
+pub(super) struct Store {
+    pub(super) dir: StateDir,
+    /// When the time of lists was stored last.
+    time_saved: Option<Time>,
+    /// What it did not take the last time: it is tried again, and said once.
+    unsaved: BTreeSet<Unsaved>,
+    /// Times that it took something not, since somebody counted them.
+    failures: u64,
+}
+
+#[derive(Eq, Ord, PartialEq, PartialOrd)]
+enum Unsaved {
+    Time,
+    List(Key),
+}
+
+impl Store {
+    pub(super) fn new(dir: StateDir) -> Self {
+        Store { dir, time_saved: None, unsaved: BTreeSet::new(), failures: 0 }
+    }
+
+    /// Stores the time of lists now and then: a minute more or less is no jump.
+    pub(super) fn save_time(&mut self, now: Time) {
+        if self.time_saved.is_some_and(|saved| (saved..saved.after(60)).contains(&now)) {
+            return;
+        }
+        self.time_saved = Some(now);
+        let saved = self.dir.save_time(now);
+        self.note(Unsaved::Time, saved, |error| {
+            tracing::warn!("storing the time: {error}; a clock that jumps before the next start will not be noticed");
+        });
+    }
+
+    /// Stores the last good content of a list.
+    pub(super) fn save(&mut self, source: &Source, good: &Good) {
+        let name = &source.name;
+        let saved = self.dir.save(source.role, name, &good.content, good.read);
+        self.note(Unsaved::List(key(source)), saved, |error| {
+            tracing::warn!(
+                "storing the last good copy of list {name}: {error}; trying again; a bad source at the next start will \
+                 miss it"
+            );
+        });
+    }
+
+    /// The lists that it did not take.
+    pub(super) fn unsaved(&self) -> Vec<Key> {
+        let lists = self.unsaved.iter().filter_map(|what| if let Unsaved::List(key) = what { Some(key) } else { None });
+        lists.cloned().collect()
+    }
+
+    /// Times that it took something not, since this was asked last.
+    pub(super) fn take_failures(&mut self) -> u64 {
+        std::mem::take(&mut self.failures)
+    }
+
+    fn note(&mut self, what: Unsaved, result: io::Result<()>, say: impl FnOnce(&io::Error)) {
+        match result {
+            Ok(()) => drop(self.unsaved.remove(&what)),
+            Err(error) => {
+                self.failures += 1;
+                if self.unsaved.insert(what) {
+                    say(&error);
+                }
+            }
+        }
+    }
+}
+
 /// Begins the first line, with the SHA-256 of all that follows.
 const HASH: &str = "# sha256 ";
 /// Begins the line that tells when the source was read.
 const SAVED: &str = "# saved-unix-seconds ";
 /// Begins the line with what holds for entries of which nothing else is told.
 const COMMON: &str = "# common ";
+/// Ends the name of a file that is still being written.
+const DRAFT: &str = "draft";
 /// The file that keeps the time of lists.
 const CLOCK: &str = "clock";
 
 impl StateDir {
+    /// For this directory, which no other naikon uses.
     pub(crate) fn new(path: &Path) -> Self {
         StateDir(path.to_owned())
     }
@@ -68,6 +144,25 @@ impl StateDir {
         self.replace(&self.file(role, name), &[HASH.as_bytes(), hash.as_bytes(), b"\n", body.as_bytes()])
     }
 
+    /// Removes what a process left that died while it stored something.
+    pub(crate) fn clean(&self) {
+        let remove = || -> io::Result<()> {
+            for entry in fs::read_dir(&self.0)? {
+                let path = entry?.path();
+                if path.extension().is_some_and(|extension| extension == DRAFT) {
+                    fs::remove_file(path)?;
+                }
+            }
+            Ok(())
+        };
+        match remove() {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!("cleaning the state directory {}: {error}", self.0.display());
+            }
+            _ => {}
+        }
+    }
+
     /// What the time of lists was when it was last stored.
     pub(crate) fn time(&self) -> io::Result<Option<Time>> {
         match fs::read_to_string(self.0.join(CLOCK)) {
@@ -84,14 +179,28 @@ impl StateDir {
 
     /// Puts a file in the place of another, whole or not at all.
     fn replace(&self, target: &Path, parts: &[&[u8]]) -> io::Result<()> {
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.0)?;
-        let draft = target.with_extension("draft");
-        let mut file = private(&draft)?;
-        parts.iter().try_for_each(|part| file.write_all(part))?;
-        file.sync_all()?;
-        fs::rename(&draft, target)?;
+        let draft = target.with_extension(DRAFT);
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.0);
+        let written = made.and_then(|()| write_whole(&draft, parts)).map_err(|error| self.explained(error));
+        let written = written.and_then(|()| fs::rename(&draft, target));
+        if written.is_err() {
+            // A disk that is full should not be so because of a half; what it cannot remove the next start does.
+            let _removed = fs::remove_file(&draft);
+        }
+        written?;
         // The rename itself is durable once the directory is.
         File::open(&self.0)?.sync_all()
+    }
+
+    /// With the cure where this user may not write.
+    fn explained(&self, error: io::Error) -> io::Error {
+        let place = self.0.display();
+        match error.kind() {
+            io::ErrorKind::PermissionDenied => {
+                io::Error::new(error.kind(), format!("{place}: {error}; {}", kernel::prepared(&self.0)))
+            }
+            kind => io::Error::new(kind, format!("{place}: {error}")),
+        }
     }
 
     /// Removes what was stored under this name.
@@ -151,6 +260,12 @@ fn hash(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+fn write_whole(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
+    let mut file = private(path)?;
+    parts.iter().try_for_each(|part| file.write_all(part))?;
+    file.sync_all()
+}
+
 fn private(path: &Path) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
     fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
@@ -192,6 +307,7 @@ mod tests {
         assert!(state.load(Role::Allow, "a").unwrap().is_none());
     }
 
+    /// Fault: power-loss.
     #[test]
     fn damaged_state_is_an_error_and_not_a_shorter_list() {
         let folder = tempfile::tempdir().unwrap();

@@ -3,10 +3,11 @@
 //! A list that was closed after writing or renamed into place is read at once. One that merely looks different may
 //! still be being written: it is read when two looks 100 ms apart see the same, or after 2 s whatever is there.
 //! Directories are watched, not files, so replacing a file or the target of a symlink is seen; and once a second
-//! everything is looked at anyway, for file systems and queues that lose events.
+//! everything is looked at anyway, for file systems and queues that lose events, and for users whose watches are used up.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -18,7 +19,7 @@ use notify::{
 };
 use tokio::{
     sync::{Notify, watch},
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 use super::{
@@ -33,6 +34,10 @@ use crate::{
 
 /// Between looks at files that no event told of.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Between looks that events ask for: somebody else may write beside the lists all the time.
+const EVENT_PAUSE: Duration = Duration::from_millis(20);
+/// Before a watcher that could not be made is tried again.
+const WATCHER_PAUSE: Duration = Duration::from_secs(60);
 /// Between two looks that must agree.
 const SETTLE_INTERVAL: Duration = Duration::from_millis(100);
 /// After this a file that keeps changing is read as it is.
@@ -61,18 +66,16 @@ pub(crate) async fn follow(
     snapshots: watch::Receiver<Arc<Snapshot>>,
 ) {
     let touched = Arc::new(Touched::default());
-    let mut watcher = watcher(&touched);
-    let mut watched = BTreeSet::new();
+    let mut eyes = Eyes::new(&touched);
     loop {
         let config = Arc::clone(&snapshots.borrow().config);
-        if let Some(watcher) = &mut watcher {
-            watch_directories(watcher, &mut watched, directories(&config, config_file.as_deref()));
-        }
+        eyes.watch(&touched, directories(&config, config_file.as_deref()));
         // Whether an event or the time ends the wait: either way it is time to look.
         let _event_or_time = timeout(LOOK_INTERVAL, touched.news.notified()).await;
         let look = || look(Arc::clone(&config), config_file.clone());
         let mut now = look().await;
         if now == loaded {
+            sleep(EVENT_PAUSE).await;
             continue;
         }
         let deadline = Instant::now() + SETTLE_MAX;
@@ -104,7 +107,76 @@ fn is_whole(touched: &Touched, loaded: &Fingerprint, now: &Fingerprint) -> bool 
     now.changed(loaded).all(|path| whole.contains(&absolute(path)))
 }
 
-fn watcher(touched: &Arc<Touched>) -> Option<RecommendedWatcher> {
+/// What watches directories, as far as the system lets it.
+struct Eyes {
+    watcher: Option<RecommendedWatcher>,
+    tried: Instant,
+    /// Directories that are watched, each as it was then: another may take its place.
+    watched: BTreeMap<PathBuf, Option<(u64, u64)>>,
+    /// Those that cannot be watched: said once.
+    unwatched: BTreeSet<PathBuf>,
+}
+
+impl Eyes {
+    fn new(touched: &Arc<Touched>) -> Self {
+        let made = watcher(touched).map_err(|error| {
+            tracing::warn!(
+                "watching files: {error}; looking every second instead; raise fs.inotify.max_user_instances, or end what \
+                 uses up this user's"
+            );
+        });
+        Eyes { watcher: made.ok(), tried: Instant::now(), watched: BTreeMap::new(), unwatched: BTreeSet::new() }
+    }
+
+    /// Watches these directories and no others.
+    fn watch(&mut self, touched: &Arc<Touched>, wanted: BTreeSet<PathBuf>) {
+        if self.watcher.is_none() && self.tried.elapsed() > WATCHER_PAUSE {
+            self.tried = Instant::now();
+            // Why not was said.
+            self.watcher = watcher(touched).ok();
+        }
+        let Some(watcher) = &mut self.watcher else { return };
+        let wanted: BTreeMap<PathBuf, Option<(u64, u64)>> =
+            wanted.into_iter().map(|path| (path.clone(), identity(&path))).collect();
+        self.watched.retain(|path, before| {
+            let stays = wanted.get(path).is_some_and(|now| now == before);
+            if !stays {
+                // A directory that is gone took its watch with it.
+                let _gone = watcher.unwatch(path);
+            }
+            stays
+        });
+        self.unwatched.retain(|path| wanted.contains_key(path));
+        for (path, now) in wanted {
+            if self.watched.contains_key(&path) {
+                continue;
+            }
+            match watcher.watch(&path, RecursiveMode::NonRecursive) {
+                Ok(()) => {
+                    self.unwatched.remove(&path);
+                    self.watched.insert(path, now);
+                }
+                Err(error) => {
+                    if self.unwatched.insert(path.clone()) {
+                        tracing::warn!(
+                            "watching {}: {error}; looking every second instead; naikon must be able to read it, and \
+                             fs.inotify.max_user_watches to leave it some",
+                            path.display()
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Which directory it is that bears this name now.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    let metadata = path.metadata().ok()?;
+    Some((metadata.dev(), metadata.ino()))
+}
+
+fn watcher(touched: &Arc<Touched>) -> notify::Result<RecommendedWatcher> {
     let touched = Arc::clone(touched);
     let told = move |event: notify::Result<notify::Event>| {
         let mut is_closed = false;
@@ -118,6 +190,10 @@ fn watcher(touched: &Arc<Touched>) -> Option<RecommendedWatcher> {
             }
             is_closed = whole;
             let mut known = touched.whole.lock().unwrap_or_else(PoisonError::into_inner);
+            if event.need_rescan() {
+                // Events were lost: a file may have been begun anew.
+                known.clear();
+            }
             for path in event.paths {
                 if whole {
                     known.insert(path);
@@ -137,8 +213,6 @@ fn watcher(touched: &Arc<Touched>) -> Option<RecommendedWatcher> {
         touched.news.notify_one();
     };
     notify::recommended_watcher(told)
-        .map_err(|error| tracing::warn!("watching files: {error}; looking every second instead"))
-        .ok()
 }
 
 /// The directories in which something may change: where the files lie by name, and where they lie in truth.
@@ -160,23 +234,4 @@ fn directories(config: &Config, config_file: Option<&Path>) -> BTreeSet<PathBuf>
 /// As the watcher names it in its events.
 fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
-}
-
-fn watch_directories(watcher: &mut RecommendedWatcher, watched: &mut BTreeSet<PathBuf>, wanted: BTreeSet<PathBuf>) {
-    for path in watched.difference(&wanted) {
-        // A directory that is gone took its watch with it.
-        let _gone = watcher.unwatch(path);
-    }
-    watched.retain(|path| wanted.contains(path));
-    for path in wanted {
-        if watched.contains(&path) {
-            continue;
-        }
-        match watcher.watch(&path, RecursiveMode::NonRecursive) {
-            Ok(()) => {
-                watched.insert(path);
-            }
-            Err(error) => tracing::debug!("watching {}: {error}; looking every second instead", path.display()),
-        }
-    }
 }

@@ -3,6 +3,7 @@
 //! It owns the `Kernel`, so no map needs a lock; what others may know it publishes as a [`Snapshot`].
 
 use std::{
+    collections::VecDeque,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -28,8 +29,8 @@ use crate::{
     protocol::{Reload, ReloadResult},
 };
 
-/// Jobs that wait at most; more senders wait for room.
-const QUEUE: usize = 64;
+/// Jobs that wait at most: more than can ask at once, so that one reload answers all who wait for one.
+const QUEUE: usize = 1024;
 
 /// For so long a change that the daemon made by itself is told to who asks for a reload.
 const UNTOLD_MAX: Duration = Duration::from_secs(2);
@@ -90,16 +91,24 @@ pub(crate) struct Enforcer {
     pub(crate) instruments: Instruments,
     /// Why the last reload was refused as a whole.
     pub(crate) refused: Option<String>,
+    /// Why what holds now could not be enforced, although nothing was read.
+    pub(crate) unrefreshed: Option<String>,
+    /// What kept the last reload from reading or doing something may pass by itself: it should be tried again.
+    pub(crate) may_pass: bool,
 }
 
 impl Worker {
-    /// Starts the thread. Gives the way to it and what it publishes; `retry` is told when a reload that the kernel
-    /// refused should be tried again.
+    /// Starts the thread. Gives the way to it and what it publishes; `retry` is told when a reload should be tried
+    /// again.
     pub(crate) fn spawn(
         enforcer: Enforcer,
         retry: mpsc::Sender<()>,
     ) -> std::io::Result<(Self, watch::Receiver<Arc<Snapshot>>)> {
         let (jobs, queue) = mpsc::channel(QUEUE);
+        if enforcer.may_pass {
+            // Nobody else has told it yet.
+            let _due = retry.try_send(());
+        }
         let (publish, snapshots) = watch::channel(Arc::new(enforcer.snapshot()));
         let look_waits = Arc::new(AtomicBool::new(false));
         let stopped = Arc::new(AtomicBool::new(false));
@@ -184,26 +193,25 @@ fn work(
     retry: &mpsc::Sender<()>,
     flags: &Flags,
 ) {
-    let mut next = None;
+    let mut next = VecDeque::new();
     let mut untold: Option<Untold> = None;
-    while let Some(job) = next.take().or_else(|| queue.blocking_recv()) {
+    while let Some(job) = next.pop_front().or_else(|| queue.blocking_recv()) {
         match job {
             Job::Reload { wish, by, reply } => {
                 let (mut wish, mut by) = (wish, by);
                 let mut waiting = vec![reply];
-                // Whatever else waits for a reload gets this one's answer: one runs, one waits.
-                loop {
-                    match queue.try_recv() {
-                        Ok(Job::Reload { wish: also, by: other, reply }) => {
+                // Whoever else waits for a reload gets this one's answer: one runs, one waits.
+                while let Ok(job) = queue.try_recv() {
+                    match job {
+                        Job::Reload { wish: also, by: other, reply } => {
                             wish = Wish { force: wish.force | also.force, clock: wish.clock | also.clock };
                             by = if other == Asker::Person { other } else { by };
                             waiting.push(reply);
                         }
-                        Ok(other) => break next = Some(other),
-                        Err(_) => break,
+                        other => next.push_back(other),
                     }
                 }
-                let (mut report, kernel_refused) = enforcer.reload(wish);
+                let mut report = enforcer.reload(wish);
                 if report.result != ReloadResult::Applied {
                     // Who asks and changes nothing wants to be sure; what the kernel refused may be for what somebody else wrote.
                     flags.audit_asked.notify_one();
@@ -216,7 +224,7 @@ fn work(
                     Asker::Person => tell(untold.take(), &mut report),
                 }
                 publish.send_replace(Arc::new(enforcer.snapshot()));
-                if kernel_refused {
+                if enforcer.may_pass {
                     // Full means that a retry is due already.
                     let _due = retry.try_send(());
                 }
@@ -289,11 +297,12 @@ impl Enforcer {
         let (mut hooks, config) = (std::mem::take(&mut self.hooks), self.config.clone());
         let mut is_attached = false;
         let mut attach = |kernel: &mut Kernel| {
-            // Not again when an apply is tried again.
-            if std::mem::replace(&mut is_attached, true) {
-                return Ok(());
+            // Not again when an apply is tried again, unless it was this that was refused.
+            if !is_attached {
+                hooks.start(kernel, &config)?;
+                is_attached = true;
             }
-            hooks.start(kernel, &config)
+            Ok(())
         };
         let mut cause = self.reload_lists(Wish::default(), &mut attach).1;
         // Where the tries held everything already, there was no change.
@@ -304,21 +313,22 @@ impl Enforcer {
         cause
     }
 
-    /// Reloads and looks after the interfaces. Whether the kernel refused for want of memory, which may pass.
-    pub(crate) fn reload(&mut self, wish: Wish) -> (Reload, bool) {
+    /// Reloads and looks after the interfaces.
+    pub(crate) fn reload(&mut self, wish: Wish) -> Reload {
         let (report, cause) = self.reload_lists(wish, &mut |_| Ok(()));
         if cause.is_none() {
             self.reconcile();
         }
-        let passing = |error: &KernelError| error.kind == ErrorKind::Memory;
-        (report, matches!(&cause, Some(Cause::Kernel(error)) if passing(error)))
+        report
     }
 
-    /// Enforces what holds now. Whether the kernel refused for want of memory, which may pass.
+    /// Enforces what holds now. Whether the kernel refused what is worth trying again.
     fn refresh(&mut self, host: Option<Arc<Facts>>) -> bool {
         let mut retries = 0;
         let refreshed = self.lists.refresh(&mut self.kernel, host, &mut retries);
         self.instruments.retried(retries);
+        self.instruments.state_failed(self.lists.store.take_failures());
+        let before = self.unrefreshed.take();
         match refreshed {
             Ok(None) => false,
             Ok(Some((delta, generation))) => {
@@ -332,8 +342,15 @@ impl Enforcer {
                 false
             }
             Err(error) => {
-                tracing::error!("{error}; what is enforced does not change");
-                error.kind == ErrorKind::Memory
+                let text = format!(
+                    "the lists' times and this host's own connectivity are not followed: {error}; what is enforced does not change"
+                );
+                // It is tried each second.
+                if before.as_ref() != Some(&text) {
+                    tracing::error!("{text}");
+                }
+                self.unrefreshed = Some(text);
+                error.kind == ErrorKind::Memory || self.lists.is_between
             }
         }
     }
@@ -344,6 +361,7 @@ impl Enforcer {
         let outcome = self.lists.reload(&mut self.kernel, &self.origin, wish, enforced);
         let elapsed = started.elapsed();
         self.instruments.reloaded(outcome.report.result, elapsed, outcome.retries);
+        self.instruments.state_failed(self.lists.store.take_failures());
         let Reload { result, generation, added, removed, reason, lists } = &outcome.report;
         let has_good = |name: &str| self.lists.states().any(|list| list.source.name == name && list.good.is_some());
         for list in lists {
@@ -373,12 +391,16 @@ impl Enforcer {
             ),
         }
         self.refused = outcome.cause.as_ref().map(|cause| format!("the last reload was refused: {cause}"));
+        if outcome.cause.is_none() {
+            self.unrefreshed = None;
+        }
         if let Some(config) = outcome.config {
             for key in config.needs_restart(&self.started) {
                 tracing::warn!("key '{key}' has changed and takes effect when the daemon starts again");
             }
             self.config = config;
         }
+        self.may_pass = outcome.is_passing;
         (outcome.report, outcome.cause)
     }
 
@@ -404,7 +426,7 @@ impl Enforcer {
         let warninglists = self.lists.warninglist_faults().cloned();
         Snapshot {
             config: Arc::new(self.config.clone()),
-            generation: self.kernel.generation().unwrap_or_default(),
+            generation: self.kernel.generation(),
             ruleset: self.lists.ruleset(),
             names: self.lists.names(),
             notices: not_up
@@ -412,6 +434,7 @@ impl Enforcer {
                 .chain(warninglists)
                 .chain(self.hooks.notices.iter().cloned())
                 .chain(self.refused.clone())
+                .chain(self.unrefreshed.clone())
                 .collect(),
             host: self.lists.host(),
             warnings: self.lists.warnings(),

@@ -3,7 +3,11 @@
 use std::path::Path;
 
 use super::{Capabilities, Daemon, Facts, Intent, Pins, Report, Unseen, Version};
-use crate::{hook::Point, protocol::Hook};
+use crate::{
+    features::{self, Feature},
+    hook::Point,
+    protocol::Hook,
+};
 
 /// The oldest kernel that naikon runs on.
 const OLDEST: Version = Version::new(5, 10);
@@ -12,24 +16,10 @@ const NO_MEMLOCK: Version = Version::new(5, 11);
 /// The first whose verifier takes the program without CAP_PERFMON (docs/kernels.md).
 const NO_PERFMON: Version = Version::new(6, 12);
 
-/// What newer kernels have that naikon uses: from which, what, and what it costs to be without.
-const FEATURES: [(Version, &str, &str); 3] = [
-    (Version::new(5, 16), "batches for tries", "reloads of long lists take longer"),
-    (
-        Version::new(5, 18),
-        "multi-buffer XDP",
-        "frames longer than a page reach XDP in generic mode only, drivers refuse native mode at such an MTU",
-    ),
-    (
-        Version::new(6, 6),
-        "TCX",
-        "programs at tc stand on clsact, which has no link to pin: whoever removes the qdisc removes them",
-    ),
-];
-
 pub(super) fn examine(facts: &Facts, intent: &Intent, report: &mut Report) {
     kernel(facts, report);
     capabilities(facts, report);
+    fence(facts, report);
     memlock(facts, report);
     bpffs(facts, report);
     jit(facts, report);
@@ -49,15 +39,14 @@ fn kernel(facts: &Facts, report: &mut Report) {
         let finding = format!("naikon needs {OLDEST} or newer");
         return report.failure("kernel", kernel.to_string(), finding, "boot a newer kernel");
     }
-    let missing: Vec<_> = FEATURES.iter().filter(|(since, ..)| kernel < *since).collect();
-    if missing.is_empty() {
+    if features::lacking(kernel).next().is_none() {
         report.ok("kernel", kernel.to_string(), "has every feature that naikon uses");
     }
-    for (since, feature, cost) in missing {
+    for Feature { since, name, cost, .. } in features::lacking(kernel) {
         report.warning(
             "kernel",
             kernel.to_string(),
-            format!("has no {feature}: {cost}"),
+            format!("has no {name}: {cost}"),
             format!("a kernel from {since}"),
         );
     }
@@ -76,7 +65,7 @@ fn capabilities(facts: &Facts, report: &mut Report) {
         Ok(held) => held,
         Err(why) => return report.unseen(CHECK, object, "capabilities", why, "look at 'getpcaps PID'"),
     };
-    let Capabilities { bpf, net_admin, perfmon, sys_ptrace, .. } = held;
+    let Capabilities { bpf, net_admin, perfmon, sys_ptrace, sys_admin, .. } = held;
     let required: Vec<&str> = [(bpf, "CAP_BPF"), (net_admin, "CAP_NET_ADMIN")]
         .into_iter()
         .filter(|(has, _)| !**has)
@@ -97,14 +86,34 @@ fn capabilities(facts: &Facts, report: &mut Report) {
     } else if !perfmon {
         let finding = "CAP_PERFMON missing: the verifier adds barriers, which cost some 15 ns a packet";
         report.warning(CHECK, object, finding, "grant CAP_PERFMON, too");
+    } else if *sys_admin && daemon.is_some() {
+        let finding = "CAP_SYS_ADMIN stands in for what is not granted by its own name, and allows far more";
+        report.warning(CHECK, object, finding, "grant CAP_BPF and CAP_PERFMON instead");
     } else if !sys_ptrace {
         report.ok(
             CHECK,
             object,
-            "all that naikon needs; without CAP_SYS_PTRACE it cannot tell paths of other users' programs",
+            "all that naikon needs; without CAP_SYS_PTRACE it tells no executables of other users' processes, and sees \
+             login sessions only where logind or utmp tell them",
         );
     } else {
         report.ok(CHECK, object, "all that naikon needs");
+    }
+}
+
+fn fence(facts: &Facts, report: &mut Report) {
+    const CHECK: &str = "fence";
+    let Ok(Some(daemon)) = &facts.daemon else { return };
+    let object = named(daemon);
+    match &daemon.fenced {
+        Ok(true) => report.ok(CHECK, object, "can gain no privileges, start no programs and look into no processes"),
+        Ok(false) => report.warning(
+            CHECK,
+            object,
+            "refuses itself no system calls (seccomp): whoever took it over could do all that its user may",
+            "its log says why; let it install a filter",
+        ),
+        Err(why) => report.unseen(CHECK, object, "its fence", why, "look at Seccomp in /proc/PID/status"),
     }
 }
 

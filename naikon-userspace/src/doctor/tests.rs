@@ -10,7 +10,15 @@ use crate::{
 };
 
 const ALL: Capabilities =
-    Capabilities { bpf: true, net_admin: true, perfmon: true, sys_ptrace: true, sys_resource: true };
+    Capabilities { bpf: true, net_admin: true, perfmon: true, sys_ptrace: true, sys_resource: true, sys_admin: false };
+const NONE: Capabilities = Capabilities {
+    bpf: false,
+    net_admin: false,
+    perfmon: false,
+    sys_ptrace: false,
+    sys_resource: false,
+    sys_admin: false,
+};
 /// `NETDEV_XDP_ACT_BASIC` and `NETDEV_XDP_ACT_RX_SG`.
 const NATIVE: u64 = 1;
 const NATIVE_FRAGS: u64 = 1 | 1 << 5;
@@ -87,6 +95,7 @@ fn daemon(hooks: &[(u32, &str, &str)]) -> Daemon {
         process: Some(7),
         hooks: hooks.iter().flat_map(both).collect(),
         capabilities: Ok(ALL),
+        fenced: Ok(true),
         same_network: Ok(true),
     }
 }
@@ -155,6 +164,7 @@ fn nothing_is_wrong_with_a_sound_machine() {
     assert_eq!(wrong(|_| {}), []);
 }
 
+/// Fault: old-kernel.
 #[test]
 fn kernel_is_judged_by_what_it_lacks() {
     let lacks = |minor: u8, major: u8| {
@@ -185,13 +195,16 @@ fn memory_lock_counts_on_old_kernels_only_and_unless_it_can_be_raised() {
 
 #[test]
 fn missing_capabilities_fail_the_daemon_and_root_but_not_whoever_looks() {
-    let none = Capabilities { bpf: false, net_admin: false, perfmon: false, sys_ptrace: false, sys_resource: false };
     let of_daemon = |held: Capabilities| {
         move |facts: &mut Facts| facts.daemon.as_mut().unwrap().as_mut().unwrap().capabilities = Ok(held)
     };
     only(of_daemon(Capabilities { bpf: false, ..ALL }), Level::Failure, "capabilities", "naikon, process 7");
     only(of_daemon(Capabilities { perfmon: false, ..ALL }), Level::Warning, "capabilities", "naikon, process 7");
+    only(of_daemon(Capabilities { sys_admin: true, ..ALL }), Level::Warning, "capabilities", "naikon, process 7");
     assert_eq!(wrong(of_daemon(Capabilities { sys_ptrace: false, ..ALL })), []);
+    let fence = |seen| move |facts: &mut Facts| facts.daemon.as_mut().unwrap().as_mut().unwrap().fenced = seen;
+    only(fence(Ok(false)), Level::Warning, "fence", "naikon, process 7");
+    only(fence(Err(Unseen::Privilege)), Level::Warning, "privilege", "this process");
     let without_daemon = |is_root: bool, held: Capabilities, kernel: Version| {
         wrong(|facts| {
             (facts.daemon, facts.is_root, facts.capabilities) = (Ok(None), is_root, Ok(held));
@@ -202,8 +215,8 @@ fn missing_capabilities_fail_the_daemon_and_root_but_not_whoever_looks() {
         .map(|(level, ..)| level)
     };
     let new = Version::new(6, 12);
-    assert_eq!(without_daemon(true, none, new), Some(Level::Failure));
-    assert_eq!(without_daemon(false, none, new), Some(Level::Warning));
+    assert_eq!(without_daemon(true, NONE, new), Some(Level::Failure));
+    assert_eq!(without_daemon(false, NONE, new), Some(Level::Warning));
     let without_perfmon = Capabilities { perfmon: false, ..ALL };
     assert_eq!(without_daemon(true, without_perfmon, new), Some(Level::Warning));
     assert_eq!(without_daemon(true, without_perfmon, Version::new(6, 1)), Some(Level::Failure), "the verifier refuses");
@@ -421,8 +434,7 @@ fn what_this_user_may_not_see_is_told_in_one_line() {
 fn daemon_that_this_user_may_not_ask_is_no_missing_daemon() {
     let closed = |facts: &mut Facts| {
         facts.is_root = false;
-        facts.capabilities =
-            Ok(Capabilities { bpf: false, net_admin: false, perfmon: false, sys_ptrace: false, sys_resource: false });
+        facts.capabilities = Ok(NONE);
         facts.daemon = Err(Unseen::Privilege);
     };
     only(closed, Level::Warning, "privilege", "this process");

@@ -47,10 +47,18 @@ pub fn covers(interfaces: &BTreeMap<u32, Interface>, protected: &BTreeSet<u32>) 
 
 /// Interfaces whose packets have been judged when they come in: `protected` ones, and those above them that show the same
 /// packets again. A tunnel is none: what it shows was inside of what was judged. Nor is a macvlan or an ipvlan: what its siblings on
-/// this machine send it comes past their carrier's driver (`macvlan_queue_xmit`).
+/// this machine send it comes past their carrier's driver (`macvlan_queue_xmit`). PPP is, where there are no more such interfaces than
+/// PPPoE sessions (`pppoe`: what each runs over), and all of those are on judged ones: the kernel does not tell which is whose.
 #[must_use]
-pub fn judged(interfaces: &BTreeMap<u32, Interface>, protected: &BTreeSet<u32>) -> BTreeSet<u32> {
-    interfaces.keys().filter(|index| shows_judged(**index, interfaces, protected, LAYERS_MAX)).copied().collect()
+pub fn judged(interfaces: &BTreeMap<u32, Interface>, protected: &BTreeSet<u32>, pppoe: &[u32]) -> BTreeSet<u32> {
+    let mut judged: BTreeSet<u32> =
+        interfaces.keys().filter(|index| shows_judged(**index, interfaces, protected, LAYERS_MAX)).copied().collect();
+    let ppp: Vec<u32> =
+        interfaces.values().filter(|found| found.link_type == LINK_PPP).map(|found| found.index).collect();
+    if ppp.len() <= pppoe.len() && pppoe.iter().all(|carrier| judged.contains(carrier)) {
+        judged.extend(ppp);
+    }
+    judged
 }
 
 fn shows_judged(index: u32, interfaces: &BTreeMap<u32, Interface>, protected: &BTreeSet<u32>, layers: usize) -> bool {
@@ -192,11 +200,24 @@ mod tests {
 
     #[test]
     fn what_shows_judged_packets_again_has_been_judged() {
-        let judged_with = |protected: &[u32]| judged(&machine(), &protected.iter().copied().collect());
+        let judged_with = |protected: &[u32]| judged(&machine(), &protected.iter().copied().collect(), &[]);
         assert_eq!(judged_with(&[1]), [1, 2].into(), "the VLAN on eth0, but not the macvlan on that");
         assert_eq!(judged_with(&[2]), [2].into(), "not what lies below");
         assert_eq!(judged_with(&[3]), [3].into(), "bond0 brings packets to the bridge that nobody judged");
         assert_eq!(judged_with(&[3, 7]), [3, 6, 7, 8].into(), "the bridge, and the VLAN on it");
+    }
+
+    #[test]
+    fn session_is_judged_on_its_carrier_where_no_ppp_interface_can_be_of_another_kind() {
+        let mut machine = machine();
+        let has_session =
+            |machine: &BTreeMap<u32, Interface>, pppoe: &[u32]| judged(machine, &[1].into(), pppoe).contains(&9);
+        assert!(has_session(&machine, &[1]));
+        assert!(has_session(&machine, &[2, 1]), "on a VLAN as well");
+        assert!(!has_session(&machine, &[1, 3]), "a session on eth1, which is bare");
+        assert!(!has_session(&machine, &[]), "no PPPoE");
+        machine.insert(12, Interface { link_type: LINK_PPP, ..interface(12, "ppp1") });
+        assert!(!has_session(&machine, &[1]), "one of the two is something else");
     }
 
     #[test]

@@ -57,8 +57,8 @@ fn what_macvlans_get_from_each_other_has_not_been_judged() {
         |index, name: &str, kind: &str| Interface { lower: Some(2), kind: Some(kind.into()), ..interface(index, name) };
     let machine: BTreeMap<u32, Interface> =
         [interface(2, "eth0"), mac(3, "mac0", "macvlan"), mac(4, "eth0.7", "vlan")].map(|it| (it.index, it)).into();
-    assert_eq!(judged(&machine, &[2].into()), [2, 4].into());
-    assert_eq!(judged(&machine, &[2, 3].into()), [2, 3, 4].into());
+    assert_eq!(judged(&machine, &[2].into(), &[]), [2, 4].into());
+    assert_eq!(judged(&machine, &[2, 3].into(), &[]), [2, 3, 4].into());
 }
 
 #[test]

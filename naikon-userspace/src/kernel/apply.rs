@@ -1,12 +1,8 @@
 //! Applies a delta to the kernel's tables and tries, or undoes it; makes tables anew where they do not serve. In what order
 //! stands in [`crate::tables`].
 
-use crate::{
-    delta::{Delta, Op},
-    hook::Spot,
-    ruleset::Rule,
-    tables::{Change, Counts, Set, Shape, Tries},
-};
+use std::{collections::BTreeSet, sync::Arc};
+
 use aya::Ebpf;
 use naikon_ebpf::abi;
 
@@ -16,8 +12,16 @@ use super::{
     error::{ErrorKind, KernelError},
     filter, load, load_program,
     memory::Mapped,
-    netlink, program, seeds,
+    netlink,
+    pins::PinDir,
+    program, seeds,
     tables::{Tables, require_room, wait_for_readers},
+};
+use crate::{
+    delta::{Delta, Op},
+    hook::Spot,
+    ruleset::Rule,
+    tables::{Change, Counts, Set, Shape, Tries},
 };
 
 /// How much more than now tables hold that can never be made anew.
@@ -26,13 +30,28 @@ const HEADROOM: u64 = 4;
 /// What is to be done as soon as a change is enforced, before the tries are complete.
 pub type Enforced<'a> = &'a mut dyn FnMut(&mut Kernel) -> Result<(), KernelError>;
 
+/// A change of the kernel's rules that could be neither finished nor undone yet.
+pub(super) type Unfinished = Change<Arc<Delta>>;
+
 /// A refused apply.
 #[derive(Debug)]
 pub struct Refused {
     /// What the kernel refused.
     pub error: KernelError,
-    /// The rules lie between the old and the new set: read them back before the next apply.
-    pub tables_unknown: bool,
+    /// Each address has its old or its new verdict: undoing was refused as well, and is gone on with before the next apply.
+    pub is_between: bool,
+    /// The new rules are enforced all the same, for want of a way back: no second attempt.
+    pub is_made: bool,
+}
+
+impl Refused {
+    fn undone(error: KernelError) -> Self {
+        Refused { error, is_between: false, is_made: false }
+    }
+
+    fn between(error: KernelError) -> Self {
+        Refused { error, is_between: true, is_made: false }
+    }
 }
 
 /// The tries, written to while programs may read them, or not.
@@ -71,43 +90,70 @@ impl Kernel {
     ///
     /// # Errors
     ///
-    /// When the kernel, or `enforced`, refuses. The old rules are enforced again, unless undoing failed too: then
-    /// [`Refused::tables_unknown`] says to read the tables back before the next apply.
-    pub fn apply(&mut self, delta: &Delta, rules_now: &[Rule], enforced: Enforced<'_>) -> Result<u64, Refused> {
-        let refused = |error| Refused { error, tables_unknown: false };
+    /// When the kernel, or `enforced`, refuses. The old rules are enforced again, unless undoing was refused too: then
+    /// [`Refused::is_between`] says so, and the next call undoes the rest first. At a start that took over programs with other
+    /// rules than the tries held, the new rules stay, and [`Refused::is_made`] says so.
+    pub fn apply(&mut self, delta: &Arc<Delta>, rules_now: &[Rule], enforced: Enforced<'_>) -> Result<u64, Refused> {
+        let refused = Refused::undone;
         self.audit = None;
-        require_room(delta, rules_now).map_err(refused)?;
-        let generation = self.generation().map_err(refused)?;
-        self.tables.set_meta(abi::META_APPLYING, generation + 1).map_err(refused)?;
-        if let Err(error) = self.make_room(delta, rules_now) {
-            self.tables.set_meta(abi::META_APPLYING, 0).map_err(refused)?;
-            return Err(refused(error));
-        }
+        self.settle().map_err(Refused::between)?;
+        require_room(delta, rules_now, abi::RULES_MAX as usize).map_err(refused)?;
+        // The same rules in place of another ABI's are no new set.
+        let is_same = rules_now.is_empty() && self.is_former(delta.ops.iter().filter_map(added));
+        let next = if is_same { self.generation } else { self.generation + 1 };
+        // New tables give the same answers: nothing is begun yet.
+        self.make_room(delta, rules_now).map_err(refused)?;
+        self.tables.set_meta(abi::META_APPLYING, self.generation + 1).map_err(refused)?;
         // A program of an earlier process may be on a pinned link, with tables that ask the tries elsewhere.
         let is_watched = self.pins.is_some() && self.attachments.is_empty() && !rules_now.is_empty();
-        let mut change = Change::announce(delta, &mut self.set, is_watched);
-        let outcome = self.follow(&mut change, enforced);
-        match outcome {
+        let mut change = Change::announce(Arc::clone(delta), &mut self.set, is_watched);
+        let followed = self.follow(&mut change, enforced);
+        // Here it is done: whoever reads the generation finds the whole set.
+        match followed.and_then(|()| self.tables.set_meta(abi::META_GENERATION, next)) {
             Ok(()) => {
-                self.tables.set_meta(abi::META_GENERATION, generation + 1).map_err(refused)?;
-                self.tables.set_meta(abi::META_APPLYING, 0).map_err(refused)?;
-                Ok(generation + 1)
+                (self.generation, self.is_known) = (next, true);
+                // A mark of a generation that has been reached means nothing.
+                if let Err(error) = self.tables.set_meta(abi::META_APPLYING, 0) {
+                    tracing::debug!("{error}; the next change takes the mark away");
+                }
+                Ok(next)
             }
-            Err(error) => match self.both(|set, tries| change.undo(set, tries)) {
-                Ok(()) => {
-                    self.tables.set_meta(abi::META_APPLYING, 0).map_err(refused)?;
-                    Err(refused(error))
+            Err(error) if !self.is_known && self.has_adopted() => {
+                let completed = self.both(|_, tries| change.complete(tries));
+                if let Err(second) = completed.and_then(|()| self.tables.set_meta(abi::META_GENERATION, next)) {
+                    tracing::error!("{second}; the new rules are enforced, and the next start completes them");
                 }
-                Err(second) => {
-                    tracing::error!("undoing the change: {second}; every address has its old or its new verdict");
-                    self.is_filled = false;
-                    Err(Refused { error, tables_unknown: true })
+                Err(Refused { error, is_between: false, is_made: true })
+            }
+            Err(error) => {
+                self.unfinished = Some(change);
+                match self.settle() {
+                    Ok(()) => Err(refused(error)),
+                    Err(second) => {
+                        tracing::error!(
+                            "undoing a change: {second}; every address has its old or its new verdict until that is done"
+                        );
+                        Err(Refused::between(error))
+                    }
                 }
-            },
+            }
         }
     }
 
-    fn follow(&mut self, change: &mut Change<'_>, enforced: Enforced<'_>) -> Result<(), KernelError> {
+    /// Undoes what is left of a change that was refused.
+    fn settle(&mut self) -> Result<(), KernelError> {
+        let Some(mut change) = self.unfinished.take() else { return Ok(()) };
+        let undone = self.both(|set, tries| change.undo(set, tries));
+        // What an earlier process left half-way is still so.
+        let settled =
+            undone.and_then(|()| if self.is_known { self.tables.set_meta(abi::META_APPLYING, 0) } else { Ok(()) });
+        if settled.is_err() {
+            self.unfinished = Some(change);
+        }
+        settled
+    }
+
+    fn follow(&mut self, change: &mut Unfinished, enforced: Enforced<'_>) -> Result<(), KernelError> {
         self.both(|set, tries| change.enforce(set, tries))?;
         enforced(self)?;
         self.both(|_, tries| change.complete(tries))
@@ -118,6 +164,12 @@ impl Kernel {
         !self.attachments.is_empty() || self.connects.is_some()
     }
 
+    /// Whether this process has taken over a program from an earlier one.
+    fn has_adopted(&self) -> bool {
+        let connects = self.connects.as_ref().is_some_and(|connects| connects.took_over);
+        connects || self.attachments.values().any(|attachment| attachment.adopted)
+    }
+
     /// Tables and tries, borrowed together.
     fn both<R>(&mut self, work: impl FnOnce(&mut Set<Mapped>, &mut Watched<'_>) -> R) -> R {
         // What is pinned may be the program of an earlier process.
@@ -125,19 +177,24 @@ impl Kernel {
         work(&mut self.set, &mut Watched { tables: &mut self.tables, has_readers })
     }
 
-    /// Makes the tables say what the tries say, where this process has not done so yet.
+    /// Makes tables and tries say `rules_now`, where a refused change left something else, or this process has not filled the
+    /// tables yet.
     ///
     /// # Errors
     ///
-    /// When the kernel refuses new tables.
+    /// When the kernel refuses to undo, or refuses new tables.
     pub fn fill(&mut self, rules_now: &[Rule]) -> Result<(), KernelError> {
-        if self.is_filled { Ok(()) } else { self.begin(rules_now, &Counts::of(rules_now.iter())) }
+        self.settle()?;
+        if !self.is_filled {
+            self.begin(rules_now, &Counts::of(rules_now.iter()))?;
+        }
+        self.is_known = true;
+        Ok(())
     }
 
     /// Sees to it that the tables serve what the tries hold on the way.
     fn make_room(&mut self, delta: &Delta, rules_now: &[Rule]) -> Result<(), KernelError> {
-        let added = delta.ops.iter().filter_map(|op| if let Op::Add(rule) = op { Some(rule) } else { None });
-        let wanted = Counts::of(rules_now.iter()).and(&Counts::of(added));
+        let wanted = Counts::of(rules_now.iter()).and(&Counts::of(delta.ops.iter().filter_map(added)));
         if !self.is_filled {
             return self.begin(rules_now, &wanted);
         }
@@ -149,18 +206,17 @@ impl Kernel {
                 tracing::warn!("making larger tables: {error}; lookups get slower");
             }
         }
+        if self.is_astray {
+            // What stands elsewhere reads tables that no change reaches.
+            self.gather()?;
+        }
         Ok(())
     }
 
     /// Fills the tables that came with the program, or larger ones.
     fn begin(&mut self, rules: &[Rule], wanted: &Counts) -> Result<(), KernelError> {
+        // What could not be filled to the end is not filled again.
         if !self.set.is_empty() || self.set.is_outgrown(wanted) {
-            // Only after a change that could neither be made nor undone: programs would look into empty maps.
-            if self.pins.is_none() && self.has_attached() {
-                let cause = "without pins another load cannot share the maps of the one that is attached";
-                return Err(KernelError::new("making tables anew", ErrorKind::Other, cause)
-                    .cure("restart naikon; until then what is enforced lies between two sets of rules"));
-            }
             return self.renew(rules, wanted);
         }
         self.set.fill(rules)?;
@@ -184,47 +240,87 @@ impl Kernel {
             let rules: Vec<Op> = rules.iter().map(|rule| Op::Add(*rule)).collect();
             tables.write_many(&rules).map_err(|(_, error)| error)?;
         }
-        self.put_connects(&ebpf)?;
-        if let Err(error) = self.put_on_links(&mut ebpf) {
-            self.put_back_connects(usize::MAX);
+        if let Err(error) = self.put_connects(&ebpf).and_then(|()| self.put_on_links(&mut ebpf)) {
+            // All of them: one that refused may have been changed all the same.
+            self.is_astray = true;
+            if let Err(second) = self.gather() {
+                tracing::error!("putting the program back: {second}; it is put there before the next change");
+            }
             return Err(error);
         }
         (self.ebpf, self.set, self.tables) = (ebpf, set, tables);
-        (self.is_filled, self.audit) = (true, None);
+        (self.is_filled, self.is_astray, self.audit) = (true, false, None);
+        if let Some(Err(error)) = self.pins.as_ref().map(|pins| pins.forget_programs(&self.ebpf)) {
+            tracing::warn!("{error}; they are forgotten another time");
+        }
         Ok(())
     }
 
-    /// Puts the programs of another load, which give the same answers, at every hook of this process, or at none.
-    fn put_on_links(&mut self, ebpf: &mut Ebpf) -> Result<(), KernelError> {
-        for (done, (spot, attachment)) in self.attachments.iter().enumerate() {
+    /// Puts the programs of another load, which give the same answers, at every hook of this process. A refusal ends it
+    /// half-way.
+    fn put_on_links(&self, ebpf: &mut Ebpf) -> Result<(), KernelError> {
+        for (spot, attachment) in &self.attachments {
+            load_program(ebpf, self.settings.entry_point(spot.point, attachment.is_raw))?;
+        }
+        self.pins.as_ref().map_or(Ok(()), |pins| pins.write_down(ebpf))?;
+        let filters = self.filter_programs()?;
+        for (spot, attachment) in &self.attachments {
             let entry = self.settings.entry_point(spot.point, attachment.is_raw);
-            let Err(error) = put(ebpf, entry, *spot, attachment) else { continue };
-            for (spot, attachment) in self.attachments.iter().take(done) {
-                let entry = self.settings.entry_point(spot.point, attachment.is_raw);
-                // What looks after the interfaces finds one that does not go back, and attaches it anew.
-                if let Err(second) = put(&mut self.ebpf, entry, *spot, attachment) {
-                    tracing::error!("{second}; it is attached anew");
-                }
-            }
-            return Err(error);
+            put(ebpf, entry, *spot, attachment, self.pins.as_ref(), &filters)?;
         }
         if !self.attachments.is_empty() {
             wait_for_readers();
         }
+        if let Err(error) = self.forget_programs() {
+            tracing::warn!("{error}; programs that are used no more go with the next start");
+        }
+        Ok(())
+    }
+
+    /// Puts this load's own programs at every hook of this process, where another load's were to take their place and could
+    /// not.
+    fn gather(&mut self) -> Result<(), KernelError> {
+        let filters = self.filter_programs()?;
+        for (spot, attachment) in &self.attachments {
+            let entry = self.settings.entry_point(spot.point, attachment.is_raw);
+            put(&mut self.ebpf, entry, *spot, attachment, self.pins.as_ref(), &filters)?;
+        }
+        self.put_connects(&self.ebpf)?;
+        wait_for_readers();
+        self.is_astray = false;
         Ok(())
     }
 }
 
+/// The rule that an operation adds.
+fn added(op: &Op) -> Option<&Rule> {
+    if let Op::Add(rule) = op { Some(rule) } else { None }
+}
+
 /// Puts a program at a hook in place of the one that is there.
-fn put(ebpf: &mut Ebpf, entry: &'static str, spot: Spot, attachment: &Attachment) -> Result<(), KernelError> {
+fn put(
+    ebpf: &mut Ebpf,
+    entry: &'static str,
+    spot: Spot,
+    attachment: &Attachment,
+    pins: Option<&PinDir>,
+    filters: &BTreeSet<u32>,
+) -> Result<(), KernelError> {
     load_program(ebpf, entry)?;
     match &attachment.hold {
         Hold::Filter => match netlink::interfaces()?.get(&spot.ifindex) {
-            Some(interface) => filter::put(ebpf, entry, &interface.name, spot.point, true),
+            Some(interface) => match filter::at(spot.ifindex, &interface.name, spot.point, filters) {
+                Ok(Some(_)) => filter::put(ebpf, entry, &interface.name, spot.point, true, pins),
+                // What looks after the interfaces attaches one that has gone, and tells who stands in its place.
+                Ok(None) => Ok(()),
+                Err(error) if error.kind == ErrorKind::Foreign => Ok(()),
+                Err(error) => Err(error),
+            },
             // What looks after the interfaces cleans up.
             None => Ok(()),
         },
-        Hold::Link(link) => link.update(program(ebpf, entry)?).map_err(|error| {
+        // What looks after the interfaces cleans up after one that is gone.
+        Hold::Link(link) => link.replace(program(ebpf, entry)?).map_err(|error| {
             KernelError::of(format!("replacing the {} program on {}", spot.point, attachment.interface), &error)
         }),
     }

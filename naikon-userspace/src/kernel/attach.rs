@@ -6,14 +6,14 @@ use std::{
     io,
 };
 
-use aya::programs::loaded_programs;
+use aya::programs::{Program, loaded_programs};
+use naikon_ebpf::abi;
 
 use super::{
-    Kernel, KernelVersion, Settings, TCX,
+    Kernel, KernelVersion, Settings, TCX, connect,
     error::{self, ErrorKind, KernelError},
     filter,
-    link::{self, Link, Target},
-    netlink,
+    link::{self, Held as LinkHeld, Link, Target},
     pins::{self, PinDir, Pinned, pinned_link},
 };
 use crate::{
@@ -28,7 +28,7 @@ pub(super) struct Attachment {
     pub(super) hold: Hold,
     /// Packets begin with their IP header.
     pub(super) is_raw: bool,
-    /// It was attached before this process.
+    /// Something of ours was there before this process.
     pub(super) adopted: bool,
 }
 
@@ -54,7 +54,7 @@ pub struct Attached {
 /// A hook that carries, or carried, the program.
 #[derive(Debug)]
 pub struct Held {
-    /// The name that the interface's counters have; unknown for a link of another ABI.
+    /// The name that the interface's counters have; unknown for a link of an ABI whose names are.
     pub name: Option<String>,
     /// Attached by this process, not only pinned by an earlier one.
     pub by_us: bool,
@@ -84,7 +84,11 @@ impl Kernel {
     pub fn stance(&self, interface: &Interface, point: Point) -> Result<Option<Stance>, KernelError> {
         let spot = Spot { ifindex: interface.index, point };
         if is_filter(point) {
-            let found = filter::at(interface.index, &interface.name, point)?;
+            let found = match filter::at(interface.index, &interface.name, point, &self.filter_programs()?) {
+                // Somebody else has the place of ours.
+                Err(error) if error.kind == ErrorKind::Foreign => None,
+                found => found?,
+            };
             let is_ours = match (found, self.attachments.get(&spot)) {
                 (Some(id), Some(attachment)) => id == self.program_id(point, attachment.is_raw)?,
                 (found, _) => found.is_some(),
@@ -102,12 +106,7 @@ impl Kernel {
             }
             _ => self.pinned_link(spot)?.map(|pinned| pinned.held),
         };
-        let Some(held) = held.filter(|held| held.ifindex == interface.index) else { return Ok(None) };
-        Ok(match point {
-            // The link may be of an interface that has moved to another namespace.
-            Point::Xdp => interface.xdp.filter(|xdp| xdp.program_id == held.program_id).map(|xdp| xdp.mode),
-            Point::Ingress | Point::Egress => Some(Stance::Tcx),
-        })
+        held.map_or(Ok(None), |held| confirmed(interface, point, held))
     }
 
     /// The program that sees packets before ours at a TC hook, by id and, where the kernel tells it, name.
@@ -122,8 +121,7 @@ impl Kernel {
         }
         let Some(attachment) = self.attachments.get(&Spot { ifindex: interface.index, point }) else { return Ok(None) };
         let ours = self.program_id(point, attachment.is_raw)?;
-        let programs = link::programs_at(interface.index, point == Point::Egress)
-            .map_err(|error| KernelError::of(format!("asking what stands at {point} of {}", interface.name), &error))?;
+        let programs = programs_at(interface, point)?;
         let first = programs.first().filter(|id| **id != ours);
         Ok(first.map(|id| format!("program {id}{}", named(*id))))
     }
@@ -134,6 +132,9 @@ impl Kernel {
     ///
     /// [`ErrorKind::Foreign`] with the program's id and mode.
     pub fn require_free(&self, interface: &Interface, point: Point) -> Result<(), KernelError> {
+        if is_filter(point) {
+            return filter::at(interface.index, &interface.name, point, &self.filter_programs()?).map(|_| ());
+        }
         let in_the_way = interface.xdp.filter(|_| point == Point::Xdp);
         let Some(AttachedXdp { program_id, mode }) = in_the_way else {
             // A pin of ours that is something else is refused too.
@@ -170,12 +171,12 @@ impl Kernel {
         let known = if is_held { self.name_of(interface.index)? } else { None };
         let name = known.unwrap_or_else(|| interface.name.clone());
         let slot = self.slot(&name)?;
-        self.tables.set_slot(interface.index, slot)?;
+        self.count_as(interface.index, slot)?;
         self.count_ports(interface)?;
         let (hold, attached) = if is_filter(point) {
-            let adopted = filter::at(interface.index, &interface.name, point)?.is_some();
+            let adopted = filter::at(interface.index, &interface.name, point, &self.filter_programs()?)?.is_some();
             let entry = self.settings.entry_point(point, is_raw);
-            filter::put(&mut self.ebpf, entry, &interface.name, point, adopted)?;
+            filter::put(&mut self.ebpf, entry, &interface.name, point, adopted, self.pins.as_ref())?;
             (Hold::Filter, Attached { stance: Stance::Clsact, adopted, notice: None })
         } else {
             let (link, attached) = match self.adopt(interface, spot, is_raw)? {
@@ -184,7 +185,8 @@ impl Kernel {
             };
             (Hold::Link(link), attached)
         };
-        let adopted = attached.adopted;
+        // What this process has put there, and finds there again, is its own all the same.
+        let adopted = self.attachments.get(&spot).map_or(attached.adopted, |before| before.adopted);
         self.attachments.insert(spot, Attachment { interface: name, hold, is_raw, adopted });
         Ok(attached)
     }
@@ -200,7 +202,7 @@ impl Kernel {
         };
         for port in &interface.ports {
             if self.tables.slot(*port)? != Some(slot) {
-                self.tables.set_slot(*port, slot)?;
+                self.count_as(*port, slot)?;
             }
         }
         Ok(())
@@ -214,16 +216,12 @@ impl Kernel {
         is_raw: bool,
     ) -> Result<Option<(Link, Attached)>, KernelError> {
         let Some(pinned) = self.pinned_link(spot)? else { return Ok(None) };
-        let stance = match spot.point {
-            Point::Xdp => interface.xdp.filter(|xdp| xdp.program_id == pinned.held.program_id).map(|xdp| xdp.mode),
-            Point::Ingress | Point::Egress => Some(Stance::Tcx),
-        };
-        let Some(stance) = stance.filter(|_| pinned.is_live(spot.ifindex)) else {
-            drop(pinned);
-            self.attachments.remove(&spot);
+        let Some(stance) = confirmed(interface, spot.point, pinned.held)? else {
+            // The pin goes first: closing the descriptor then detaches at once, where it holds something elsewhere.
             if let Some(pins) = &self.pins {
                 pins::unpin(&pins.link(spot))?;
             }
+            self.attachments.remove(&spot);
             return Ok(None);
         };
         self.put(&pinned.link, spot.point, is_raw, &interface.name)?;
@@ -307,7 +305,7 @@ impl Kernel {
         }
         drop(pinned);
         if is_filter(spot.point) {
-            remove_filter(spot)?;
+            filter::remove(spot, &self.filter_programs()?)?;
         }
         self.attachments.remove(&spot);
         // The other hooks of an interface count in the same slot.
@@ -328,7 +326,7 @@ impl Kernel {
             for spot in pins.links()? {
                 found.insert(spot, Held { name: self.name_of(spot.ifindex)?, by_us: false });
             }
-            for spot in filters()? {
+            for (spot, _) in filter::spots(&filter::programs(pins)?)? {
                 found.insert(spot, Held { name: self.name_of(spot.ifindex)?, by_us: false });
             }
         }
@@ -337,67 +335,47 @@ impl Kernel {
         Ok(found)
     }
 
-    /// Tells the egress programs where packets were judged that came in: on these interfaces, and on no other one that is here.
-    ///
-    /// # Errors
-    ///
-    /// When the map cannot be written.
-    pub fn set_judged(&mut self, here: &BTreeSet<u32>, judged: &BTreeSet<u32>) -> Result<(), KernelError> {
-        self.tables.set_judged(here, judged)
-    }
-
     /// The name under which an interface's frames are counted: the one it had when it was attached first.
     fn name_of(&self, ifindex: u32) -> Result<Option<String>, KernelError> {
-        let slot = self.tables.slot(ifindex)?;
+        let slot = self.tables.slot(ifindex)?.filter(|slot| *slot != abi::SLOT_OTHERS);
         Ok(self.slots.iter().find(|(_, known)| Some(**known) == slot).map(|(name, _)| name.clone()))
-    }
-
-    /// Removes the maps of other ABIs: every link has this program now.
-    ///
-    /// # Errors
-    ///
-    /// When a pin cannot be removed.
-    pub fn remove_other_versions(&self) -> Result<(), KernelError> {
-        self.pins.as_ref().map_or(Ok(()), PinDir::remove_other_versions)
     }
 
     /// Takes the program off every interface and removes every pin: the end of enforcement.
     ///
     /// # Errors
     ///
-    /// When a pin cannot be removed; what could be is gone.
+    /// When a pin is not ours: then nothing is gone. When one cannot be removed; what could be is gone.
     pub fn detach(&mut self) -> Result<(), KernelError> {
         let mut refused = Ok(());
-        for spot in self.attached()?.into_keys() {
+        let spots = self.attached()?;
+        self.require_own_connects()?;
+        self.pins.as_ref().map_or(Ok(()), connect::require_own_next)?;
+        for spot in spots.keys() {
+            self.pinned_link(*spot)?;
+        }
+        for spot in spots.into_keys() {
             // One that refuses is no reason to leave the others.
             refused = self.release(spot).and(refused);
         }
         refused = self.release_connects().and(refused);
         refused?;
-        self.pins.take().map_or(Ok(()), PinDir::remove)
+        self.forget_programs()?;
+        self.pins.as_ref().map_or(Ok(()), PinDir::remove)?;
+        // The lock goes with it.
+        self.pins = None;
+        Ok(())
     }
 
-    /// Undoes what this process attached after a start that failed: what was there before stays as it was.
-    ///
-    /// # Errors
-    ///
-    /// When a pin cannot be removed.
-    pub fn abandon(mut self) -> Result<(), KernelError> {
-        let new: Vec<Spot> =
-            self.attachments.iter().filter(|(_, attachment)| !attachment.adopted).map(|(spot, _)| *spot).collect();
-        let mut refused = Ok(());
-        for spot in new {
-            // One that refuses is no reason to leave the others.
-            refused = self.release(spot).and(refused);
-        }
-        refused?;
-        if self.connects.as_ref().is_some_and(|connects| !connects.adopted) {
-            self.release_connects()?;
-        }
-        let nothing_left = self.fresh && self.attached()?.is_empty();
-        match self.pins.take() {
-            Some(pins) if nothing_left => pins.discard(),
-            _ => Ok(()),
+    /// Ids of the programs whose filters are ours.
+    pub(super) fn filter_programs(&self) -> Result<BTreeSet<u32>, KernelError> {
+        let loaded = |program: &Program| match program {
+            Program::SchedClassifier(program) => program.info().ok().map(|info| info.id()),
+            _ => None,
+        };
+        match &self.pins {
+            Some(pins) => filter::programs(pins),
+            None => Ok(self.ebpf.programs().filter_map(|(_, program)| loaded(program)).collect()),
         }
     }
 
@@ -414,27 +392,25 @@ fn is_filter(point: Point) -> bool {
     point != Point::Xdp && KernelVersion::current().is_ok_and(|running| running < TCX)
 }
 
-/// Filters of ours on this machine. There are none where there are links.
-pub(super) fn filters() -> Result<Vec<Spot>, KernelError> {
-    let mut found = Vec::new();
-    for interface in netlink::interfaces()?.into_values().filter(|_| is_filter(Point::Egress)) {
-        for point in [Point::Ingress, Point::Egress] {
-            // Somebody else's filter is told when we want the place.
-            if let Ok(Some(_)) = filter::at(interface.index, &interface.name, point) {
-                found.push(Spot { ifindex: interface.index, point });
-            }
-        }
+/// How a program stands at a hook of an interface that is here, by what the kernel says of its link. The link may be of an interface
+/// that has moved to another network namespace, where it goes on, while another one got its index.
+pub(super) fn confirmed(interface: &Interface, point: Point, held: LinkHeld) -> Result<Option<Stance>, KernelError> {
+    if held.ifindex != interface.index {
+        return Ok(None);
     }
-    Ok(found)
+    if point == Point::Xdp {
+        return Ok(interface.xdp.filter(|xdp| xdp.program_id == held.program_id).map(|xdp| xdp.mode));
+    }
+    Ok(programs_at(interface, point)?.contains(&held.program_id).then_some(Stance::Tcx))
 }
 
-/// Removes our filter from a hook, if it is there.
-pub(super) fn remove_filter(spot: Spot) -> Result<(), KernelError> {
-    let interfaces = netlink::interfaces()?;
-    let Some(interface) = interfaces.get(&spot.ifindex) else { return Ok(()) };
-    match filter::at(spot.ifindex, &interface.name, spot.point)? {
-        Some(_) => filter::remove(&interface.name, spot.point),
-        None => Ok(()),
+/// The programs at a TC hook, in the order in which they see packets.
+fn programs_at(interface: &Interface, point: Point) -> Result<Vec<u32>, KernelError> {
+    match link::programs_at(interface.index, point == Point::Egress) {
+        // It has gone since it was listed.
+        Err(error) if error::errno(&error) == Some(rustix::io::Errno::NODEV) => Ok(Vec::new()),
+        programs => programs
+            .map_err(|error| KernelError::of(format!("asking what stands at {point} of {}", interface.name), &error)),
     }
 }
 

@@ -13,6 +13,7 @@ use naikon_ebpf::abi::{self, Action};
 use super::{
     Kernel,
     error::{ErrorKind, KernelError},
+    is_marked,
     tables::{Trie, again, wait_for_readers},
 };
 use crate::{
@@ -58,7 +59,7 @@ impl TrieReader {
     pub fn compare(&self, rules: &[Rule], generation: u64) -> Result<Agreement, KernelError> {
         let is_at_rest = || -> Result<bool, KernelError> {
             let meta = |index| self.meta.get(&index, 0).map_err(|error| refused(abi::META, &error));
-            Ok(meta(abi::META_GENERATION)? == generation && meta(abi::META_APPLYING)? == 0)
+            Ok(meta(abi::META_GENERATION)? == generation && !is_marked(meta(abi::META_APPLYING)?, generation))
         };
         if !is_at_rest()? {
             return Ok(Agreement::Unknown);

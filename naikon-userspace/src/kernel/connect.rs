@@ -4,7 +4,7 @@
 //! All four stand at one cgroup, so they come and go together. A cgroup that is made anew under the same path is another one.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io,
     os::{fd::AsFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
@@ -14,12 +14,12 @@ use aya::Ebpf;
 use naikon_ebpf::abi;
 
 use super::{
-    CAP_PERFMON, CAP_SYS_ADMIN, Kernel, capabilities,
+    Kernel,
     error::{self, ErrorKind, KernelError},
     link::{Kind, Link, Target},
     load_program,
     pins::{self, PinDir, open_link},
-    program,
+    privileges, program,
     tables::wait_for_readers,
 };
 
@@ -37,8 +37,7 @@ struct Hook {
 
 /// Each hook with the program that this process may load.
 fn hooks() -> impl Iterator<Item = Hook> {
-    let may_know_names = capabilities().is_ok_and(|held| held & (CAP_PERFMON | CAP_SYS_ADMIN) != 0);
-    let programs = if may_know_names { abi::PROGRAMS_CONNECT } else { abi::PROGRAMS_NAMELESS };
+    let programs = if privileges::sees_addresses() { abi::PROGRAMS_CONNECT } else { abi::PROGRAMS_NAMELESS };
     let hooks = abi::PROGRAMS_CONNECT.into_iter().zip(programs).zip(ATTACH_TYPES);
     hooks.map(|((name, program), attach_type)| Hook { name, program, attach_type })
 }
@@ -59,17 +58,17 @@ pub(super) struct Connects {
     /// The inode of its directory, which names it.
     id: u64,
     links: Vec<(Hook, Link)>,
-    /// All of them were attached before this process.
-    pub(super) adopted: bool,
+    /// Some of them were pinned before, and hold a program of this load now.
+    pub(super) took_over: bool,
+    /// Those of before have made way for them, and their pins.
+    is_settled: bool,
 }
 
 /// What became of the wish for programs at a cgroup.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Connected {
-    /// They are not wanted, and there were none.
+    /// They are not wanted.
     Unwanted,
-    /// They are not wanted any more and have been taken away.
-    Released,
     /// They have been put there.
     Attached,
     /// They were there, and their programs have been replaced.
@@ -92,51 +91,79 @@ impl Kernel {
         self.pins.as_ref().map_or(Ok(()), |pins| pinned(pins).map(|_| ()))
     }
 
-    /// Puts the programs at the cgroup, on the links that are pinned or on new ones; takes away what is pinned where they are
-    /// not wanted.
+    /// Puts the programs at the cgroup, on the links that are pinned or on new ones. What else is pinned stays until
+    /// [`Kernel::settle_connects`].
     ///
     /// # Errors
     ///
     /// What the kernel refuses; links that were there stay.
     pub fn attach_connects(&mut self) -> Result<Connected, KernelError> {
-        let Some(path) = self.settings.cgroup.clone() else {
-            let had_any = self.pins.as_ref().is_some_and(|pins| hooks().any(|hook| pins.at(hook.name).exists()));
-            self.release_connects()?;
-            return Ok(if had_any { Connected::Released } else { Connected::Unwanted });
-        };
+        let Some(path) = self.settings.cgroup.clone() else { return Ok(Connected::Unwanted) };
         let (cgroup, id) = open(&path)?;
         let mut links = Vec::new();
-        let mut adopted = true;
+        let (mut adopted, mut took_over) = (true, false);
         for hook in hooks() {
             let Hook { name, attach_type, .. } = hook;
             let new = program(&self.ebpf, hook.program)?;
             let pinned = match &self.pins {
-                Some(pins) => open_link(&pins.at(name), Kind::Cgroup)?,
+                Some(pins) => open_link(pins, name, Kind::Cgroup)?,
                 None => None,
             };
             if let Some(pinned) = pinned.filter(|pinned| pinned.held.cgroup == id) {
                 pinned.link.update(new).map_err(|error| replace_error(name, &error))?;
                 links.push((hook, pinned.link));
+                took_over = true;
                 continue;
             }
             adopted = false;
             let target = Target::Cgroup { cgroup: cgroup.as_fd(), attach_type };
             links.push((hook, Link::create(new, target).map_err(|error| attach_error(name, &path, &error))?));
         }
-        // New ones stand before old ones go: where the cgroups lie in each other, nobody slips through.
-        if let Some(pins) = self.pins.as_ref().filter(|_| !adopted) {
-            for (hook, link) in &links {
-                let pin = pins.at(hook.name);
-                if open_link(&pin, Kind::Cgroup)?.is_some_and(|pinned| pinned.held.cgroup == id) {
-                    continue;
-                }
-                pins::unpin(&pin)?;
-                link.pin(&pin)
-                    .map_err(|error| KernelError::of(format!("pinning the link {}", pin.display()), &error))?;
-            }
-        }
-        self.connects = Some(Connects { id, links, adopted });
+        self.connects = Some(Connects { id, links, took_over, is_settled: false });
         Ok(if adopted { Connected::Adopted } else { Connected::Attached })
+    }
+
+    /// Has the links of this process stand for those of before, which go, or for none. Whether any went because none are wanted.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refuses; the pins that were there stay.
+    pub fn settle_connects(&mut self) -> Result<bool, KernelError> {
+        let Some(pins) = &self.pins else { return Ok(false) };
+        let Some(Connects { id, links, .. }) = &self.connects else {
+            let had_any = abi::PROGRAMS_CONNECT.iter().any(|name| pins.at(name).exists());
+            self.release_connects()?;
+            return Ok(had_any);
+        };
+        // What a crash has left there.
+        unpin_next(pins)?;
+        let mut successions = Vec::new();
+        for (Hook { name, .. }, link) in links {
+            let before = open_link(pins, name, Kind::Cgroup)?;
+            if before.as_ref().is_some_and(|pinned| pinned.held.cgroup == *id) {
+                continue;
+            }
+            // Each pin gives way to its successor in one step: at no moment is there none.
+            let next = pins.at(&next(name));
+            if let Err(error) = link.pin(&next) {
+                unpin_next(pins)?;
+                return Err(KernelError::of(format!("pinning the link {}", next.display()), &error));
+            }
+            successions.push((next, pins.at(name), before));
+        }
+        for (next, pin, before) in successions {
+            fs::rename(&next, &pin)
+                .map_err(|error| KernelError::of(format!("renaming the pin {}", next.display()), &error))?;
+            drop(before);
+        }
+        self.connects.iter_mut().for_each(|connects| connects.is_settled = true);
+        Ok(false)
+    }
+
+    /// Whether [`Kernel::settle_connects`] has nothing left to do.
+    #[must_use]
+    pub fn has_settled_connects(&self) -> bool {
+        self.pins.is_none() || self.connects.as_ref().is_none_or(|connects| connects.is_settled)
     }
 
     /// Whether the kernel confirms every program at the cgroup that bears the path now.
@@ -160,7 +187,7 @@ impl Kernel {
         Ok(true)
     }
 
-    /// Takes the programs from the cgroup.
+    /// Takes the programs from the cgroup, those of before as well.
     ///
     /// # Errors
     ///
@@ -178,7 +205,7 @@ impl Kernel {
         let Some(connects) = &self.connects else { return Ok(()) };
         for (done, (hook, link)) in connects.links.iter().enumerate() {
             let put = program(ebpf, hook.program)
-                .and_then(|program| link.update(program).map_err(|error| replace_error(hook.name, &error)));
+                .and_then(|program| link.replace(program).map_err(|error| replace_error(hook.name, &error)));
             if let Err(error) = put {
                 self.put_back_connects(done);
                 return Err(error);
@@ -207,20 +234,41 @@ impl Kernel {
 pub(super) fn pinned(pins: &PinDir) -> Result<Vec<u64>, KernelError> {
     let mut cgroups = Vec::new();
     for name in abi::PROGRAMS_CONNECT {
-        cgroups.extend(open_link(&pins.at(name), Kind::Cgroup)?.map(|pinned| pinned.held.cgroup));
+        cgroups.extend(open_link(pins, name, Kind::Cgroup)?.map(|pinned| pinned.held.cgroup));
     }
     Ok(cgroups)
+}
+
+/// Refuses what is not ours under the names of links that are about to take the place of others.
+pub(super) fn require_own_next(pins: &PinDir) -> Result<(), KernelError> {
+    abi::PROGRAMS_CONNECT.iter().try_for_each(|name| open_link(pins, &next(name), Kind::Cgroup).map(drop))
 }
 
 /// Removes the pins of the programs, and so takes them from the cgroup, unless somebody holds a link open.
 pub(super) fn release_pins(pins: &PinDir) -> Result<(), KernelError> {
     for name in abi::PROGRAMS_CONNECT {
-        let pinned = open_link(&pins.at(name), Kind::Cgroup)?;
+        let pinned = open_link(pins, name, Kind::Cgroup)?;
         // The pin goes first: closing the descriptor then detaches at once, not from a worker.
         pins::unpin(&pins.at(name))?;
         drop(pinned);
     }
+    unpin_next(pins)
+}
+
+/// Removes the pins of links that have not taken the place of others.
+fn unpin_next(pins: &PinDir) -> Result<(), KernelError> {
+    let next = abi::PROGRAMS_CONNECT.map(next);
+    // All are looked at before one is removed: what is not ours stays.
+    let pinned = next.iter().map(|name| open_link(pins, name, Kind::Cgroup)).collect::<Result<Vec<_>, _>>()?;
+    next.iter().try_for_each(|name| pins::unpin(&pins.at(name)))?;
+    drop(pinned);
     Ok(())
+}
+
+/// Where a link is pinned that is about to take the place of another. One that stays there after a crash enforces until the next
+/// start has an own.
+pub(super) fn next(name: &str) -> String {
+    format!("{name}-next")
 }
 
 /// The path of a cgroup below `root`, by the inode of its directory.

@@ -3,7 +3,7 @@
 use std::{fmt, io};
 
 /// A refused kernel operation.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct KernelError {
     /// Gerund and object: "pinning the link of eth0".
     pub operation: String,
@@ -28,7 +28,7 @@ pub enum ErrorKind {
     Locked,
     /// Somebody else's program or pin is in the way.
     Foreign,
-    /// The kernel had no memory; trying again may help.
+    /// The kernel had no memory, or no descriptor; trying again may help.
     Memory,
     /// Anything else.
     Other,
@@ -47,6 +47,13 @@ impl KernelError {
     /// From an error with an errno somewhere in its chain: the kind and the cure follow from it.
     pub(crate) fn of(operation: impl Into<String>, error: &(dyn std::error::Error + 'static)) -> Self {
         let (kind, cure) = match errno(error) {
+            // Before 5.11 a map that is too large is refused like what is not allowed.
+            Some(rustix::io::Errno::PERM) if super::locked_memory().is_some() => (
+                ErrorKind::Privilege,
+                Some(
+                    "this kernel counts maps against RLIMIT_MEMLOCK: LimitMEMLOCK=infinity in the unit, 'ulimit -l unlimited' in a shell",
+                ),
+            ),
             Some(rustix::io::Errno::PERM | rustix::io::Errno::ACCESS) => (
                 ErrorKind::Privilege,
                 Some(
@@ -55,6 +62,9 @@ impl KernelError {
             ),
             Some(rustix::io::Errno::NOMEM) => {
                 (ErrorKind::Memory, Some("give the memory cgroup of naikon more room, or load fewer prefixes"))
+            }
+            Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE) => {
+                (ErrorKind::Memory, Some("let naikon open more files (LimitNOFILE=)"))
             }
             _ => (ErrorKind::Other, None),
         };

@@ -12,19 +12,23 @@ use aya::{
     programs::{ProgramInfo, loaded_programs},
 };
 use naikon_ebpf::abi::{self, Place};
-use procfs::{ProcError, process::Process};
+use procfs::{
+    ProcError,
+    process::{Process, Status},
+};
 use rustix::{
     fs::StatVfsMountFlags,
     io::Errno,
     process::{Resource, getrlimit},
+    thread::CapabilitySet,
 };
 
 use super::{
-    CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON, CAP_SYS_ADMIN,
     error::{self, ErrorKind, KernelError},
     generic, has_pins, interfaces,
     link::programs_at,
     pins::is_bpffs,
+    privileges,
     traffic::{mtus, traffic},
 };
 use crate::{
@@ -33,9 +37,16 @@ use crate::{
     protocol::Hook,
 };
 
-/// `CAP_SYS_PTRACE` and `CAP_SYS_RESOURCE` (include/uapi/linux/capability.h).
-const CAP_SYS_PTRACE: u64 = 1 << 19;
-const CAP_SYS_RESOURCE: u64 = 1 << 24;
+/// The version of the running kernel.
+///
+/// # Errors
+///
+/// When it tells none that can be read.
+pub fn version() -> Seen<Version> {
+    procfs::sys::kernel::Version::current()
+        .map(|version| Version::new(version.major, version.minor))
+        .map_err(|error| of_proc(&error))
+}
 
 /// Everything that can be known. `daemon` is what answers at the control socket.
 ///
@@ -47,12 +58,13 @@ pub fn facts(pin_dir: Option<&Path>, daemon: Seen<Option<Daemon>>) -> Result<Fac
     let (programs, any_jitted) = programs();
     let details = details(&interfaces, &programs)?;
     Ok(Facts {
-        kernel: procfs::sys::kernel::Version::current()
-            .map(|version| Version::new(version.major, version.minor))
-            .map_err(|error| of_proc(&error)),
+        kernel: version(),
         page_size: u32::try_from(rustix::param::page_size()).unwrap_or(u32::MAX),
         is_root: rustix::process::geteuid().is_root(),
-        capabilities: Process::myself().map_err(|error| of_proc(&error)).and_then(|own| capabilities(&own)),
+        capabilities: Process::myself()
+            .and_then(|own| own.status())
+            .map(|status| capabilities(&status))
+            .map_err(|error| of_proc(&error)),
         memlock: getrlimit(Resource::Memlock).current,
         pins: pin_dir.map(pins),
         jit: jit(any_jitted),
@@ -77,14 +89,14 @@ pub fn facts(pin_dir: Option<&Path>, daemon: Seen<Option<Daemon>>) -> Result<Fac
 pub fn daemon_facts(process: Option<u32>, hooks: Vec<Hook>) -> Daemon {
     let unknown = || Unseen::Untold("its process is not known here".into());
     let number = process.and_then(|process| i32::try_from(process).ok()).ok_or_else(unknown);
-    let capabilities = number
-        .clone()
-        .and_then(|process| Process::new(process).map_err(|error| of_proc(&error)))
-        .and_then(|process| capabilities(&process));
+    let status = number.clone().and_then(|process| {
+        Process::new(process).and_then(|process| process.status()).map_err(|error| of_proc(&error))
+    });
     let network =
         |process: &str| fs::read_link(Path::new("/proc").join(process).join("ns/net")).map_err(|error| of_io(&error));
     let same_network = number.and_then(|process| Ok(network(&process.to_string())? == network("self")?));
-    Daemon { process, hooks, capabilities, same_network }
+    let fenced = status.as_ref().map(privileges::is_fenced).map_err(Clone::clone);
+    Daemon { process, hooks, capabilities: status.map(|status| capabilities(&status)), fenced, same_network }
 }
 
 fn of_io(error: &io::Error) -> Unseen {
@@ -128,16 +140,16 @@ fn forwards_ipv6() -> Seen<bool> {
     setting(Path::new(CONF)).map(|value| value != 0)
 }
 
-fn capabilities(process: &Process) -> Seen<Capabilities> {
-    let held = process.status().map_err(|error| of_proc(&error))?.capeff;
-    let has = |any: u64| held & any != 0;
-    Ok(Capabilities {
-        bpf: has(CAP_BPF | CAP_SYS_ADMIN),
-        net_admin: has(CAP_NET_ADMIN),
-        perfmon: has(CAP_PERFMON | CAP_SYS_ADMIN),
-        sys_ptrace: has(CAP_SYS_PTRACE),
-        sys_resource: has(CAP_SYS_RESOURCE),
-    })
+fn capabilities(status: &Status) -> Capabilities {
+    let held = CapabilitySet::from_bits_retain(status.capeff);
+    Capabilities {
+        bpf: privileges::may_load(held),
+        net_admin: held.contains(CapabilitySet::NET_ADMIN),
+        perfmon: privileges::may_see_addresses(held),
+        sys_ptrace: held.contains(CapabilitySet::SYS_PTRACE),
+        sys_resource: held.contains(CapabilitySet::SYS_RESOURCE),
+        sys_admin: held.contains(CapabilitySet::SYS_ADMIN),
+    }
 }
 
 fn pins(directory: &Path) -> Pins {
@@ -148,11 +160,7 @@ fn pins(directory: &Path) -> Pins {
         read_only: rustix::fs::statvfs(&existing)
             .map(|found| found.f_flag.contains(StatVfsMountFlags::RDONLY))
             .map_err(of_errno),
-        pinned: match fs::read_dir(directory) {
-            Ok(_) => Ok(has_pins(directory)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(of_io(&error)),
-        },
+        pinned: has_pins(directory).map_err(|error| of_kernel(&error)),
         locked: locked(directory),
         directory: directory.to_owned(),
         existing,

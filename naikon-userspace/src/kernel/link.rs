@@ -93,14 +93,17 @@ impl Link {
         sys::update_link(self.0.as_fd(), program)
     }
 
+    /// Like [`Link::update`], for what gives the same answers: a link that holds nothing any more (`ENOLINK`) needs none.
+    pub(crate) fn replace(&self, program: BorrowedFd<'_>) -> io::Result<()> {
+        match self.update(program) {
+            Err(error) if rustix::io::Errno::from_io_error(&error) == Some(rustix::io::Errno::NOLINK) => Ok(()),
+            updated => updated,
+        }
+    }
+
     /// Keeps it alive without this process.
     pub(crate) fn pin(&self, path: &Path) -> io::Result<()> {
         sys::pin(self.0.as_fd(), path)
-    }
-
-    /// What stands at a pin, if it is a link.
-    pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        sys::open_pin(path).map(Link)
     }
 
     /// What it holds, and where.
@@ -115,6 +118,13 @@ impl Link {
         };
         let cgroup = if kind == Kind::Cgroup { cgroup } else { 0 };
         Ok(Held { kind, program_id, ifindex, cgroup })
+    }
+}
+
+/// One that was opened.
+impl From<OwnedFd> for Link {
+    fn from(link: OwnedFd) -> Self {
+        Link(link)
     }
 }
 

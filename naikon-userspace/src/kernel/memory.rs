@@ -40,7 +40,11 @@ pub(super) fn name(table: Table) -> &'static str {
 
 impl Mapped {
     /// Maps the tables of an object that was loaded with this shape.
-    pub(super) fn take(ebpf: &mut Ebpf, shape: &Shape) -> Result<Self, KernelError> {
+    ///
+    /// # Errors
+    ///
+    /// When the object holds others, or they cannot be mapped.
+    pub fn take(ebpf: &mut Ebpf, shape: &Shape) -> Result<Self, KernelError> {
         let mut take = |name: &str| {
             ebpf.take_map(name).ok_or_else(|| {
                 KernelError::new(format!("opening the map {name}"), ErrorKind::Other, "the object does not hold it")

@@ -8,22 +8,27 @@ mod apply;
 mod attach;
 mod audit;
 mod connect;
+mod counters;
 mod error;
 mod exchange;
 mod facts;
 mod filter;
+mod former;
 mod generic;
 mod hits;
 mod link;
 mod memory;
+mod names;
 mod netlink;
 mod offline;
 mod pins;
+mod privileges;
 mod reports;
 mod sys;
 mod tables;
 mod trace;
 mod traffic;
+mod undo;
 
 use std::{
     collections::BTreeMap,
@@ -43,23 +48,27 @@ use naikon_ebpf::{
 };
 
 pub(crate) use self::sys::return_large_blocks;
+use self::{
+    apply::Unfinished, attach::Attachment, connect::Connects, pins::PinDir, reports::Reporters, tables::Tables,
+    trace::Loggers,
+};
 pub use self::{
     apply::{Enforced, Refused},
     attach::{Attached, Held},
     audit::{Agreement, AuditStep, Mended, TrieReader},
     connect::{Connected, cgroup_path},
+    counters::CounterReader,
     error::{ErrorKind, KernelError},
-    facts::{daemon_facts, facts},
+    facts::{daemon_facts, facts, version},
     hits::{EventCounts, Events, HitReader},
     memory::Mapped,
     netlink::{InterfaceChanges, default_gateways, interfaces, own_addresses},
     offline::{Inspection, detach_pins, has_pins, inspect},
+    privileges::{lasting as lasting_capabilities, own as own_privileges, prepared, starting as starting_capabilities},
     reports::Reports,
-    tables::CounterReader,
     trace::Trace,
-    traffic::traffic,
+    traffic::{pppoe_carriers, traffic},
 };
-use self::{attach::Attachment, connect::Connects, pins::PinDir, reports::Reporters, tables::Tables, trace::Loggers};
 use crate::{
     config::Mode,
     hook::{Point, Spot},
@@ -78,12 +87,6 @@ const FRAGS: KernelVersion = KernelVersion::new(5, 18, 0);
 const TCX: KernelVersion = KernelVersion::new(6, 6, 0);
 /// The first kernel that charges maps to the memory cgroup instead of RLIMIT_MEMLOCK.
 const NO_MEMLOCK: KernelVersion = KernelVersion::new(5, 11, 0);
-
-/// `CAP_NET_ADMIN`, `CAP_SYS_ADMIN`, `CAP_PERFMON` and `CAP_BPF` (include/uapi/linux/capability.h).
-const CAP_NET_ADMIN: u64 = 1 << 12;
-const CAP_SYS_ADMIN: u64 = 1 << 21;
-const CAP_PERFMON: u64 = 1 << 38;
-const CAP_BPF: u64 = 1 << 39;
 
 /// How to load and attach; fixed while the daemon runs.
 #[derive(Clone, Debug)]
@@ -112,10 +115,19 @@ pub struct Settings {
 pub struct Kernel {
     ebpf: Ebpf,
     tables: Tables,
+    /// As it stands in the map, which nobody else writes.
+    generation: u64,
     /// What stands in front of the tries in this load of the program.
     set: Set<Mapped>,
     /// The set says what the tries say.
     is_filled: bool,
+    /// A change that was refused and is not undone yet.
+    unfinished: Option<Unfinished>,
+    /// The tries held what programs of an earlier process enforce: so a change over those can be undone. Neither those of another
+    /// ABI nor those of a process that died in a change do.
+    is_known: bool,
+    /// Some links may hold programs of another load, which could not take the place of these.
+    is_astray: bool,
     /// A look at the set that is under way; a change of the set ends it.
     audit: Option<Audit>,
     settings: Settings,
@@ -126,8 +138,15 @@ pub struct Kernel {
     slots: BTreeMap<String, u16>,
     attachments: BTreeMap<Spot, Attachment>,
     connects: Option<Connects>,
-    /// No maps were pinned before this process: there is nothing that a failed start must leave in place.
+    /// No maps of this ABI were pinned before this process: there is nothing that a failed start must leave in place.
     fresh: bool,
+    /// The rules of another ABI, whose programs are on the links.
+    former_rules: Option<Vec<Rule>>,
+}
+
+/// Whether the mark of an apply says that it has not reached its generation.
+fn is_marked(applying: u64, generation: u64) -> bool {
+    applying != 0 && applying != generation
 }
 
 /// Refuses early, before anything is changed, what cannot work here.
@@ -138,33 +157,32 @@ pub struct Kernel {
 pub fn require_support() -> Result<(), KernelError> {
     let running = KernelVersion::current()
         .map_err(|error| KernelError::new("reading the kernel's version", ErrorKind::Unsupported, error))?;
-    if running < OLDEST {
-        return Err(KernelError::new(
-            "starting on this kernel",
-            ErrorKind::Unsupported,
-            format!("it is {running:?}, naikon needs 5.10 or newer"),
-        ));
-    }
-    let operation = "checking this process's capabilities";
-    let capabilities = capabilities().map_err(|error| KernelError::of(operation, &error))?;
-    for (wanted, name) in [(CAP_NET_ADMIN, "CAP_NET_ADMIN"), (CAP_BPF | CAP_SYS_ADMIN, "CAP_BPF")] {
-        if capabilities & wanted == 0 {
-            return Err(KernelError::new(operation, ErrorKind::Privilege, format!("{name} is missing"))
-                .cure("run as root, or with CAP_BPF and CAP_NET_ADMIN; CAP_PERFMON makes the program faster"));
-        }
-    }
-    if running < NO_MEMLOCK {
+    require_version(running)?;
+    privileges::require()?;
+    if locked_memory().is_some() {
         let unlimited = rustix::process::Rlimit { current: None, maximum: None };
         if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::Memlock, unlimited) {
-            tracing::warn!("raising RLIMIT_MEMLOCK: {error}; large lists may not fit, set LimitMEMLOCK=infinity");
+            tracing::warn!("raising RLIMIT_MEMLOCK: {error}; the maps may not fit, set LimitMEMLOCK=infinity");
         }
     }
     Ok(())
 }
 
-/// The effective capabilities of this process.
-fn capabilities() -> procfs::ProcResult<u64> {
-    Ok(procfs::process::Process::myself()?.status()?.capeff)
+/// How much memory this process may lock, where the kernel counts maps as such and there is a limit.
+fn locked_memory() -> Option<u64> {
+    let counts = KernelVersion::current().is_ok_and(|running| running < NO_MEMLOCK);
+    rustix::process::getrlimit(rustix::process::Resource::Memlock).current.filter(|_| counts)
+}
+
+/// Refuses a kernel that lacks what naikon cannot do without.
+fn require_version(running: KernelVersion) -> Result<(), KernelError> {
+    if running < OLDEST {
+        let cause = format!("it is {running}, naikon needs 5.10 or newer");
+        return Err(
+            KernelError::new("starting on this kernel", ErrorKind::Unsupported, cause).cure("boot a newer kernel")
+        );
+    }
+    Ok(())
 }
 
 impl Kernel {
@@ -176,13 +194,18 @@ impl Kernel {
     /// See [`ErrorKind`]; nothing that was there before has been changed.
     pub fn open(settings: &Settings) -> Result<Self, KernelError> {
         let pins = settings.pin_dir.as_deref().map(PinDir::open).transpose()?;
-        let mut fresh = true;
-        if let Some(pins) = &pins {
-            fresh = !pins.map(abi::META).exists();
-            pins.prepare_maps()?;
+        let fresh = pins.as_ref().is_none_or(|pins| !pins.map(abi::META).exists());
+        if let Some(pins) = &pins
+            && let Err(error) = pins.require_own_maps()
+        {
+            if let Err(second) = pins.discard_empty() {
+                tracing::warn!("{second}");
+            }
+            return Err(error);
         }
         let shape = apply::shape(&Counts::default(), pins.is_some())?;
-        let loaded = load(settings, pins.as_ref(), &shape).and_then(|mut ebpf| {
+        let handed_on = pins.as_ref().map_or(Ok(()), |pins| pins.make_maps().and_then(|()| pins.hand_on()));
+        let loaded = handed_on.and_then(|()| load(settings, pins.as_ref(), &shape)).and_then(|mut ebpf| {
             let tables = Tables::take(&mut ebpf)?;
             let set = Set::new(Mapped::take(&mut ebpf, &shape)?, shape);
             Ok((ebpf, tables, set))
@@ -191,30 +214,42 @@ impl Kernel {
             Ok(loaded) => loaded,
             Err(error) => {
                 // Maps that were made for nothing are not left behind.
-                if let Some(pins) = pins.filter(|_| fresh) {
-                    pins.discard()?;
+                if let Some(Err(second)) = pins.filter(|_| fresh).map(PinDir::discard) {
+                    tracing::warn!("{second}");
                 }
                 return Err(error);
             }
         };
-        let lists = tables.names(abi::NAME_LIST)?;
-        let slots = tables.names(abi::NAME_INTERFACE)?;
-        Ok(Kernel {
+        let mut kernel = Kernel {
             ebpf,
             tables,
+            generation: 0,
             set,
             is_filled: false,
+            unfinished: None,
+            is_known: false,
+            is_astray: false,
             audit: None,
             settings: settings.clone(),
             loggers: Loggers::default(),
             reporters: Reporters::default(),
             pins,
-            lists,
-            slots,
+            lists: BTreeMap::new(),
+            slots: BTreeMap::new(),
             attachments: BTreeMap::new(),
             connects: None,
             fresh,
-        })
+            former_rules: None,
+        };
+        match kernel.take_over() {
+            Ok(()) => Ok(kernel),
+            Err(error) => {
+                if let Err(second) = kernel.abandon(&[]) {
+                    tracing::warn!("cleaning up after a failed start: {second}");
+                }
+                Err(error)
+            }
+        }
     }
 
     /// The rules that the kernel enforces now, sorted by prefix.
@@ -227,12 +262,9 @@ impl Kernel {
     }
 
     /// Sets applied since the first start; continues over restarts.
-    ///
-    /// # Errors
-    ///
-    /// When the map cannot be read.
-    pub fn generation(&self) -> Result<u64, KernelError> {
-        self.tables.meta(abi::META_GENERATION)
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// Whether a process died in the middle of an apply, so that the rules lie between two sets.
@@ -241,63 +273,7 @@ impl Kernel {
     ///
     /// When the map cannot be read.
     pub fn interrupted(&self) -> Result<bool, KernelError> {
-        Ok(self.tables.meta(abi::META_APPLYING)? != 0)
-    }
-
-    /// The id of a list, the same for the same name until detach, and the cells to count its hits in.
-    ///
-    /// # Errors
-    ///
-    /// When ids or memory run out.
-    pub fn list_id(&mut self, name: &str) -> Result<u16, KernelError> {
-        if let Some(id) = self.lists.get(name) {
-            let id = *id;
-            let slots: Vec<u16> = self.slots.values().copied().collect();
-            self.tables.prepare_hits(&[id], &slots)?;
-            self.prepare_connects(id)?;
-            return Ok(id);
-        }
-        let id = next_id(&self.lists, abi::LISTS_MAX, "list")?;
-        let slots: Vec<u16> = self.slots.values().copied().collect();
-        self.tables.prepare_hits(&[id], &slots)?;
-        self.prepare_connects(id)?;
-        self.tables.set_name(abi::NAME_LIST, name, id)?;
-        self.lists.insert(name.to_owned(), id);
-        Ok(id)
-    }
-
-    /// Gives other maps the names that these have.
-    fn carry_names(&mut self, tables: &mut Tables) -> Result<(), KernelError> {
-        let lists: Vec<u16> = self.lists.values().copied().collect();
-        let slots: Vec<u16> = self.slots.values().copied().collect();
-        tables.prepare_hits(&lists, &slots)?;
-        if self.settings.cgroup.is_some() {
-            tables.prepare_connects(lists)?;
-        }
-        for (kind, names) in [(abi::NAME_LIST, &self.lists), (abi::NAME_INTERFACE, &self.slots)] {
-            names.iter().try_for_each(|(name, id)| tables.set_name(kind, name, *id))?;
-        }
-        tables.set_meta(abi::META_APPLYING, self.tables.meta(abi::META_APPLYING)?)
-    }
-
-    fn slot(&mut self, interface: &str) -> Result<u16, KernelError> {
-        let known = self.slots.get(interface).copied();
-        let slot = match known {
-            Some(slot) => slot,
-            None => next_id(&self.slots, abi::SLOTS_MAX, "interface")?,
-        };
-        let lists: Vec<u16> = self.lists.values().copied().collect();
-        self.tables.prepare_hits(&lists, &[slot])?;
-        if known.is_none() {
-            self.tables.set_name(abi::NAME_INTERFACE, interface, slot)?;
-            self.slots.insert(interface.to_owned(), slot);
-        }
-        Ok(slot)
-    }
-
-    /// Counters of calls are made only where calls are looked at.
-    fn prepare_connects(&mut self, list: u16) -> Result<(), KernelError> {
-        if self.settings.cgroup.is_some() { self.tables.prepare_connects([list]) } else { Ok(()) }
+        Ok(is_marked(self.tables.meta(abi::META_APPLYING)?, self.generation))
     }
 
     /// A reader of the counters that does not wait for this writer.
@@ -306,7 +282,17 @@ impl Kernel {
     ///
     /// When descriptors run out.
     pub fn counter_reader(&self) -> Result<CounterReader, KernelError> {
-        self.tables.reader()
+        let mut reader = self.tables.reader()?;
+        for kept in self.pins.as_ref().map_or_else(|| Ok(Vec::new()), PinDir::kept)? {
+            let path = kept.path;
+            if !reader.add(kept.name, kept.map)? {
+                tracing::warn!(
+                    "what another ABI counted in {} cannot be read by this naikon: it is not told, and kept for one that can",
+                    path.display()
+                );
+            }
+        }
+        Ok(reader)
     }
 
     /// A reader of who touched what, which does not wait for this writer.
@@ -314,7 +300,7 @@ impl Kernel {
     /// # Errors
     ///
     /// When descriptors run out.
-    pub fn hit_reader(&self) -> Result<Option<HitReader>, KernelError> {
+    pub fn hit_reader(&self) -> Result<HitReader, KernelError> {
         self.tables.hit_reader()
     }
 
@@ -323,7 +309,7 @@ impl Kernel {
     /// # Errors
     ///
     /// When descriptors run out.
-    pub fn events(&self) -> Result<Option<Events>, KernelError> {
+    pub fn events(&self) -> Result<Events, KernelError> {
         self.tables.events()
     }
 
@@ -334,7 +320,8 @@ impl Kernel {
 
     /// Loads the program for a hook, if it is not loaded yet.
     fn load_program(&mut self, point: Point, is_raw: bool) -> Result<(), KernelError> {
-        load_program(&mut self.ebpf, self.settings.entry_point(point, is_raw))
+        load_program(&mut self.ebpf, self.settings.entry_point(point, is_raw))?;
+        self.pins.as_ref().map_or(Ok(()), |pins| pins.write_down(&self.ebpf))
     }
 
     fn program_id(&self, point: Point, is_raw: bool) -> Result<u32, KernelError> {
@@ -396,6 +383,7 @@ fn load(settings: &Settings, pins: Option<&PinDir>, shape: &Shape) -> Result<Ebp
     if settings.cgroup.is_some() {
         connect::load(&mut ebpf)?;
     }
+    pins.map_or(Ok(()), |pins| pins.write_down(&ebpf))?;
     Ok(ebpf)
 }
 
@@ -449,7 +437,11 @@ fn load_object(
     let count = prefixes.len() as u32;
     let mut words: Vec<u64> = prefixes.concat();
     words.resize(2 * NAT64_MAX, 0);
-    loader.override_global(abi::NAT64_COUNT, &count, true).override_global(abi::NAT64, words.as_slice(), true);
+    let isatap: &u8 = if carriers.isatap { &1 } else { &0 };
+    loader
+        .override_global(abi::NAT64_COUNT, &count, true)
+        .override_global(abi::NAT64, words.as_slice(), true)
+        .override_global(abi::ISATAP, isatap, true);
     for name in [abi::PAIRS_TO, abi::PAIRS_FROM] {
         loader.map_max_entries(name, pairs);
     }
@@ -487,7 +479,7 @@ fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), KernelError> 
             Some(rustix::io::Errno::ACCESS | rustix::io::Errno::INVAL | rustix::io::Errno::TOOBIG) => {
                 let cause = refused.cause;
                 // Older verifiers let nobody else compare packet pointers, or store beside what was spilled.
-                if capabilities().is_ok_and(|held| held & (CAP_PERFMON | CAP_SYS_ADMIN) == 0) {
+                if !privileges::sees_addresses() {
                     return KernelError::new(refused.operation, ErrorKind::Privilege, cause)
                         .cure("this kernel's verifier takes the program with CAP_PERFMON only: grant that, too");
                 }
@@ -517,11 +509,20 @@ fn seeds() -> Result<Seeds, KernelError> {
     Ok(Seeds::new(std::array::from_fn(|_| words.next().unwrap_or_default())))
 }
 
-/// The lowest id above all that were given.
-fn next_id(given: &BTreeMap<String, u16>, bound: u32, kind: &str) -> Result<u16, KernelError> {
-    let next = given.values().max().map_or(0, |id| u32::from(*id) + 1);
-    u16::try_from(next).ok().filter(|id| u32::from(*id) < bound).ok_or_else(|| {
-        KernelError::new(format!("naming one more {kind}"), ErrorKind::Other, format!("all {bound} ids are taken"))
-            .cure("'naikon detach' forgets the names (and the counters) of the past")
-    })
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fault: old-kernel.
+    #[test]
+    fn kernels_before_5_10_are_unsupported_and_named() {
+        for old in [KernelVersion::new(4, 19, 316), KernelVersion::new(5, 9, 255)] {
+            let refused = require_version(old).unwrap_err();
+            assert_eq!(refused.kind, ErrorKind::Unsupported, "which exits 4");
+            assert!(refused.to_string().contains(&format!("it is {old}, naikon needs 5.10")), "{refused}");
+        }
+        for new in [OLDEST, KernelVersion::new(6, 1, 0)] {
+            require_version(new).unwrap();
+        }
+    }
 }

@@ -1,20 +1,22 @@
 //! What can be said and done about the pins of a naikon that does not run.
 
-use std::path::Path;
+use std::{collections::BTreeSet, path::Path};
 
 use naikon_ebpf::abi;
 
 use super::{
-    PinDir,
-    attach::{filters, remove_filter},
+    CounterReader, PinDir,
+    attach::confirmed,
     connect,
     error::KernelError,
+    filter,
+    former::Version,
     netlink::interfaces,
     pins::{self, pinned_link},
-    tables::Tables,
 };
 use crate::{
-    hook::{Point, Spot, Stance},
+    hook::{Spot, Stance},
+    ruleset::Rule,
     telemetry::Counters,
 };
 
@@ -31,6 +33,8 @@ pub struct Inspection {
     pub prefixes: (usize, usize),
     /// Every counter.
     pub counters: Counters,
+    /// What of it needs saying.
+    pub notices: Vec<String>,
 }
 
 /// Reads the pins of a naikon that does not run.
@@ -40,28 +44,26 @@ pub struct Inspection {
 /// When there are none, or they cannot be read.
 pub fn inspect(pin_dir: &Path) -> Result<Inspection, KernelError> {
     let pins = PinDir::look(pin_dir);
-    let tables = Tables::from_pins(&pins)?;
+    pins.require_own_maps()?;
+    let versions = versions(&pins)?;
     let interfaces = interfaces()?;
     let mut attached = Vec::new();
     for spot in pins.links()? {
         let (Some(pinned), Some(interface)) = (pinned_link(&pins, spot)?, interfaces.get(&spot.ifindex)) else {
             continue;
         };
-        let stance = match spot.point {
-            Point::Xdp => interface.xdp.filter(|xdp| xdp.program_id == pinned.held.program_id).map(|xdp| xdp.mode),
-            Point::Ingress | Point::Egress => Some(Stance::Tcx),
-        };
-        if let Some(stance) = stance.filter(|_| pinned.is_live(spot.ifindex)) {
+        if let Some(stance) = confirmed(interface, spot.point, pinned.held)? {
             attached.push((interface.name.clone(), spot, stance));
         }
     }
-    for spot in filters()? {
+    for (spot, _) in filter::spots(&filter::programs(&pins)?)? {
         if let Some(interface) = interfaces.get(&spot.ifindex) {
             attached.push((interface.name.clone(), spot, Stance::Clsact));
         }
     }
     let mut prefixes = (0, 0);
-    for rule in tables.observed()?.iter().filter(|rule| rule.action.is_drop() || rule.action.is_monitor()) {
+    let (rules, mut notices) = rules(&versions)?;
+    for rule in rules.iter().filter(|rule| rule.action.is_drop() || rule.action.is_monitor()) {
         if rule.prefix.is_ipv4() {
             prefixes.0 += 1;
         } else {
@@ -70,13 +72,68 @@ pub fn inspect(pin_dir: &Path) -> Result<Inspection, KernelError> {
     }
     let cgroups = connect::pinned(&pins)?;
     let cgroup = cgroups.first().copied().filter(|first| *first != 0 && cgroups.iter().all(|cgroup| cgroup == first));
-    let generation = tables.meta(abi::META_GENERATION)?;
-    Ok(Inspection { generation, attached, cgroup, prefixes, counters: tables.reader()?.read()? })
+    let mut generation = 0;
+    for version in &versions {
+        generation = generation.max(version.generation()?);
+    }
+    let counters = counters(&versions, &mut notices)?.read()?;
+    Ok(Inspection { generation, attached, cgroup, prefixes, counters, notices })
+}
+
+/// The maps that are pinned: ours first, then those that were in force last.
+fn versions(pins: &PinDir) -> Result<Vec<Version>, KernelError> {
+    let own = pins.versions()?.into_iter().filter(Version::is_own);
+    Ok(own.chain(pins.others()?).collect())
+}
+
+/// The rules of the first of them that can be read, and what needs saying.
+fn rules(versions: &[Version]) -> Result<(Vec<Rule>, Vec<String>), KernelError> {
+    let mut notices = Vec::new();
+    if versions.iter().any(|version| !version.is_own()) {
+        let numbers: Vec<String> = versions.iter().map(|version| version.number.to_string()).collect();
+        notices.push(format!(
+            "the pins are of ABI {}, this naikon is of ABI {}: its next start puts its own in their place, without a gap",
+            numbers.join(" and "),
+            abi::ABI_VERSION
+        ));
+    }
+    for version in versions {
+        if let Some(rules) = version.rules()? {
+            return Ok((rules, notices));
+        }
+    }
+    notices.push(
+        "the pinned prefixes are of an ABI that this naikon does not know: how many there are is not told".into(),
+    );
+    Ok((Vec::new(), notices))
+}
+
+/// Every map that counts, once, with all names.
+fn counters(versions: &[Version], notices: &mut Vec<String>) -> Result<CounterReader, KernelError> {
+    let mut reader = CounterReader::default();
+    let mut seen = BTreeSet::new();
+    for version in versions {
+        if let Some(names) = version.names()? {
+            reader.add_names(names);
+        }
+        for counting in version.counting()? {
+            if seen.insert(counting.id) && !reader.add(counting.name, counting.map)? {
+                notices.push(format!(
+                    "what another ABI counted in {} cannot be read by this naikon and is not told",
+                    counting.path.display()
+                ));
+            }
+        }
+    }
+    Ok(reader)
 }
 
 /// Whether pins of a naikon are there.
-#[must_use]
-pub fn has_pins(pin_dir: &Path) -> bool {
+///
+/// # Errors
+///
+/// When this user may not look.
+pub fn has_pins(pin_dir: &Path) -> Result<bool, KernelError> {
     PinDir::exists(pin_dir)
 }
 
@@ -90,6 +147,7 @@ pub fn detach_pins(pin_dir: &Path) -> Result<usize, KernelError> {
     let links = pins.links()?;
     // All are looked at before one is removed: what is not ours stays.
     let connects = connect::pinned(&pins)?;
+    connect::require_own_next(&pins)?;
     for spot in &links {
         pinned_link(&pins, *spot)?;
     }
@@ -98,9 +156,8 @@ pub fn detach_pins(pin_dir: &Path) -> Result<usize, KernelError> {
         pins::unpin(&pins.link(*spot))?;
         drop(link);
     }
-    let filters = filters()?;
-    filters.iter().try_for_each(|spot| remove_filter(*spot))?;
+    let filters = filter::remove_all(&pins)?;
     connect::release_pins(&pins)?;
     pins.remove()?;
-    Ok(links.len() + filters.len() + connects.len())
+    Ok(links.len() + filters + connects.len())
 }

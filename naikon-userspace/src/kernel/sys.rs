@@ -4,7 +4,7 @@
 
 use std::{
     ffi::{CString, c_void},
-    io,
+    fmt, io,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
         unix::ffi::OsStrExt,
@@ -206,6 +206,36 @@ pub(super) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Kinds of BPF objects.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Object {
+    Map,
+    Program,
+    Link,
+}
+
+impl fmt::Display for Object {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Object::Map => "map",
+            Object::Program => "program",
+            Object::Link => "link",
+        })
+    }
+}
+
+/// What kind of object a descriptor is of. All are asked for by the same call, which gives other structures for each.
+pub(super) fn object(object: BorrowedFd<'_>) -> io::Result<Object> {
+    let kind = std::fs::read_link(format!("/proc/self/fd/{}", object.as_raw_fd()))?;
+    // `anon_inode:bpf-map` and so on; links have had both spellings.
+    match kind.to_string_lossy().strip_prefix("anon_inode:").map(|kind| kind.trim_matches(['[', ']'])) {
+        Some("bpf-map") => Ok(Object::Map),
+        Some("bpf-prog") => Ok(Object::Program),
+        Some("bpf_link" | "bpf-link") => Ok(Object::Link),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidInput, format!("it is a {}", kind.display()))),
+    }
+}
+
 /// Asks what a link is (`BPF_OBJ_GET_INFO_BY_FD`). A descriptor of another kind of object is refused with `EINVAL`.
 pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     #[repr(C)]
@@ -214,10 +244,9 @@ pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
         info_len: u32,
         info: u64,
     }
-    // Maps and programs are told by the same call, with other structures.
-    let kind = std::fs::read_link(format!("/proc/self/fd/{}", link.as_raw_fd()))?;
-    if !kind.to_string_lossy().contains("bpf_link") && !kind.to_string_lossy().contains("bpf-link") {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("it is no link but {}", kind.display())));
+    let kind = object(link)?;
+    if kind != Object::Link {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("it is no link but a {kind}")));
     }
     let mut info = RawLinkInfo::default();
     let mut attributes = Attributes {

@@ -16,13 +16,12 @@ use aya::{
     },
 };
 use naikon_ebpf::{
-    abi::{self, Action, Direction, Family},
-    packet::Unparsed,
-    report::{CONNECT_CELLS, connect_cell},
+    abi::{self, Action},
+    report::CONNECT_CELLS,
 };
 
 use super::{
-    PinDir,
+    counters::CounterReader,
     error::{ErrorKind, KernelError},
     hits::{Events, HitReader, HitTables},
     sys::{self, Batch},
@@ -30,8 +29,7 @@ use super::{
 use crate::{
     delta::{Delta, Op},
     prefix::Prefix,
-    ruleset::{ListAction, Rule},
-    telemetry::{ConnectCount, Counters, FrameCount, HitCount},
+    ruleset::Rule,
 };
 
 /// Pauses before a write that met ENOMEM is tried again. The trie's allocator refills its per-CPU cache from a
@@ -54,12 +52,10 @@ pub(crate) struct Tables {
     interfaces: Array<MapData, u64>,
     frames: Frames,
     hits: Hits,
-    /// Pinned only where calls of local processes are or were counted.
-    connects: Option<Connects>,
+    connects: Connects,
     names: Names,
     pub(super) meta: Array<MapData, u64>,
-    /// Not there in pins of a naikon that did not tell who touched what.
-    met: Option<HitTables>,
+    met: HitTables,
     /// Interfaces that this process marked as judged.
     judged: BTreeSet<u32>,
 }
@@ -67,50 +63,31 @@ pub(crate) struct Tables {
 impl Tables {
     /// Takes the maps out of a loaded object.
     pub(crate) fn take(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
-        Self::from_maps(true, true, |name| {
-            ebpf.take_map(name).ok_or_else(|| {
-                KernelError::new(format!("opening the map {name}"), ErrorKind::Other, "the object does not hold it")
-            })
-        })
-    }
-
-    /// Opens pinned maps.
-    pub(crate) fn from_pins(pins: &PinDir) -> Result<Self, KernelError> {
-        Self::from_maps(pins.map(abi::CONNECTS).exists(), pins.map(abi::EVENT_COUNTS).exists(), |name| {
-            let open = |path| Map::from_map_data(MapData::from_pin(path)?);
-            open(pins.map(name)).map_err(|error| KernelError::of(format!("opening the pinned map {name}"), &error))
-        })
-    }
-
-    fn from_maps(
-        counts_calls: bool,
-        tells_hits: bool,
-        mut open: impl FnMut(&'static str) -> Result<Map, KernelError>,
-    ) -> Result<Self, KernelError> {
         fn typed<T: TryFrom<Map, Error = MapError>>(name: &str, map: Map) -> Result<T, KernelError> {
             T::try_from(map).map_err(|error| KernelError::of(format!("opening the map {name}"), &error))
         }
+        let mut open = |name: &'static str| {
+            ebpf.take_map(name).ok_or_else(|| {
+                KernelError::new(format!("opening the map {name}"), ErrorKind::Other, "the object does not hold it")
+            })
+        };
         Ok(Tables {
             rules_v4: typed(abi::RULES_V4, open(abi::RULES_V4)?)?,
             rules_v6: typed(abi::RULES_V6, open(abi::RULES_V6)?)?,
             interfaces: typed(abi::INTERFACES, open(abi::INTERFACES)?)?,
             frames: typed(abi::FRAMES, open(abi::FRAMES)?)?,
             hits: typed(abi::HITS, open(abi::HITS)?)?,
-            connects: if counts_calls { Some(typed(abi::CONNECTS, open(abi::CONNECTS)?)?) } else { None },
+            connects: typed(abi::CONNECTS, open(abi::CONNECTS)?)?,
             names: typed(abi::NAMES, open(abi::NAMES)?)?,
             meta: typed(abi::META, open(abi::META)?)?,
-            met: if tells_hits { Some(HitTables::from_maps(&mut open)?) } else { None },
+            met: HitTables::from_maps(&mut open)?,
             judged: BTreeSet::new(),
         })
     }
 
     /// The rules that the kernel enforces now, sorted by prefix.
     pub(crate) fn observed(&self) -> Result<Vec<Rule>, KernelError> {
-        let mut rules = Vec::new();
-        read_trie(abi::RULES_V4, &self.rules_v4, |octets: [u8; 4]| IpAddr::V4(Ipv4Addr::from(octets)), &mut rules)?;
-        read_trie(abi::RULES_V6, &self.rules_v6, |octets: [u8; 16]| IpAddr::V6(Ipv6Addr::from(octets)), &mut rules)?;
-        rules.sort_unstable_by_key(|rule| rule.prefix);
-        Ok(rules)
+        read_tries(&self.rules_v4, &self.rules_v6)
     }
 
     /// Applies operations that nobody watches, in any order, in batches where the kernel knows them. On a refusal: how many
@@ -183,24 +160,21 @@ impl Tables {
         result.map_err(|error| KernelError::of(format!("writing {prefix} to {map}"), &error))
     }
 
-    /// Gives `ifindex` its slot, under which its frames are counted. Must come before the program is attached
-    /// there; refuses an index that shares its low bits with another protected one.
-    pub(crate) fn set_slot(&mut self, ifindex: u32, slot: u16) -> Result<(), KernelError> {
+    /// Gives `ifindex` its slot, under which its frames are counted. Must come before the program is attached there. False
+    /// where another interface has the place, whose index shares the low bits: without an entry it is counted as
+    /// [`abi::SLOT_OTHERS`].
+    pub(crate) fn set_slot(&mut self, ifindex: u32, slot: u16) -> Result<bool, KernelError> {
         let index = abi::interface_index(ifindex);
-        let operation = || format!("writing interface {ifindex} to {}", abi::INTERFACES);
-        let entry = self.interfaces.get(&index, 0).map_err(|error| KernelError::of(operation(), &error))?;
+        let refused =
+            |error: &MapError| KernelError::of(format!("writing interface {ifindex} to {}", abi::INTERFACES), error);
+        let entry = self.interfaces.get(&index, 0).map_err(|error| refused(&error))?;
         // One that merely shows what was judged elsewhere gives way.
         if entry != 0 && entry >> 32 != u64::from(ifindex) && entry as u16 != abi::NO_SLOT {
-            return Err(KernelError::new(
-                operation(),
-                ErrorKind::Interface,
-                format!("interface {} shares its low {} bits", entry >> 32, abi::INTERFACES_LEN.trailing_zeros()),
-            )
-            .cure("recreate one of the two, so that it gets another index"));
+            return Ok(false);
         }
-        self.interfaces
-            .set(index, abi::interface_entry(ifindex, slot, abi::is_judged(entry, ifindex)), 0)
-            .map_err(|error| KernelError::of(operation(), &error))
+        let entry = abi::interface_entry(ifindex, slot, abi::is_judged(entry, ifindex));
+        self.interfaces.set(index, entry, 0).map_err(|error| refused(&error))?;
+        Ok(true)
     }
 
     /// Says of these interfaces, and of no other of those that are here, that what comes in there has been judged.
@@ -247,13 +221,15 @@ impl Tables {
         })
     }
 
-    /// Makes the cells in which hits of these lists on these slots are counted; those that exist are left alone.
+    /// Makes the cells in which hits of these lists on these slots are counted, and on that of all others; those that exist are
+    /// left alone.
     pub(crate) fn prepare_hits(&mut self, lists: &[u16], slots: &[u16]) -> Result<(), KernelError> {
         /// `BPF_NOEXIST` (include/uapi/linux/bpf.h): never reset a counter.
         const NO_EXIST: u64 = 1;
         let operation = || format!("preparing the counters in {}", abi::HITS);
         let cpus = aya::util::nr_cpus().map_err(|(_, error)| KernelError::of(operation(), &error))?;
-        let pairs = lists.iter().flat_map(|list| slots.iter().map(move |slot| (*list, *slot)));
+        let slots = || [abi::SLOT_OTHERS].into_iter().chain(slots.iter().copied());
+        let pairs = lists.iter().flat_map(|list| slots().map(move |slot| (*list, slot)));
         for key in pairs.flat_map(|(list, slot)| (0..abi::HIT_CELLS).map(move |cell| abi::hits_key(list, slot, cell))) {
             let zero =
                 PerCpuValues::try_from(vec![[0; 2]; cpus]).map_err(|error| KernelError::of(operation(), &error))?;
@@ -276,8 +252,7 @@ impl Tables {
         for list in lists {
             let zero = PerCpuValues::try_from(vec![[0; CONNECT_CELLS]; cpus])
                 .map_err(|error| KernelError::of(operation(), &error))?;
-            let inserted = self.connects.as_mut().map_or(Ok(()), |map| map.insert(u32::from(list), zero, NO_EXIST));
-            match inserted {
+            match self.connects.insert(u32::from(list), zero, NO_EXIST) {
                 Err(error) if super::error::errno(&error) != Some(rustix::io::Errno::EXIST) => {
                     return Err(KernelError::of(operation(), &error));
                 }
@@ -305,6 +280,24 @@ impl Tables {
         self.names.insert(key, u32::from(id), 0).map_err(|error| KernelError::of(operation(), &error))
     }
 
+    /// Takes over the names of another ABI that are not known here.
+    pub(crate) fn take_names(&mut self, others: &Names) -> Result<(), KernelError> {
+        let refused = |error| KernelError::of(format!("taking over the names in {}", abi::NAMES), &error);
+        for entry in others.iter() {
+            let (key, id) = entry.map_err(refused)?;
+            match self.names.get(&key, 0) {
+                Ok(known) if known == id => {}
+                Ok(known) => tracing::warn!(
+                    "a name in {} has the id {known}, and had {id} in another ABI: what was counted under that is not told",
+                    abi::NAMES
+                ),
+                Err(MapError::KeyNotFound) => self.names.insert(key, id, 0).map_err(refused)?,
+                Err(error) => return Err(refused(error)),
+            }
+        }
+        Ok(())
+    }
+
     pub(crate) fn meta(&self, index: u32) -> Result<u64, KernelError> {
         self.meta.get(&index, 0).map_err(|error| KernelError::of(format!("reading {}", abi::META), &error))
     }
@@ -314,39 +307,42 @@ impl Tables {
     }
 
     /// A reader of pairs, with descriptors of its own.
-    pub(crate) fn hit_reader(&self) -> Result<Option<HitReader>, KernelError> {
-        self.met.as_ref().map(|met| met.reader(&self.names)).transpose()
+    pub(crate) fn hit_reader(&self) -> Result<HitReader, KernelError> {
+        self.met.reader(&self.names)
     }
 
     /// The ring of events; only one may read it.
-    pub(crate) fn events(&self) -> Result<Option<Events>, KernelError> {
-        self.met.as_ref().map(HitTables::events).transpose()
+    pub(crate) fn events(&self) -> Result<Events, KernelError> {
+        self.met.events()
     }
 
     /// A reader of the counters with file descriptors of its own, so that a scrape waits for no reload.
     pub(crate) fn reader(&self) -> Result<CounterReader, KernelError> {
-        Ok(CounterReader {
-            hits: again(abi::HITS, self.hits.map())?,
-            frames: again(abi::FRAMES, self.frames.map())?,
-            connects: self.connects.as_ref().map(|connects| again(abi::CONNECTS, connects.map())).transpose()?,
-            names: again(abi::NAMES, self.names.map())?,
-        })
+        let mut reader = CounterReader::default();
+        reader.add_names(again(abi::NAMES, self.names.map())?);
+        for (name, map) in
+            [(abi::HITS, self.hits.map()), (abi::FRAMES, self.frames.map()), (abi::CONNECTS, self.connects.map())]
+        {
+            // The contract is among what can be read.
+            let _readable = reader.add(name, again_data(name, map)?)?;
+        }
+        Ok(reader)
     }
 }
 
-/// Refuses before the first write what would overflow a trie on the way: additions come before removals.
-pub(crate) fn require_room(delta: &Delta, rules_now: &[Rule]) -> Result<(), KernelError> {
+/// Refuses before the first write what would overflow a trie of this `room` on the way: additions come before removals.
+pub(crate) fn require_room(delta: &Delta, rules_now: &[Rule], room: usize) -> Result<(), KernelError> {
     let ipv4_now = rules_now.partition_point(|rule| rule.prefix.is_ipv4());
     let added =
         |ipv4| delta.ops.iter().filter(|op| matches!(op, Op::Add(rule) if rule.prefix.is_ipv4() == ipv4)).count();
     for (map, most) in
         [(abi::RULES_V4, ipv4_now + added(true)), (abi::RULES_V6, rules_now.len() - ipv4_now + added(false))]
     {
-        if most > abi::RULES_MAX as usize {
+        if most > room {
             return Err(KernelError::new(
                 format!("making room in {map}"),
                 ErrorKind::Other,
-                format!("old and new prefixes together are {most}, it holds {}", abi::RULES_MAX),
+                format!("old and new prefixes together are {most}, it holds {room}"),
             )
             .cure("load fewer prefixes, or change the lists in two steps"));
         }
@@ -364,94 +360,20 @@ pub(crate) fn wait_for_readers() {
     }
 }
 
-/// Reads counters beside the writer.
-pub struct CounterReader {
-    hits: Hits,
-    frames: Frames,
-    connects: Option<Connects>,
-    names: Names,
-}
-
-impl CounterReader {
-    /// Sums every counter over the CPUs.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel refuses a read.
-    pub fn read(&self) -> Result<Counters, KernelError> {
-        let refused = |map: &str, error: MapError| KernelError::of(format!("reading {map}"), &error);
-        let mut lists = BTreeMap::new();
-        let mut slots = BTreeMap::new();
-        for entry in self.names.iter() {
-            let (key, id) = entry.map_err(|error| refused(abi::NAMES, error))?;
-            if let Some(name) = name_of(&key, abi::NAME_LIST) {
-                lists.insert(id, name);
-            } else if let Some(name) = name_of(&key, abi::NAME_INTERFACE) {
-                slots.insert(id, name);
-            }
-        }
-        let mut counters = Counters::default();
-        for entry in self.hits.iter() {
-            let (key, per_cpu) = entry.map_err(|error| refused(abi::HITS, error))?;
-            let (list, slot, cell) = abi::hits_parts(key);
-            let names = lists.get(&u32::from(list)).zip(slots.get(&u32::from(slot)));
-            if let (Some((list, interface)), Some((action, direction, family))) = (names, cell_meaning(cell)) {
-                let [packets, bytes] =
-                    per_cpu.iter().fold([0, 0], |[packets, bytes], [more, longer]| [packets + more, bytes + longer]);
-                let (list, interface) = (list.clone(), interface.clone());
-                counters.hits.push(HitCount { list, interface, action, direction, family, packets, bytes });
-            }
-        }
-        for (slot, interface) in &slots {
-            let slot = u16::try_from(*slot).unwrap_or(u16::MAX);
-            let count = |kind| -> Result<u64, KernelError> {
-                let per_cpu = self.frames.get(&abi::frames_index(slot, kind), 0);
-                Ok(per_cpu.map_err(|error| refused(abi::FRAMES, error))?.iter().sum())
-            };
-            let mut unparsed = [0; Unparsed::COUNT];
-            for (count_of, (reason, _)) in unparsed.iter_mut().zip(Unparsed::ALL) {
-                *count_of = count(abi::FRAME_UNPARSED + reason as u32)?;
-            }
-            let passed = count(abi::FRAME_PASSED)?;
-            counters.frames.push(FrameCount { interface: interface.clone(), passed, unparsed });
-        }
-        for entry in self.connects.iter().flat_map(|connects| connects.iter()) {
-            let (id, per_cpu) = entry.map_err(|error| refused(abi::CONNECTS, error))?;
-            let Some(list) = lists.get(&id) else { continue };
-            for (action, family, cell) in connect_cells() {
-                let connects = per_cpu.iter().filter_map(|cells| cells.get(cell)).sum();
-                counters.connects.push(ConnectCount { list: list.clone(), action, family, connects });
-            }
-        }
-        Ok(counters)
-    }
-}
-
-/// What a cell of [`abi::HITS`] counts.
-fn cell_meaning(cell: u16) -> Option<(ListAction, Direction, Family)> {
-    let actions = [(ListAction::Drop, Action::drop(0)), (ListAction::Monitor, Action::monitor(0))];
-    actions.into_iter().find_map(|(action, probe)| {
-        let directions = [Direction::To, Direction::From].into_iter();
-        let mut meanings = directions.flat_map(|direction| [(direction, Family::V4), (direction, Family::V6)]);
-        let (direction, family) =
-            meanings.find(|(direction, family)| abi::hit_cell(probe, *direction, *family) == cell)?;
-        Some((action, direction, family))
-    })
-}
-
-/// What each cell of [`abi::CONNECTS`] counts.
-fn connect_cells() -> impl Iterator<Item = (ListAction, Family, usize)> {
-    let actions = [(ListAction::Drop, Action::drop(0)), (ListAction::Monitor, Action::monitor(0))];
-    actions.into_iter().flat_map(|(action, probe)| {
-        [Family::V4, Family::V6].map(|family| (action, family, connect_cell(probe, family)))
-    })
-}
-
 fn write_rule<A: Pod>(trie: &mut Trie<A>, key: &Key<A>, action: Option<Action>) -> Result<(), MapError> {
     match action {
         Some(action) => trie.insert(key, action.to_raw(), 0),
         None => trie.remove(key),
     }
+}
+
+/// All rules of two tries, sorted by prefix.
+pub(super) fn read_tries(v4: &Trie<[u8; 4]>, v6: &Trie<[u8; 16]>) -> Result<Vec<Rule>, KernelError> {
+    let mut rules = Vec::new();
+    read_trie(abi::RULES_V4, v4, |octets: [u8; 4]| IpAddr::V4(Ipv4Addr::from(octets)), &mut rules)?;
+    read_trie(abi::RULES_V6, v6, |octets: [u8; 16]| IpAddr::V6(Ipv6Addr::from(octets)), &mut rules)?;
+    rules.sort_unstable_by_key(|rule| rule.prefix);
+    Ok(rules)
 }
 
 fn read_trie<A: Pod>(
@@ -480,7 +402,7 @@ fn read_trie<A: Pod>(
     Ok(())
 }
 
-fn name_key(kind: u8, name: &str) -> Option<abi::NameKey> {
+pub(super) fn name_key(kind: u8, name: &str) -> Option<abi::NameKey> {
     let mut key: abi::NameKey = [0; size_of::<abi::NameKey>()];
     let (first, rest) = key.split_first_mut()?;
     *first = kind;
@@ -488,7 +410,7 @@ fn name_key(kind: u8, name: &str) -> Option<abi::NameKey> {
     Some(key)
 }
 
-fn name_of(key: &abi::NameKey, kind: u8) -> Option<String> {
+pub(super) fn name_of(key: &abi::NameKey, kind: u8) -> Option<String> {
     let (first, rest) = key.split_first()?;
     let end = rest.iter().position(|byte| *byte == 0).unwrap_or(rest.len());
     (*first == kind).then(|| String::from_utf8_lossy(rest.get(..end).unwrap_or_default()).into_owned())
@@ -505,16 +427,41 @@ pub(super) fn names_of(names: &Names, kind: u8) -> Result<BTreeMap<String, u16>,
 
 /// A second file descriptor of the same map.
 pub(super) fn again<T: TryFrom<Map, Error = MapError>>(name: &str, map: &MapData) -> Result<T, KernelError> {
-    use std::os::fd::AsFd;
+    let typed = Map::from_map_data(again_data(name, map)?).and_then(T::try_from);
+    typed.map_err(|error| KernelError::of(format!("opening the map {name} for reading"), &error))
+}
+
+fn again_data(name: &str, map: &MapData) -> Result<MapData, KernelError> {
     let operation = || format!("opening the map {name} for reading");
     let fd = map.fd().as_fd().try_clone_to_owned().map_err(|error| KernelError::of(operation(), &error))?;
-    let open = || T::try_from(Map::from_map_data(MapData::from_fd(fd)?)?);
-    open().map_err(|error| KernelError::of(operation(), &error))
+    MapData::from_fd(fd).map_err(|error| KernelError::of(operation(), &error))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Fault: overflow.
+    #[test]
+    fn set_that_does_not_fit_beside_the_old_one_is_refused_whole() {
+        let hosts = |network: &str, count: usize| -> Vec<Rule> {
+            let prefixes = (0..count).map(|host| format!("{network}{host:x}").parse().unwrap());
+            prefixes.map(|prefix| Rule { prefix, action: Action::drop(1) }).collect()
+        };
+        let (old, new) = (hosts("2001:db8::", 6), hosts("2001:db8:1::", 5));
+        let between = |old: &[Rule], new: &[Rule], room| require_room(&crate::delta::between(old, new), old, room);
+        assert!(between(&old, &new, 11).is_ok());
+        let refused = between(&old, &new, 10).unwrap_err().to_string();
+        assert!(
+            refused.contains("making room in RULES_V6: old and new prefixes together are 11, it holds 10"),
+            "{refused}"
+        );
+        assert!(refused.contains("fewer prefixes"), "{refused}");
+        // What leaves takes no room, and the families have one each.
+        assert!(between(&old, &[], 6).is_ok());
+        let ipv4 = [Rule { prefix: "192.0.2.1".parse().unwrap(), action: Action::drop(1) }];
+        assert!(between(&old, &[&ipv4[..], &old[..]].concat(), 6).is_ok());
+    }
 
     #[test]
     fn names_round_trip_by_kind() {

@@ -34,7 +34,7 @@ pub fn traffic(interfaces: &BTreeMap<u32, Interface>) -> Result<Traffic, KernelE
         }
     })?
     .addressed;
-    traffic.pppoe = pppoe(interfaces);
+    traffic.pppoe = pppoe_carriers(interfaces);
     for interface in interfaces.values() {
         let index = interface.index;
         // An address brings a route along, and a full table is not walked for what is known.
@@ -55,8 +55,9 @@ pub fn traffic(interfaces: &BTreeMap<u32, Interface>) -> Result<Traffic, KernelE
     Ok(traffic)
 }
 
-/// What PPPoE sessions run over. Without the module there is no such file, and no session.
-fn pppoe(interfaces: &BTreeMap<u32, Interface>) -> Vec<u32> {
+/// What PPPoE sessions run over, by index. Without the module there is no such file, and no session.
+#[must_use]
+pub fn pppoe_carriers(interfaces: &BTreeMap<u32, Interface>) -> Vec<u32> {
     let sessions = fs::read_to_string("/proc/net/pppoe").unwrap_or_default();
     let index = |name: &str| interfaces.values().find(|interface| interface.name == name).map(|found| found.index);
     // An interface with no name here has index 0, which none has and nothing covers.

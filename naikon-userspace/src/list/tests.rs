@@ -63,6 +63,7 @@ pub(super) fn check(rows: &[(&str, &[u8], &[&str])]) {
     }
 }
 
+/// Fault: spellings.
 #[test]
 fn plain_text() {
     check(&[
@@ -341,6 +342,7 @@ fn gzip(text: &[u8]) -> Vec<u8> {
     packer.finish().unwrap()
 }
 
+/// Fault: cut-write.
 #[test]
 fn gzip_is_read_when_it_is_whole() {
     let packed = gzip(b"192.0.2.1\n");

@@ -53,9 +53,14 @@ fn carriers(wanted: &Carriers, first: u128) -> Vec<Carrier> {
         let at = if length == 64 { 72 } else { length };
         carrier((u128::from(high) << 64) | u128::from(low), length, at, false)
     });
-    let isatap = ISATAP.map(|identifier| carrier((first & mask(64)) | (identifier << 32), 96, 96, false));
-    let isatap = isatap.into_iter().filter(|_| wanted.isatap);
-    CARRIERS.into_iter().chain(nat64).chain(isatap).collect()
+    CARRIERS.into_iter().chain(nat64).chain(behind(wanted, first)).collect()
+}
+
+/// The carriers of ISATAP, which stand behind the first 64 bits of `first`, if they are wanted.
+fn behind(wanted: &Carriers, first: u128) -> impl Iterator<Item = Carrier> {
+    let both = ISATAP.map(|identifier| carrier((first & mask(64)) | (identifier << 32), 96, 96, false));
+    let is_wanted = wanted.isatap;
+    both.into_iter().filter(move |_| is_wanted)
 }
 
 impl Carrier {
@@ -148,13 +153,16 @@ impl Ruleset {
         });
         // A listed prefix that fixes a part of the client: which clients it holds is told by itself, not by `prefix`.
         let in_rules = self.inside(*prefix).filter(|inner| inner.length() > TEREDO_CLIENT.at).flat_map(|inner| {
-            let region = first_v6(&inner).and_then(|first| Region::of(&TEREDO_CLIENT, first, inner.length()));
-            let edges = region.into_iter().flat_map(|region| {
-                let clients = region.inner(&TEREDO_CLIENT);
-                let edges = clients.into_iter().flat_map(|clients| self.edges_v4(clients, true));
-                edges.map(move |edge| region.with(&TEREDO_CLIENT, edge))
-            });
-            edges.collect::<Vec<_>>()
+            let mut edges = Vec::new();
+            if let Some(first) = first_v6(&inner) {
+                for carrier in std::iter::once(TEREDO_CLIENT).chain(behind(&self.carriers, first)) {
+                    let Some(region) = Region::of(&carrier, first, inner.length()) else { continue };
+                    let clients = region.inner(&carrier).into_iter();
+                    let carried = clients.flat_map(|clients| self.edges_v4(clients, carrier.inverted));
+                    edges.extend(carried.map(|edge| region.with(&carrier, edge)));
+                }
+            }
+            edges
         });
         let bounds = regions
             .iter()

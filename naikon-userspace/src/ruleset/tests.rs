@@ -260,6 +260,16 @@ fn compiled(lists: &[(ListAction, &[&str])], spared: [&[&str]; 2]) -> Ruleset {
     Given { lists: lists.iter().map(|(action, texts)| (*action, all(texts))).collect(), allow, guards }.compile()
 }
 
+#[test]
+fn listed_prefix_of_isatap_clients_of_which_some_are_allowed_is_explained_whole() {
+    let ruleset = compiled(&[(DROP, &["2001:db8:0:2:0:5efe:c633:640c/126"])], [&["198.51.100.12/31"], &[]]);
+    for whole in ["2001:db8::/32", "2001:db8:0:2:0:5efe:c633:640c/126"] {
+        let verdicts: Vec<Verdict> = ruleset.explain(&prefix(whole)).iter().map(|answer| answer.verdict).collect();
+        assert_eq!(verdicts.first(), Some(&Verdict::Drop), "{whole}: {verdicts:?}");
+        assert!(verdicts.contains(&Verdict::Pass), "{whole}: {verdicts:?}");
+    }
+}
+
 fn check_lines(lists: &[(ListAction, &[&str])], spared: [&[&str]; 2], expected: &[&str]) {
     let ruleset = compiled(lists, spared);
     let lines: Vec<String> = ruleset.lines(|id| format!("l{}", 100 - id)).collect();

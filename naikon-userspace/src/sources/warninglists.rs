@@ -21,6 +21,8 @@ pub struct Warninglists {
     pub faults: Vec<(String, WarnAction)>,
     /// Those of which something cannot be read.
     pub remarks: Vec<String>,
+    /// One could not be read, and the next try may go well.
+    pub(crate) is_passing: bool,
 }
 
 impl Warninglists {
@@ -30,7 +32,10 @@ impl Warninglists {
         let mut lists = Warninglists::default();
         for (path, action) in lists.named(config, before) {
             let loaded = super::read(&path)
-                .map_err(|error| format!("cannot be read: {error}"))
+                .map_err(|error| {
+                    lists.is_passing |= super::is_passing(&error);
+                    format!("cannot be read: {error}")
+                })
                 .and_then(|bytes| Warninglist::parse(&bytes));
             let known = before.read.iter().find(|(known, ..)| *known == path).map(|(.., list)| list.clone());
             match (loaded, known) {

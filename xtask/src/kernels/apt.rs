@@ -12,6 +12,9 @@ use std::{
 /// Debian's keys, for its old and its coming suites too.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
+/// The suite that others are made from.
+const UNRELEASED: &str = "sid";
+
 /// The package lists of one suite and its security updates.
 pub(super) struct Apt {
     folder: PathBuf,
@@ -29,11 +32,12 @@ impl Apt {
             let found = targets.lines().find(|uri| uri.trim_end_matches('/').ends_with(end));
             found.with_context(|| format!("apt on this machine has no archive of Debian that ends in {end}"))
         };
-        let sources = format!(
-            "deb [signed-by={KEYRING}] {} {suite} main\ndeb [signed-by={KEYRING}] {} {suite}-security main\n",
-            archive("/debian")?,
-            archive("/debian-security")?
-        );
+        let mut sources = format!("deb [signed-by={KEYRING}] {} {suite} main\n", archive("/debian")?);
+        // What is not released has no other.
+        if suite != UNRELEASED {
+            let security = archive("/debian-security")?;
+            sources += &format!("deb [signed-by={KEYRING}] {security} {suite}-security main\n");
+        }
         for part in ["lists/partial", "cache/archives/partial"] {
             fs::create_dir_all(folder.join(part)).with_context(|| format!("making {}", folder.display()))?;
         }
@@ -64,10 +68,21 @@ impl Apt {
         command
     }
 
-    /// What `package` depends on first.
-    pub(super) fn dependency(&self, package: &str) -> Result<String> {
-        let depends = output_of(self.command("apt-cache").args(["depends", package]))?;
-        let first = depends.lines().find_map(|line| line.trim().strip_prefix("Depends: "));
-        Ok(first.with_context(|| format!("{package} depends on nothing"))?.to_owned())
+    /// What `package` depends on of the same flavour, by the end of its name, and what that needs in turn: of a meta package the
+    /// image first. Newer suites have image and modules in packages of their own.
+    pub(super) fn dependencies(&self, package: &str, flavour: &str) -> Result<Vec<String>> {
+        let mut found = vec![package.to_owned()];
+        let mut at = 0;
+        while let Some(next) = found.get(at) {
+            let depends = output_of(self.command("apt-cache").args(["depends", "--important", next]))?;
+            let needed = depends.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
+            for needed in needed.filter(|needed| needed.ends_with(flavour)) {
+                if !found.iter().any(|known| known == needed) {
+                    found.push(needed.to_owned());
+                }
+            }
+            at += 1;
+        }
+        Ok(found.split_off(1))
     }
 }

@@ -25,6 +25,7 @@ fn told(text: &str) -> String {
     }
 }
 
+/// Fault: spellings.
 #[test]
 fn spellings() {
     let rows = [

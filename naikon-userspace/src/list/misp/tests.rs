@@ -49,6 +49,7 @@ fn event(members: &str) -> String {
     format!(r#"{{"Event":{{"info":"x",{members}}}}}"#)
 }
 
+/// Fault: not-a-block.
 #[test]
 fn attributes_are_read_by_type() {
     for (attribute, expected) in [

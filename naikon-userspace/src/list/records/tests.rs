@@ -83,6 +83,7 @@ fn number_of_records_is_compared() {
     }
 }
 
+/// Fault: cut-write.
 #[test]
 fn cut_last_line_refuses_the_list() {
     let whole = "{\"cidr\":\"192.0.2.0/24\"}\n{\"cidr\":\"198.51.100.0/24\"}\n{\"type\":\"metadata\",\"records\":2}";
@@ -291,6 +292,7 @@ fn what_records_tell_is_kept() {
     }
 }
 
+/// Fault: oversized.
 #[test]
 fn depth_and_junk_are_survived() {
     let deep = |count: usize| "[".repeat(count) + &"]".repeat(count);

@@ -72,6 +72,7 @@ fn context(objects: &[String]) -> Context {
 
 const A: &str = "[ipv4-addr:value = '192.0.2.1']";
 
+/// Fault: not-a-block.
 #[test]
 fn patterns_give_what_surely_is_an_address_and_name_the_rest() {
     for (text, expected) in [
@@ -420,6 +421,7 @@ fn of_one_id_the_latest_version_counts() {
     }
 }
 
+/// Fault: not-a-block.
 #[test]
 fn the_sources_own_word_is_heard() {
     for (more, expected) in [
