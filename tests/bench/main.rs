@@ -51,7 +51,7 @@ const INTERFACE: &str = "lan0";
 
 /// Measures naikon against two plain trie lookups, nftables, ipset and xdp-filter.
 ///
-/// Writes bench.json, bench.md and bench.svg to target/bench. Some 30 minutes; with --quick two. Fails when one
+/// Writes bench.json, bench.md and bench.svg to target/bench. Some 30 minutes; with --quick three. Fails when one
 /// verdict is wrong; a goal that is missed fails nothing.
 #[derive(Parser)]
 #[command(name = "cargo xtask bench", bin_name = "cargo xtask bench")]
