@@ -457,29 +457,6 @@ fn storm_of_signals_and_requests_is_one_reload_and_one_more() {
     assert!(daemon.is_running());
 }
 
-/// Fault: reload-storm.
-#[test]
-fn change_is_seen_although_the_watch_lost_its_events() {
-    if needs_root() {
-        return;
-    }
-    let lab = Lab::new();
-    fs::create_dir(lab.path("own")).unwrap();
-    let list = lab.write("own/c2.txt", &format!("{C2}\n"));
-    let daemon = Daemon::start(&lab, &["-l", text(&list)]);
-    // A queue holds so many events; each new file makes several.
-    let room: usize = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap().trim().parse().unwrap();
-    daemon.signal(Signal::SIGSTOP);
-    for index in 0..room / 2 {
-        lab.write(&format!("own/.{index}"), "x");
-    }
-    lab.write("own/c2.txt", &format!("{C2}\n{RANGE}\n"));
-    daemon.signal(Signal::SIGCONT);
-    within(Duration::from_secs(4), "the change should be enforced", || {
-        (daemon.verdict(&RANGE.to_string()) == "drop").then_some(())
-    });
-}
-
 #[test]
 fn files_that_others_write_beside_a_list_cost_only_themselves() {
     if needs_root() {

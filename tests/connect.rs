@@ -449,6 +449,38 @@ fn links_that_could_not_be_pinned_at_once_are_pinned_later() {
     assert_eq!(caller.call("connect udp", C2), REFUSED, "what is pinned outlives the daemon");
 }
 
+/// Fault: killed.
+#[test]
+fn killed_while_links_take_the_place_of_others_the_next_start_knows_its_own() {
+    if needs_root() {
+        return;
+    }
+    let lab = Lab::new();
+    let cgroup = Cgroup::new(&lab);
+    // So many networks that the tables are made anew at each start.
+    let networks: String = (0..200).map(|network| format!("198.18.{network}.1\n")).collect();
+    let list = lab.write("c2.txt", &format!("{C2}\n{networks}"));
+    let lists = ["-l".to_owned(), list.to_str().unwrap().to_owned()];
+    let arguments = arguments(&lists, &cgroup);
+    let next = "/sys/fs/bpf/naikon/connect4-next";
+    let mut command = Command::new("strace");
+    command.args(["-f", "-qq", "-o", "/dev/null", "-P", next]);
+    command.args(["-e", "trace=/^rename", "-e", "inject=/^rename:signal=SIGKILL"]).arg(binary());
+    complete(&mut command, &lab, &arguments);
+    lab.run(command);
+    assert!(
+        lab.gateway.enter(|| Path::new(next).exists()),
+        "it should be killed before the pins change: {:?}",
+        lab.pins()
+    );
+
+    let daemon = Daemon::start_on(&lab, &arguments);
+    let mut caller = Caller::start(&lab, &lab.gateway, Some(&cgroup));
+    assert_eq!(caller.call("connect udp", C2), REFUSED);
+    assert!(!lab.gateway.enter(|| Path::new(next).exists()), "nothing half-built should be left: {:?}", lab.pins());
+    drop(daemon);
+}
+
 #[test]
 fn address_of_a_marked_list_is_not_written_down() {
     if needs_root() {

@@ -305,6 +305,22 @@ fn filters_outlive_a_kill_are_taken_over_without_a_gap_and_follow_their_interfac
         metrics.sum("naikon_reattached_total", &[("interface", "wan0")]) == 1.0
     });
     assert!(!probe.passes());
+    // Somebody puts in its place what takes no filter of ours: that is this interface's trouble, not that of the lists.
+    for arguments in [["qdisc", "del", "dev", "wan0", "clsact"], ["qdisc", "add", "dev", "wan0", "ingress"]] {
+        let mut replaced = Command::new("tc");
+        replaced.args(arguments);
+        lab.run(replaced).exits(0);
+    }
+    let many: String = (0..200).map(|network| format!("198.18.{network}.1\n")).collect();
+    lab.write("c2.txt", &format!("{C2}\n{many}"));
+    daemon.await_verdict("198.18.199.1", "drop");
+    let mut ours_again = Command::new("tc");
+    ours_again.args(["qdisc", "del", "dev", "wan0", "ingress"]);
+    lab.run(ours_again).exits(0);
+    daemon.await_metrics("wan0 should be attached once more", |metrics| {
+        metrics.sum("naikon_attached", &[("interface", "wan0"), ("mode", "clsact")]) == 2.0
+    });
+    assert!(!probe.passes());
     daemon.stop(Signal::SIGKILL);
     lab.naikon(&["detach"]).exits(0);
     assert_eq!((lab.pins(), filters(&lab, "ingress").len(), filters(&lab, "egress").len()), (vec![], 0, 0));

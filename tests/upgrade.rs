@@ -618,6 +618,29 @@ fn foreign_or_corrupt_link_under_our_name_is_refused_named_and_left_alone() {
     }
 }
 
+/// Fault: foreign-pin.
+#[test]
+fn detach_of_a_daemon_that_meets_a_foreign_pin_takes_nothing_away() {
+    if needs_root() {
+        return;
+    }
+    let lab = Lab::new();
+    let list = lab.write("c2.txt", &format!("{C2}\n"));
+    let daemon = Daemon::start(&lab, &["-l", text(&list)]);
+    let probe = Probe::new(&lab);
+    // Nobody wants this interface, so the daemon runs beside it.
+    let pin = Path::new(ROOT).join("xdp-9999");
+    make_map(&lab, "XDP", [HASH, 8, 16, 64, 0], &pin);
+    let (before, programs) = (objects(&lab), lab.gateway.xdp_programs());
+    lab.naikon(&["detach"]).exits(8).says(text(&pin)).says("it is no BPF link but a map");
+    assert!(!probe.listed_passes(), "enforcement should go on");
+    assert_eq!((objects(&lab), lab.gateway.xdp_programs()), (before, programs), "nothing should have moved");
+    lab.gateway.enter(|| fs::remove_file(&pin)).unwrap();
+    lab.naikon(&["detach"]).exits(0);
+    drop(daemon);
+    expect_nothing_left(&lab);
+}
+
 /// Fault: foreign-pin, other-abi.
 #[test]
 fn what_is_no_map_among_those_of_another_abi_is_said_and_left_alone() {

@@ -70,6 +70,8 @@ pub enum Response {
     Detached,
     /// The peer may not ask this, or the request cannot be read or done.
     Refused(String),
+    /// What is not naikon's is in the way; nothing was done.
+    Foreign(String),
     /// It was tried and did not work.
     Failed(String),
     /// The daemon is going and does nothing any more.

@@ -116,6 +116,7 @@ pub(super) fn ask(control: &Path, request: &Request) -> Result<Response, Failure
 pub(super) fn unexpected(response: &Response) -> Failure {
     match response {
         Response::Refused(message) => Failure::new(Code::Privilege, message.clone()),
+        Response::Foreign(message) => Failure::new(Code::Foreign, message.clone()),
         Response::Failed(message) => Failure::new(Code::No, message.clone()),
         Response::Ending => Failure::new(Code::NoDaemon, "the daemon is ending; ask again when it is back"),
         _ => Failure::new(Code::NoDaemon, "the daemon answered something else; is it of another version?"),

@@ -230,6 +230,9 @@ async fn respond(request: Request, desk: &Desk) -> (Response, bool) {
         }
         Request::Detach => match daemon.worker.stop(OnExit::Detach).await {
             None => ended(),
+            Some(Err(error)) if error.kind == ErrorKind::Foreign => {
+                return (Response::Foreign(error.to_string()), false);
+            }
             Some(Err(error)) => return (Response::Failed(error.to_string()), false),
             Some(Ok(())) => return (Response::Detached, true),
         },

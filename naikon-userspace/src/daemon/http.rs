@@ -73,9 +73,15 @@ async fn bind(listen: SocketAddr) -> TcpListener {
                 return listener;
             }
             Err(error) if !said => {
+                let cure = match error.kind() {
+                    std::io::ErrorKind::PermissionDenied => {
+                        "naikon keeps no right to ports below 1024 (net.ipv4.ip_unprivileged_port_start): choose another \
+                         with --listen"
+                    }
+                    _ => "free the port or choose another with --listen",
+                };
                 tracing::warn!(
-                    "binding {listen} for metrics: {error}; enforcement goes on, trying again every {} s; free the \
-                     port or choose another with --listen",
+                    "binding {listen} for metrics: {error}; enforcement goes on, trying again every {} s; {cure}",
                     BIND_PAUSE.as_secs()
                 );
                 said = true;

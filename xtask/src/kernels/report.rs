@@ -191,7 +191,8 @@ pub(super) fn document(made: &str, reports: &[Report]) -> String {
          |---|---|---|---|---|---|---|\n"
     );
     text.extend(reports.iter().map(Report::summary));
-    text += "\nBefore 6.12 the verifier takes the programs with CAP_PERFMON only; the daemon then exits 3 and names it. The shipped unit grants it.\n";
+    text +=
+        "\nBefore 6.12 the verifier takes the programs with CAP_PERFMON only; the daemon then exits 3 and names it.\n";
 
     text += "\n## Tests\n\n| test |";
     text.extend(reports.iter().map(|report| format!(" {} |", report.version)));
