@@ -117,7 +117,7 @@ fn ipv4<F: Frame, const OFFSET: usize>(frame: &F) -> Headers {
     if header.vihl & 0x0f != 5 || u16::from_be_bytes(header.frags) & FRAGMENT_OFFSET != 0 {
         return addressed;
     }
-    with_ports(addressed, frame.read(OFFSET + size_of::<Ipv4Hdr>()), frame.read(OFFSET + size_of::<Ipv4Hdr>()))
+    with_ports(addressed, frame, OFFSET + size_of::<Ipv4Hdr>())
 }
 
 #[inline(always)]
@@ -129,18 +129,20 @@ fn ipv6<F: Frame, const OFFSET: usize>(frame: &F) -> Headers {
         protocol: header.next_hdr,
         ..Headers::NOTHING
     };
-    with_ports(addressed, frame.read(OFFSET + size_of::<Ipv6Hdr>()), frame.read(OFFSET + size_of::<Ipv6Hdr>()))
+    with_ports(addressed, frame, OFFSET + size_of::<Ipv6Hdr>())
 }
 
 /// Both ports stand first in every protocol that has them; TCP's flags are its 14th byte (RFC 9293, 3.1).
 #[inline(always)]
-fn with_ports(headers: Headers, ports: Option<[u8; 4]>, start: Option<[u8; 14]>) -> Headers {
+fn with_ports<F: Frame>(headers: Headers, frame: &F, offset: usize) -> Headers {
     if !matches!(headers.protocol, TCP | UDP | DCCP | SCTP | UDP_LITE) {
         return headers;
     }
-    let Some([source_high, source_low, destination_high, destination_low]) = ports else { return headers };
-    let tcp_flags = match start {
-        Some([.., flags]) if headers.protocol == TCP => flags,
+    let Some([source_high, source_low, destination_high, destination_low]) = frame.read::<[u8; 4]>(offset) else {
+        return headers;
+    };
+    let tcp_flags = match frame.read::<[u8; 1]>(offset + 13) {
+        Some([flags]) if headers.protocol == TCP => flags,
         _ => 0,
     };
     Headers {

@@ -28,7 +28,7 @@ use naikon_ebpf::{
 
 use crate::{
     program::judge,
-    record::{record_tc, record_tc_raw, record_xdp, record_xdp_raw},
+    record::{record_tc, record_tc_raw, record_xdp, record_xdp_frags, record_xdp_raw, record_xdp_raw_frags},
 };
 
 /// A packet at a hook.
@@ -136,7 +136,12 @@ impl<const FRAGS: bool, const RAW: bool, const TRACE: bool> Hook for Xdp<FRAGS, 
 
     #[inline(always)]
     fn record(context: *mut xdp_md) {
-        let _ = if RAW { record_xdp_raw(context) } else { record_xdp(context) };
+        let _ = match (RAW, FRAGS) {
+            (false, false) => record_xdp(context),
+            (false, true) => record_xdp_frags(context),
+            (true, false) => record_xdp_raw(context),
+            (true, true) => record_xdp_raw_frags(context),
+        };
     }
 }
 

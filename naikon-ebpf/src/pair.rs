@@ -11,9 +11,9 @@
 //! Packets and bytes are exact, being added atomically. What tells bursts apart is written without a lock: where two processors
 //! meet one pair at the same moment, one of both is forgotten there.
 //!
-//! A **burst** begins when a pair is met in another flow (protocol and ports) than before, at least [`BURST_NS`] after the last
-//! one began. So a connection that is tried again and again, as TCP does when nobody answers, is one burst and not a row of
-//! them. Where a packet shows no ports, a silence of [`BURST_NS`] begins one; in one and the same flow that of [`FLOW_NS`] does.
+//! A **burst** begins when a pair is met in another flow (protocol and ports) than the last [`FLOWS_KEPT`], at least [`BURST_NS`]
+//! after the last one began. So connections that are tried again and again, as TCP does when nobody answers, are one burst and
+//! not a row of them. Where a packet shows no ports, a silence of [`BURST_NS`] begins one; in one and the same flow that of [`FLOW_NS`] does.
 
 /// Bursts begin at least this far apart: a second, in nanoseconds.
 pub const BURST_NS: u64 = 1_000_000_000;
@@ -22,6 +22,8 @@ pub const BURST_NS: u64 = 1_000_000_000;
 pub const FLOW_NS: u64 = 150_000_000_000;
 /// How many of the last bursts are kept.
 pub const BURSTS_KEPT: usize = 32;
+/// How many flows are told from a new one: as many as a client that tries all its ways at once opens.
+pub const FLOWS_KEPT: usize = 4;
 /// Pairs of one direction unless told otherwise: 8 MiB of kernel memory for both.
 pub const PAIRS_DEFAULT: u32 = 8192;
 
@@ -74,8 +76,8 @@ pub struct Pair {
     pub burst_bytes: u64,
     /// Bursts since the entry was made.
     pub bursts: u64,
-    /// The flow of the last burst, see [`flow`].
-    pub flow: u64,
+    /// The flows that came last, see [`flow`]: the newest first, zero where there was none.
+    pub flows: [u64; FLOWS_KEPT],
     /// Milliseconds from the beginning of one burst to that of the next one: the n-th gap stands at place n modulo
     /// [`BURSTS_KEPT`], counted from the second burst as 1.
     pub gaps: [u32; BURSTS_KEPT],
@@ -96,7 +98,7 @@ impl Pair {
         burst_ns: 0,
         burst_bytes: 0,
         bursts: 0,
-        flow: 0,
+        flows: [0; FLOWS_KEPT],
         gaps: [0; BURSTS_KEPT],
         sizes: [0; BURSTS_KEPT],
     };
@@ -117,10 +119,10 @@ impl Pair {
             burst_ns: word(),
             burst_bytes: word(),
             bursts: word(),
-            flow: word(),
+            flows: core::array::from_fn(|_| word()),
             ..Pair::EMPTY
         };
-        let history = bytes.get(11 * 8..).unwrap_or_default().chunks_exact(4);
+        let history = bytes.get(WORDS * 8..).unwrap_or_default().chunks_exact(4);
         for (kept, read) in pair.gaps.iter_mut().chain(&mut pair.sizes).zip(history) {
             *kept = u32::from_ne_bytes(read.try_into().unwrap_or_default());
         }
@@ -155,6 +157,14 @@ pub const fn flow(protocol: u8, source_port: u16, destination_port: u16) -> u64 
     (protocol as u64) << 32 | (source_port as u64) << 16 | destination_port as u64
 }
 
+/// Whether a packet of `flow` belongs to one of the flows that came last.
+#[must_use]
+#[inline(always)]
+pub const fn knows(pair: &Pair, flow: u64) -> bool {
+    let [first, second, third, fourth] = pair.flows;
+    flow == first || flow == second || flow == third || flow == fourth
+}
+
 /// Whether a packet of `flow` begins a burst of `pair` at this time.
 #[must_use]
 #[inline(always)]
@@ -164,13 +174,16 @@ pub const fn begins_burst(pair: &Pair, flow: u64, now_ns: u64) -> bool {
     }
     let silence = now_ns.saturating_sub(pair.last_ns);
     let since = now_ns.saturating_sub(pair.burst_ns);
-    let is_new = if flow == 0 { silence >= BURST_NS } else { flow != pair.flow || silence >= FLOW_NS };
+    let is_new = if flow == 0 { silence >= BURST_NS } else { !knows(pair, flow) || silence >= FLOW_NS };
     is_new && since >= BURST_NS
 }
 
+/// Words in front of the history.
+const WORDS: usize = 10 + FLOWS_KEPT;
+
 const _: () = {
     assert!(size_of::<PairKey>() == 40 && align_of::<PairKey>() == 4);
-    assert!(size_of::<Pair>() == 11 * 8 + 2 * 4 * BURSTS_KEPT && align_of::<Pair>() == 8);
+    assert!(size_of::<Pair>() == WORDS * 8 + 2 * 4 * BURSTS_KEPT && align_of::<Pair>() == 8);
     assert!(BURSTS_KEPT.is_power_of_two());
 };
 
@@ -197,7 +210,10 @@ mod tests {
             pair.bursts += 1;
             pair.burst_ns = now_ns;
             pair.burst_bytes = 0;
-            pair.flow = flow;
+        }
+        if !knows(pair, flow) {
+            pair.flows.rotate_right(1);
+            pair.flows[0] = flow;
         }
         pair.burst_bytes += bytes;
         pair.last_ns = now_ns;
@@ -224,6 +240,20 @@ mod tests {
             meet(&mut pair, flow(6, 40_000 + step as u16 % 3, 443), SECOND + step * SECOND / 100, 60);
         }
         assert_eq!(pair.bursts, 1);
+    }
+
+    #[test]
+    fn attempts_of_connections_beside_each_other_are_one_burst() {
+        let mut pair = Pair::EMPTY;
+        for retry in [0, 1, 3, 7, 15, 31, 63] {
+            for port in 0..FLOWS_KEPT as u16 {
+                meet(&mut pair, flow(6, 40_000 + port, 443), (1 + retry) * SECOND + SECOND / 10 * u64::from(port), 74);
+            }
+        }
+        assert_eq!(pair.bursts, 1);
+        // One more than is kept: each is new again.
+        meet(&mut pair, flow(6, 50_000, 443), 70 * SECOND, 74);
+        assert_eq!(pair.bursts, 2);
     }
 
     #[test]
@@ -262,9 +292,9 @@ mod tests {
         let mut value = [0; size_of::<Pair>()];
         value[..8].copy_from_slice(&9_u64.to_ne_bytes());
         value[80..88].copy_from_slice(&11_u64.to_ne_bytes());
-        value[88..92].copy_from_slice(&12_u32.to_ne_bytes());
-        value[340..].copy_from_slice(&13_u32.to_ne_bytes());
+        value[112..116].copy_from_slice(&12_u32.to_ne_bytes());
+        value[364..].copy_from_slice(&13_u32.to_ne_bytes());
         let pair = Pair::from_bytes(&value);
-        assert_eq!((pair.packets, pair.flow, pair.gaps[0], pair.sizes[31]), (9, 11, 12, 13));
+        assert_eq!((pair.packets, pair.flows[0], pair.gaps[0], pair.sizes[31]), (9, 11, 12, 13));
     }
 }

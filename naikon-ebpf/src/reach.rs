@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// A hook that hands over what lies anywhere in a packet.
-trait Reach: Hook {
+pub(crate) trait Reach: Hook {
     /// Beyond this no header is read; all ones.
     const BOUND: usize;
 
@@ -131,7 +131,7 @@ fn filled<T: Header>(fill: impl FnOnce(*mut c_void, u32) -> i64) -> Option<T> {
 }
 
 /// A packet of which headers are copied out at any place.
-struct Reached<H: Reach> {
+pub(crate) struct Reached<H: Reach> {
     context: *mut H::Context,
     start: usize,
 }
@@ -161,7 +161,7 @@ impl<H: Reach> Reached<H> {
     /// The verifier is not to know the place: it would tell apart all ways that lead to different places, and walk what
     /// follows for each. To it, an unknown number less itself is another unknown one.
     #[inline(always)]
-    fn at(context: *mut H::Context, place: usize) -> Self {
+    pub(crate) fn at(context: *mut H::Context, place: usize) -> Self {
         let unknown = H::new(context).ifindex() as usize;
         let mut nothing = unknown;
         // SAFETY: arithmetic on a register.

@@ -15,13 +15,14 @@ use core::arch::asm;
 use naikon_ebpf::{
     abi::{self, Direction},
     event::{CPU_EVENTS, EVENT_COUNTS_LEN, Event, LOST, MINUTE_NS, NO_VLAN, PAIR_EVENTS, SUPPRESSED, TOLD, UNPAIRED},
-    headers::{self, Headers},
-    pair::{BURST_NS, PAIRS_DEFAULT, Pair, PairKey, begins_burst, flow, place},
+    headers,
+    pair::{BURST_NS, PAIRS_DEFAULT, Pair, PairKey, begins_burst, flow, knows, place},
 };
 
 use crate::{
     hook::{__sk_buff, Hook, Tc, Xdp},
     program::Hit,
+    reach::{Reach, Reached},
 };
 
 #[map]
@@ -115,51 +116,59 @@ pub(crate) fn note(address: [u64; 2], is_source: bool, decides: bool) {
     }
 }
 
-/// [`Hook::record`] at XDP.
+/// [`Hook::record`] at XDP, for frames in one buffer.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn record_xdp(context: *mut xdp_md) -> u64 {
-    let hook = Xdp::<false, false, false>::new(context);
-    record(&hook, headers::of_frame(hook.packet()), NO_VLAN)
+    record::<Xdp<false, false, false>>(context, NO_VLAN)
 }
 
-/// [`Hook::record`] at XDP, for packets that begin with their IP header.
+/// [`Hook::record`] at XDP, for frames in several buffers.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn record_xdp_frags(context: *mut xdp_md) -> u64 {
+    record::<Xdp<true, false, false>>(context, NO_VLAN)
+}
+
+/// As [`record_xdp`], for packets that begin with their IP header.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn record_xdp_raw(context: *mut xdp_md) -> u64 {
-    let hook = Xdp::<false, true, false>::new(context);
-    record(&hook, headers::of_packet(&hook.packet()), NO_VLAN)
+    record::<Xdp<false, true, false>>(context, NO_VLAN)
+}
+
+/// As [`record_xdp_frags`], for packets that begin with their IP header.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn record_xdp_raw_frags(context: *mut xdp_md) -> u64 {
+    record::<Xdp<true, true, false>>(context, NO_VLAN)
 }
 
 /// [`Hook::record`] at TC.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn record_tc(context: *mut __sk_buff) -> u64 {
-    let hook = Tc::<false, false, false>::new(context);
-    record(&hook, headers::of_frame(hook.packet()), hook.vlan())
+    record::<Tc<false, false, false>>(context, Tc::<false, false, false>::new(context).vlan())
 }
 
-/// [`Hook::record`] at TC, for packets that begin with their IP header.
+/// As [`record_tc`], for packets that begin with their IP header.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn record_tc_raw(context: *mut __sk_buff) -> u64 {
-    let hook = Tc::<false, true, false>::new(context);
-    record(&hook, headers::of_packet(&hook.packet()), hook.vlan())
+    record::<Tc<false, true, false>>(context, Tc::<false, true, false>::new(context).vlan())
 }
 
-/// Completes the event, counts its pair, and hands it over unless there were enough of its kind. A tag that the kernel keeps
-/// beside the packet stands outside of those in it.
+/// Completes the event, and has it told. A tag that the kernel keeps beside the packet stands outside of those in it.
 #[inline(always)]
-fn record<H: Hook>(hook: &H, read: Headers, aside: u16) -> u64 {
+fn record<H: Reach>(context: *mut H::Context, aside: u16) -> u64 {
+    let (hook, packet) = (H::new(context), Reached::<H>::at(context, 0));
+    let read = if H::IS_RAW { headers::of_packet(&packet) } else { headers::of_frame(packet) };
     let Some(record) = RECORD.get_ptr_mut(0) else { return 0 };
-    let now = bpf_boot_ns();
     let [outer, inner] = read.vlans;
     let vlans = if aside == NO_VLAN { [outer, inner] } else { [aside, outer] };
     // SAFETY: the map returned its one value of this CPU, which no other one touches.
     unsafe {
         let event = &raw mut (*record).event;
-        (&raw mut (*event).boot_ns).write(now);
-        (&raw mut (*event).ifindex).write(hook.ifindex());
         store(&raw mut (*event).source, read.source);
         store(&raw mut (*event).destination, read.destination);
         (&raw mut (*event).vlans).write(vlans);
@@ -167,12 +176,35 @@ fn record<H: Hook>(hook: &H, read: Headers, aside: u16) -> u64 {
         (&raw mut (*event).destination_port).write(read.destination_port);
         (&raw mut (*event).protocol).write(read.protocol);
         (&raw mut (*event).tcp_flags).write(read.tcp_flags);
+        (&raw mut (*event).ifindex).write(hook.ifindex());
+    }
+    let wanted = pair();
+    if wanted > 0 {
+        capture(&hook, wanted as u32);
+    }
+    0
+}
+
+/// Completes the event of this processor without the packet, counts its pair, and hands it over unless there were enough of its
+/// kind. How many bytes of the packet somebody asks for.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn pair() -> u64 {
+    let Some(record) = RECORD.get_ptr_mut(0) else { return 0 };
+    // SAFETY: the map returned its one value of this CPU, which no other one touches.
+    unsafe {
+        let event = &raw mut (*record).event;
+        let now = bpf_boot_ns();
+        (&raw mut (*event).boot_ns).write(now);
         let is_from = (&raw const (*event).direction).read() != 0;
         if (&raw const (*record).found).read() != FOUND_HOST {
-            let (host, indicator) =
-                if is_from { (read.destination, read.source) } else { (read.source, read.destination) };
-            store(&raw mut (*event).host, host);
-            store(&raw mut (*event).indicator, indicator);
+            let (host, indicator) = if is_from {
+                (&raw const (*event).destination, &raw const (*event).source)
+            } else {
+                (&raw const (*event).source, &raw const (*event).destination)
+            };
+            copy(&raw mut (*event).host, host);
+            copy(&raw mut (*event).indicator, indicator);
         }
         (&raw mut (*record).found).write(0);
         let key = &raw mut (*record).key;
@@ -180,12 +212,9 @@ fn record<H: Hook>(hook: &H, read: Headers, aside: u16) -> u64 {
         copy(&raw mut (*key).indicator, &raw const (*event).indicator);
         (&raw mut (*key).action).write((&raw const (*event).action).read());
 
-        capture(hook, &*event);
         let pair = if is_from { entry(&PAIRS_FROM, record) } else { entry(&PAIRS_TO, record) };
-        let bytes = (&raw const (*event).bytes).read();
-        let flow = flow(read.protocol, read.source_port, read.destination_port);
         let may_tell = match pair {
-            Some(pair) => meet(pair, flow, now, bytes),
+            Some(pair) => meet(pair, event, now),
             None => {
                 count(UNPAIRED);
                 true
@@ -202,18 +231,17 @@ fn record<H: Hook>(hook: &H, read: Headers, aside: u16) -> u64 {
             count(LOST);
         }
     }
-    0
+    CAPTURE.get(0).map_or(0, |wanted| u64::from(*wanted))
 }
 
-/// Hands over the beginning of the packet behind its event, while somebody asks for so many bytes of it.
+/// Hands over the beginning of the packet behind its event.
 #[inline(always)]
-fn capture<H: Hook>(hook: &H, event: &Event) {
-    if let Some(wanted) = CAPTURE.get(0)
-        && *wanted > 0
-    {
-        let bytes = if event.bytes < u64::from(*wanted) { event.bytes as u32 } else { *wanted };
-        CAPTURES.output(hook, event, bytes);
-    }
+fn capture<H: Hook>(hook: &H, wanted: u32) {
+    let Some(record) = RECORD.get_ptr_mut(0) else { return };
+    // SAFETY: the map returned its one value of this CPU, which no other one touches.
+    let event = unsafe { &*(&raw const (*record).event) };
+    let bytes = if event.bytes < u64::from(wanted) { event.bytes as u32 } else { wanted };
+    CAPTURES.output(hook, event, bytes);
 }
 
 /// The entry of the record's key, made if there is none.
@@ -237,11 +265,17 @@ unsafe fn entry(pairs: &LruHashMap<PairKey, Pair>, record: *mut Record) -> Optio
 ///
 /// # Safety
 ///
-/// `pair` is a map value, which only this writes, perhaps on several processors at once.
-#[inline(always)]
-unsafe fn meet(pair: *mut Pair, flow: u64, now: u64, bytes: u64) -> bool {
+/// `pair` is a map value, which only this writes, perhaps on several processors at once; `event` is that of this one.
+#[inline(never)]
+unsafe fn meet(pair: *mut Pair, event: *const Event, now: u64) -> bool {
     // SAFETY: the caller's promise; places are below the arrays' length.
     unsafe {
+        let bytes = (&raw const (*event).bytes).read();
+        let flow = flow(
+            (&raw const (*event).protocol).read(),
+            (&raw const (*event).source_port).read(),
+            (&raw const (*event).destination_port).read(),
+        );
         add(&raw mut (*pair).packets, 1);
         add(&raw mut (*pair).bytes, bytes);
         if begins_burst(&*pair, flow, now) {
@@ -258,7 +292,11 @@ unsafe fn meet(pair: *mut Pair, flow: u64, now: u64, bytes: u64) -> bool {
             (&raw mut (*pair).bursts).write(number + 1);
             (&raw mut (*pair).burst_ns).write(now);
             (&raw mut (*pair).burst_bytes).write(0);
-            (&raw mut (*pair).flow).write(flow);
+        }
+        if !knows(&*pair, flow) {
+            let flows = &raw mut (*pair).flows;
+            let [first, second, third, _] = flows.read();
+            flows.write([flow, first, second, third]);
         }
         let burst_bytes = &raw mut (*pair).burst_bytes;
         burst_bytes.write(burst_bytes.read() + bytes);

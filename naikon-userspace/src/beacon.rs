@@ -10,7 +10,7 @@ use naikon_ebpf::pair::{BURST_NS, Pair};
 use serde::{Deserialize, Serialize};
 
 /// From this score on calls are regular: what a beacon with a jitter of half its period still reaches, and chance does not.
-pub const REGULAR: f64 = 0.75;
+pub const REGULAR: f64 = 0.8;
 /// Fewer bursts have no score: quartiles of fewer than seven gaps are chance.
 pub const LEAST_BURSTS: u64 = 8;
 /// From so many gaps on more of them are no better evidence.

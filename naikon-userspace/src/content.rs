@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use naikon_ebpf::embedded::{CARRIED_MAX, Carriers, Embedded, embedded, halves};
+use naikon_ebpf::embedded::{CARRIED_MAX, Carriers, halves};
 
 use crate::{
     prefix::Prefix,
@@ -111,27 +111,17 @@ impl Content {
     /// The strictest marking of the entries that hold an address in any of its forms; the outer `None` where none does.
     #[must_use]
     pub fn marking(&self, address: IpAddr, carriers: &Carriers) -> Option<Option<Tlp>> {
-        let inner = match address {
-            IpAddr::V4(_) => [None; CARRIED_MAX],
-            IpAddr::V6(v6) => carriers.carried(halves(v6.octets())),
-        };
-        let inner = inner.into_iter().flatten().map(|inner| IpAddr::V4(Ipv4Addr::from(inner)));
-        let forms = inner.chain([address]).map(Prefix::host);
-        let holders = forms.flat_map(|form| (0..=form.length()).filter_map(move |length| form.truncated(length)));
+        let holders = forms(address, carriers)
+            .flat_map(|form| (0..=form.length()).filter_map(move |length| form.truncated(length)));
         holders.flat_map(|holder| self.contexts(&holder).map(|context| context.tlp).collect::<Vec<_>>()).max()
     }
 
     /// The longest prefix that holds an address, in the first of its forms that one holds: itself, then the IPv4 addresses inside.
     #[must_use]
     pub fn holder(&self, address: IpAddr, carriers: &Carriers) -> Option<Prefix> {
-        let inner = match address {
-            IpAddr::V4(_) => None,
-            IpAddr::V6(v6) => Some(carriers.carried(halves(v6.octets()))),
-        };
-        let inner = inner.into_iter().flatten().flatten().map(|inner| IpAddr::V4(Ipv4Addr::from(inner)));
-        let mut forms = std::iter::once(address).chain(inner).map(Prefix::host);
         let holds = |prefix: &Prefix| self.prefixes.binary_search(prefix).is_ok();
-        forms.find_map(|form| (0..=form.length()).rev().filter_map(|length| form.truncated(length)).find(holds))
+        forms(address, carriers)
+            .find_map(|form| (0..=form.length()).rev().filter_map(|length| form.truncated(length)).find(holds))
     }
 
     /// Every prefix with what is told of it beyond the common, in order.
@@ -207,6 +197,16 @@ impl Content {
         let mut all = self.own_contexts().chain(std::iter::once(&*self.common));
         all.any(|context| context.valid_from.is_some() || context.valid_until.is_some())
     }
+}
+
+/// An address and the IPv4 addresses inside it.
+fn forms(address: IpAddr, carriers: &Carriers) -> impl Iterator<Item = Prefix> {
+    let inner = match address {
+        IpAddr::V4(_) => [None; CARRIED_MAX],
+        IpAddr::V6(v6) => carriers.carried(halves(v6.octets())),
+    };
+    let inner = inner.into_iter().flatten().map(|inner| IpAddr::V4(Ipv4Addr::from(inner)));
+    std::iter::once(address).chain(inner).map(Prefix::host)
 }
 
 #[cfg(test)]

@@ -127,7 +127,7 @@ pub(super) fn run(command: &Command) -> Result<Code, Failure> {
 
 /// Without a daemon the pins tell; what lists say of indicators only the daemon knows.
 fn from_pins(command: &Command, query: &Query, no_daemon: Failure) -> Result<Code, Failure> {
-    if !kernel::has_pins(&command.pin_dir) {
+    if !kernel::has_pins(&command.pin_dir)? {
         return Err(no_daemon);
     }
     let read = || -> Result<Hits, KernelError> {

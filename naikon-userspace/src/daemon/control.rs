@@ -34,7 +34,7 @@ use crate::{
     protocol::{Lookup, REQUEST_MAX, Request, Response},
 };
 
-/// `status` and `lookup` at a time, each: who may only read must not take every thread and processor.
+/// `status`, `lookup` and `hits` at a time, each: who may only read must not take every thread and processor.
 const LOOKS_MAX: usize = 2;
 /// Longest time for the lookups of one request, and the most that is told of them.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -108,7 +108,7 @@ impl Control {
     /// Serves until the daemon ends.
     pub(crate) async fn serve(self, daemon: Daemon) {
         let mut room = Room::new("control", daemon.metrics.instruments());
-        let desk = Arc::new(Desk { daemon, statuses: limit(), lookups: limit() });
+        let desk = Arc::new(Desk { daemon, statuses: limit(), lookups: limit(), hits: limit() });
         loop {
             match self.listener.accept().await {
                 Ok((stream, _)) => {
@@ -131,6 +131,7 @@ struct Desk {
     daemon: Daemon,
     statuses: Arc<Semaphore>,
     lookups: Arc<Semaphore>,
+    hits: Arc<Semaphore>,
 }
 
 fn limit() -> Arc<Semaphore> {
@@ -219,7 +220,7 @@ async fn respond(request: Request, desk: &Desk) -> (Response, bool) {
         }
         Request::Hits { query } => {
             let (hits, snapshot) = (Arc::clone(&daemon.hits), Arc::clone(&daemon.snapshots.borrow()));
-            match tokio::task::spawn_blocking(move || hits.select(&query, &snapshot)).await {
+            match one_of(&desk.hits, move || hits.select(&query, &snapshot)).await {
                 Ok(Ok(hits)) => Response::Hits(hits),
                 Ok(Err(error)) => Response::Failed(error.to_string()),
                 Err(error) => Response::Failed(error.to_string()),

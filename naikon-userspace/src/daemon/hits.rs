@@ -8,29 +8,26 @@ use crate::{
 
 /// The kernel's pairs, read beside whoever works with them.
 pub(crate) struct Account {
-    reader: Option<HitReader>,
+    reader: HitReader,
 }
 
 impl Account {
     /// Opens the pairs of a kernel, and says so when there is another number of places for them than `wanted`.
     pub(crate) fn open(kernel: &Kernel, wanted: u32) -> Result<Self, KernelError> {
         let reader = kernel.hit_reader()?;
-        if let Some(reader) = &reader {
-            let room = reader.room()?;
-            if room != wanted {
-                tracing::warn!(
-                    "hits = {wanted}, but what is pinned keeps {room} pairs of each direction, and goes on to; 'naikon \
-                     detach' and a new start make room for {wanted}, and forget counters and hits so far"
-                );
-            }
+        let room = reader.room()?;
+        if room != wanted {
+            tracing::warn!(
+                "hits = {wanted}, but what is pinned keeps {room} pairs of each direction, and goes on to; 'naikon detach' \
+                 and a new start make room for {wanted}, and forget counters and hits so far"
+            );
         }
         Ok(Account { reader })
     }
 
     /// Those that somebody wants to see.
     pub(crate) fn select(&self, query: &Query, snapshot: &Snapshot) -> Result<Hits, KernelError> {
-        let Some(reader) = &self.reader else { return Ok(Hits::default()) };
         let told = |list, address| snapshot.told(list, address);
-        Ok(hits::select(reader.pairs()?, reader.room()?, query, &reader.lists()?, clock::boot(), told))
+        Ok(hits::select(self.reader.pairs()?, self.reader.room()?, query, &self.reader.lists()?, clock::boot(), told))
     }
 }
