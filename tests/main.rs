@@ -40,6 +40,7 @@ mod strace;
 mod swap;
 mod tables;
 mod takeover;
+mod top;
 mod traffic;
 mod tun;
 mod upgrade;

@@ -25,6 +25,7 @@ pub mod kernel;
 pub mod list;
 mod parallel;
 pub mod prefix;
+pub mod protection;
 pub mod protocol;
 pub mod provenance;
 pub mod ruleset;

@@ -11,6 +11,7 @@ mod logging;
 mod lookup;
 mod output;
 mod remarks;
+mod status;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
@@ -58,8 +59,8 @@ enum Command {
     Check(check::Check),
     /// Say whether addresses are blocked, by what and why
     Lookup(lookup::Lookup),
-    /// Show what is attached, loaded and counted
-    Status(client::Status),
+    /// Say whether this machine is protected: what is attached, loaded and counted
+    Status(status::Command),
     /// Show which internal hosts touched which indicators, and how regularly
     Hits(hits::Command),
     /// Read the lists again, now, and show the change
@@ -269,7 +270,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Code, Failure> {
         }
         Command::Check(command) => logged(&|| check::run(&command)),
         Command::Lookup(command) => logged(&|| lookup::run(&command)),
-        Command::Status(command) => logged(&|| client::status(&command)),
+        Command::Status(command) => logged(&|| status::run(&command)),
         Command::Hits(command) => logged(&|| hits::run(&command)),
         Command::Reload(command) => logged(&|| client::reload(&command)),
         Command::Doctor(command) => logged(&|| doctor::run(&command)),

@@ -14,6 +14,7 @@ mod connects;
 mod control;
 mod fence;
 mod growth;
+mod history;
 mod hits;
 mod holds;
 mod hooks;
@@ -47,6 +48,7 @@ use tokio::{
 pub use self::{confinement::Confined, reload::Origin};
 use self::{
     control::{Control, Daemon},
+    history::History,
     hits::Account,
     hooks::Hooks,
     metrics::{Instruments, Metrics},
@@ -186,6 +188,7 @@ fn start(origin: Origin, config: Config) -> Result<Started, RunError> {
             started: config.clone(),
             config,
             instruments: Instruments::new(),
+            history: History::new(),
             refused: None,
             unrefreshed: None,
             may_pass: false,
