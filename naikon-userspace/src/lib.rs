@@ -34,4 +34,5 @@ pub mod sources;
 pub mod tables;
 pub mod telemetry;
 pub mod text;
+pub mod top;
 pub mod warninglist;

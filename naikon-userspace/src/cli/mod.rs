@@ -12,6 +12,7 @@ mod lookup;
 mod output;
 mod remarks;
 mod status;
+mod top;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
@@ -31,6 +32,7 @@ Examples:
   naikon lookup 198.51.100.7                      is it blocked, by what
   naikon status                                   what is attached, loaded and counted
   naikon hits --sort beacon                       who called whom, the most regular first
+  naikon top                                      the same and more, live
   naikon doctor                                   what could let packets past, with the cure
 
 Exit codes: 0 done or yes, 1 no, 2 usage or configuration, 3 privilege, 4 kernel or
@@ -63,6 +65,8 @@ enum Command {
     Status(status::Command),
     /// Show which internal hosts touched which indicators, and how regularly
     Hits(hits::Command),
+    /// Watch totals, lists, indicators, hosts and interfaces live
+    Top(top::Command),
     /// Read the lists again, now, and show the change
     Reload(client::Reload),
     /// Look for what lets packets past naikon or keeps it from working
@@ -272,6 +276,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Code, Failure> {
         Command::Lookup(command) => logged(&|| lookup::run(&command)),
         Command::Status(command) => logged(&|| status::run(&command)),
         Command::Hits(command) => logged(&|| hits::run(&command)),
+        Command::Top(command) => logged(&|| top::run(&command)),
         Command::Reload(command) => logged(&|| client::reload(&command)),
         Command::Doctor(command) => logged(&|| doctor::run(&command)),
         Command::Detach(command) => logged(&|| client::detach(&command)),
