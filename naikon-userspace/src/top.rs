@@ -15,6 +15,8 @@ use crate::text;
 
 /// Longest filter in characters.
 const FILTER_MAX: usize = 64;
+/// So many seconds after it was to tell something a daemon has said nothing.
+const PATIENCE: f64 = 5.0;
 /// Rows that a page key goes.
 const PAGE: usize = 10;
 
@@ -113,6 +115,9 @@ pub struct Top {
     sample: Option<Sample>,
     rates: Rates,
     fault: Option<String>,
+    /// When the daemon answered last, by the clock of the samples, and how often it is asked.
+    answered: f64,
+    interval: f64,
 }
 
 impl Default for Top {
@@ -128,6 +133,8 @@ impl Default for Top {
             sample: None,
             rates: Rates::default(),
             fault: None,
+            answered: 0.0,
+            interval: 1.0,
         }
     }
 }
@@ -144,9 +151,16 @@ pub struct Census {
 }
 
 impl Top {
+    /// What begins now, and is fed every so many seconds.
+    #[must_use]
+    pub fn new(interval: f64) -> Self {
+        Top { interval, ..Top::default() }
+    }
+
     /// Takes what the daemon told. While it is paused that is nothing.
     pub fn feed(&mut self, sample: Sample) {
         self.fault = None;
+        self.answered = sample.at;
         if !self.is_paused {
             self.rates.feed(&sample);
             self.sample = Some(sample);
@@ -302,6 +316,13 @@ impl Top {
     #[must_use]
     pub fn offset(&self) -> usize {
         self.offset
+    }
+
+    /// Seconds since the daemon told something, where that is longer than it should be: what it told then is no answer now.
+    #[must_use]
+    pub fn silence(&self, at: f64) -> Option<f64> {
+        let silent = at - self.answered;
+        (self.fault.is_some() || silent > self.interval + PATIENCE).then_some(silent)
     }
 
     /// Why the daemon told nothing, the last time it was asked.

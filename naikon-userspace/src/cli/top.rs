@@ -70,7 +70,7 @@ pub(super) fn run(command: &Command) -> Result<Code, Failure> {
         output::json(&json)?;
         return Ok(Code::Done);
     }
-    let mut top = Top::default();
+    let mut top = Top::new(command.interval.as_secs_f64());
     top.feed(first);
     let has_terminal = io::stdout().is_terminal() && io::stdin().is_terminal();
     if command.once || !has_terminal || std::env::var_os("TERM").is_some_and(|term| term == "dumb") {

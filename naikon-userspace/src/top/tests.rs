@@ -333,6 +333,18 @@ fn paused_view_stands_still_and_goes_on_with_true_rates() {
 }
 
 #[test]
+fn daemon_that_is_asked_rarely_is_silent_later_and_one_that_fails_at_once() {
+    let mut top = Top::new(60.0);
+    top.feed(sample(0));
+    assert_eq!((top.silence(64.0), top.silence(66.0)), (None, Some(66.0)));
+    top.press(Key::Char('p'));
+    top.feed(sample(70));
+    assert_eq!(top.silence(130.0), None, "it answers while nobody looks, too");
+    top.fail("it is ending");
+    assert_eq!(top.silence(71.0), Some(1.0));
+}
+
+#[test]
 fn scrolling_stays_within_the_rows() {
     let mut top = pressed("4");
     for (key, offset) in [

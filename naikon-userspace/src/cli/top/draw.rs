@@ -21,8 +21,6 @@ use crate::{
 const GAP: u16 = 2;
 /// Widest columns; names and addresses may be longer than what is worth a column of numbers.
 const WIDEST: u16 = 46;
-/// A daemon that was asked so many seconds ago and says nothing is named.
-const QUIET: f64 = 5.0;
 /// Lines that the rate of a total takes, where there is room.
 const TALL: u16 = 3;
 
@@ -132,12 +130,10 @@ fn headline(top: &Top, theme: Theme, at: f64, width: u16) -> Line<'static> {
         Answer::Protected => theme.color(Color::Green),
         Answer::Partly | Answer::Not => theme.color(Color::Red),
     };
-    let silent = at - sample.at;
     let mut spans = Vec::new();
     if top.is_paused() {
         spans.push(Span::styled("PAUSED ", TURNED));
-    } else if top.fault().is_some() || silent > QUIET {
-        // What was true a while ago is no answer.
+    } else if let Some(silent) = top.silence(at) {
         let words = format!("NO ANSWER for {}; before: ", output::span(silent as i64));
         spans.push(Span::styled(words, theme.color(Color::Red).add_modifier(Modifier::BOLD)));
     }

@@ -180,3 +180,52 @@ fn key(pressed: KeyEvent) -> Option<Key> {
         _ => return None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs::File,
+        io::Read,
+        process::{Command, Stdio},
+    };
+
+    use rustix::{
+        pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt},
+        termios::{LocalModes, tcgetattr},
+    };
+
+    use super::*;
+
+    const CHILD: &str = "NAIKON_TEST_PANICS";
+
+    /// Runs itself again on a terminal, takes that, and panics.
+    #[test]
+    fn panic_gives_the_terminal_back_before_it_is_told() {
+        if std::env::var_os(CHILD).is_some() {
+            let _screen = Screen::take().unwrap();
+            panic!("the picture broke");
+        }
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let master = openpt(flags).unwrap();
+        unlockpt(&master).unwrap();
+        let slave = ioctl_tiocgptpeer(&master, flags).unwrap();
+        let modes = || tcgetattr(&master).unwrap().local_modes;
+        let before = modes();
+        assert!(before.contains(LocalModes::ECHO), "a terminal that shows what is typed");
+        let stdio = || Stdio::from(slave.try_clone().unwrap());
+        let this = "cli::top::screen::tests::panic_gives_the_terminal_back_before_it_is_told";
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", this, "--nocapture"]).env(CHILD, "1").stdin(stdio()).stdout(stdio()).stderr(stdio());
+        let status = command.status().unwrap();
+        drop((command, slave));
+        assert!(!status.success());
+        assert_eq!(modes(), before);
+        let mut told = Vec::new();
+        // The end of a terminal that nobody holds is an error.
+        let _end = File::from(master).read_to_end(&mut told);
+        let told = String::from_utf8_lossy(&told);
+        let place = |text: &str| told.find(text).unwrap_or_else(|| panic!("{text:?} should be in {told:?}"));
+        let (taken, given_back) = (place("\u{1b}[?1049h"), place("\u{1b}[?1049l"));
+        assert!(taken < given_back && given_back < place("the picture broke"), "{told:?}");
+    }
+}

@@ -153,7 +153,7 @@ proptest! {
         width in 0_u16..130,
         height in 0_u16..50,
         keys in proptest::collection::vec(key(), 0..12),
-        name in any::<String>(),
+        name in prop_oneof![any::<String>(), "[a-z\u{202e}\u{200b}\u{1b}\u{9b}\n漢é ]{0,30}"],
         numbers in proptest::collection::vec(any::<u32>(), 4),
         fault in proptest::option::of(any::<String>()),
         at in prop_oneof![Just(2.0), Just(f64::MAX), Just(-1.0)],
