@@ -992,7 +992,7 @@ fn maps_of_the_object_are_those_of_the_contract() {
 
 fn data(map: &Map) -> &MapData {
     match map {
-        Map::Array(data) | Map::HashMap(data) | Map::LpmTrie(data) => data,
+        Map::Array(data) | Map::HashMap(data) | Map::LruHashMap(data) | Map::LpmTrie(data) => data,
         Map::PerCpuArray(data) | Map::PerCpuHashMap(data) | Map::RingBuf(data) => data,
         other => panic!("the contract knows no such map: {other:?}"),
     }
