@@ -55,7 +55,7 @@ const LEAST_DEEP: KernelVersion = KernelVersion::new(6, 18, 0);
 const LEAST_TRACE: KernelVersion = KernelVersion::new(7, 2, 0);
 
 /// With what words the verifier refuses a program that needs `CAP_PERFMON`, to which alone it shows addresses.
-const SECRETS: [&str; 6] = [
+const SECRETS: [&str; 7] = [
     // The length of a frame, from its start and end.
     "pointer -= pointer prohibited",
     // Whether a header ends inside the frame; allowed to all since 6.6 and in what was mended after it.
@@ -68,6 +68,8 @@ const SECRETS: [&str; 6] = [
     "jumps is too complex",
     // A place in a frame that varies, copied to the stack in a way that only addresses would show to be right.
     "min value is outside of the allowed memory range",
+    // A pointer that came back from the stack as a number.
+    "invalid mem access 'inv'",
 ];
 
 /// One row a program, each number some 20 % above what the costliest way to load it takes on kernel 6.18: room for another
