@@ -17,11 +17,11 @@ use naikon_ebpf::{
     event::{CPU_EVENTS, EVENT_COUNTS_LEN, Event, LOST, MINUTE_NS, NO_VLAN, PAIR_EVENTS, SUPPRESSED, TOLD, UNPAIRED},
     headers,
     pair::{BURST_NS, PAIRS_DEFAULT, Pair, PairKey, begins_burst, flow, knows, place},
+    verdict::Hit,
 };
 
 use crate::{
     hook::{__sk_buff, Hook, Tc, Xdp},
-    program::Hit,
     reach::{Reach, Reached},
 };
 
