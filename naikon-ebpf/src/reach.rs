@@ -342,7 +342,7 @@ fn judge<H: Reach>(hook: &H) -> H::Verdict {
     match reading {
         Reading::NotIp => pass(hook),
         Reading::Unparsed(reason) => unparsed(hook, reason),
-        Reading::Ip { cut: Some(reason), .. } if is_unparsed(hit, drops_unparsed()) => unparsed(hook, reason),
+        Reading::Ip { cut: Some(reason), .. } if is_unparsed(hit, drops_unparsed) => unparsed(hook, reason),
         Reading::Ip { family, .. } => settle(hook, family, hit, true),
     }
 }

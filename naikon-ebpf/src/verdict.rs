@@ -15,7 +15,7 @@ pub struct Hit {
 /// Drop beats monitor; of equals the destination decides. An allowed endpoint is no hit.
 #[must_use]
 #[inline(always)]
-pub const fn decide(destination: Action, source: Action) -> Option<Hit> {
+pub fn decide(destination: Action, source: Action) -> Option<Hit> {
     if destination.is_drop() || (destination.is_monitor() && !source.is_drop()) {
         Some(Hit { action: destination, direction: Direction::To })
     } else if source.is_drop() || source.is_monitor() {
@@ -32,10 +32,10 @@ pub const FROM: u64 = 1 << 32;
 /// first decides among equals. An allowed endpoint is no hit.
 #[must_use]
 #[inline(always)]
-pub const fn stronger(strongest: u64, action: Action, side: u64) -> u64 {
+pub fn stronger(strongest: u64, action: Action, side: u64) -> u64 {
     let is_hit = action.is_drop() || action.is_monitor();
     if is_hit && action.rank() > Action::from_trie(strongest as u32).rank() {
-        action.to_raw() as u64 | side
+        u64::from(action.to_raw()) | side
     } else {
         strongest
     }
@@ -44,23 +44,17 @@ pub const fn stronger(strongest: u64, action: Action, side: u64) -> u64 {
 /// What a weight means.
 #[must_use]
 #[inline(always)]
-pub const fn hit_of(weight: u64) -> Option<Hit> {
-    if weight == 0 {
-        return None;
-    }
+pub fn hit_of(weight: u64) -> Option<Hit> {
     let direction = if weight & FROM == 0 { Direction::To } else { Direction::From };
-    Some(Hit { action: Action::from_trie(weight as u32), direction })
+    Some(Hit { action: Action::from_trie(weight as u32), direction }).filter(|_| weight != 0)
 }
 
 /// Whether a packet that a deep walk could not read to its end counts as unparsed, whatever was found so far. A drop beats a
 /// monitor: whoever drops what cannot be read drops it behind an address that is merely watched, too.
 #[must_use]
 #[inline(always)]
-pub const fn is_unparsed(hit: Option<Hit>, drops_unparsed: bool) -> bool {
-    match hit {
-        Some(hit) => !hit.action.is_drop() && drops_unparsed,
-        None => true,
-    }
+pub fn is_unparsed(hit: Option<Hit>, drops_unparsed: impl FnOnce() -> bool) -> bool {
+    !hit.is_some_and(|hit| hit.action.is_drop() || !drops_unparsed())
 }
 
 #[cfg(test)]
@@ -99,7 +93,7 @@ mod tests {
             (hit(Action::monitor(1)), true, true),
             (hit(Action::drop(1)), true, false),
         ] {
-            assert_eq!(is_unparsed(found, drops), unparsed, "{found:?} {drops}");
+            assert_eq!(is_unparsed(found, || drops), unparsed, "{found:?} {drops}");
         }
     }
 }

@@ -4,7 +4,7 @@
 //! Files come from strangers: whatever their bytes are, it ends, and takes no more memory than a block may.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     fmt,
     io::{self, Cursor, Read},
     rc::Rc,
@@ -17,7 +17,7 @@ use pcap_parser::{
 
 mod writer;
 
-pub use writer::{Direction, Interface, Record, Writer};
+pub use writer::{Interface, Record, Way, Writer};
 
 /// Read at once; and the longest block: a frame of any length that Linux makes takes far less.
 const BUFFER: usize = 1 << 18;
@@ -25,8 +25,13 @@ const BLOCK_MAX: usize = 32 << 20;
 
 /// First bytes of pcapng in either byte order (its section header is a palindrome).
 const SECTION: [u8; 4] = [0x0a, 0x0d, 0x0d, 0x0a];
-/// The type of a block that newer files have no more (draft-ietf-opsawg-pcapng, appendix A).
+/// Types of blocks that tell of packets (draft-ietf-opsawg-pcapng, 4.2 to 4.4); the second newer files have no more.
+const INTERFACE: u32 = 1;
 const OBSOLETE_PACKET: u32 = 2;
+const SIMPLE_PACKET: u32 = 3;
+const ENHANCED_PACKET: u32 = 6;
+/// Type, length, and the length again.
+const BLOCK_MIN: usize = 12;
 /// The bits of a file's link type that tell it; the others tell of check sequences.
 const LINK_BITS: u32 = 0x03ff_ffff;
 
@@ -140,33 +145,60 @@ impl<R: Read> Read for Whole<R> {
     }
 }
 
-/// Gives each block to `take`.
-fn blocks(reader: &mut dyn PcapReaderIterator, mut take: impl FnMut(PcapBlockOwned<'_>)) -> Option<Fault> {
+/// What to do with the block that begins here.
+enum Next {
+    /// The parser knows, or wants to see more of it.
+    Parse,
+    /// Nobody wants it; so long it is.
+    Skip(usize),
+    /// It is none.
+    Broken,
+}
+
+/// Gives each block to `take`. What the parser is not to see `look` says of the bytes in front of it.
+fn blocks(
+    reader: &mut dyn PcapReaderIterator,
+    look: impl Fn(&[u8]) -> Next,
+    mut take: impl FnMut(PcapBlockOwned<'_>),
+) -> Option<Fault> {
     let mut capacity = BUFFER;
     // As long as it is in front of this, another look may tell more.
     let mut looked_at = None;
     loop {
-        let at = reader.consumed() as u64;
-        match reader.next() {
-            Ok((length, block)) => {
-                take(block);
-                // A block of no length would be there for ever.
-                if length == 0 {
-                    return Some(Fault::Broken(at));
-                }
+        let (at, available) = (reader.consumed() as u64, reader.data().len());
+        let is_small = match look(reader.data()) {
+            Next::Broken => return Some(Fault::Broken(at)),
+            Next::Skip(length) if length <= available => {
                 reader.consume(length);
                 continue;
             }
-            Err(PcapError::Eof) => return None,
-            Err(PcapError::UnexpectedEof) => return Some(Fault::CutOff(at)),
-            Err(PcapError::Incomplete(_)) => {}
-            Err(PcapError::BufferTooSmall) if capacity < BLOCK_MAX => {
-                capacity *= 2;
-                reader.grow(capacity);
+            Next::Skip(_) if reader.reader_exhausted() => return Some(Fault::CutOff(at)),
+            Next::Skip(length) => length > capacity,
+            Next::Parse => match reader.next() {
+                Ok((length, block)) => {
+                    take(block);
+                    // A block of no length would be there for ever.
+                    if length == 0 {
+                        return Some(Fault::Broken(at));
+                    }
+                    reader.consume(length);
+                    continue;
+                }
+                Err(PcapError::Eof) => return None,
+                Err(PcapError::UnexpectedEof) => return Some(Fault::CutOff(at)),
+                Err(PcapError::Incomplete(_)) => false,
+                Err(PcapError::BufferTooSmall) => true,
+                Err(_) => return Some(Fault::Broken(at)),
+            },
+        };
+        if is_small {
+            if capacity >= BLOCK_MAX {
+                return Some(Fault::Broken(at));
             }
-            Err(_) => return Some(Fault::Broken(at)),
+            capacity *= 2;
+            reader.grow(capacity);
         }
-        let before = (at, reader.data().len(), capacity, reader.reader_exhausted());
+        let before = (at, available, capacity, reader.reader_exhausted());
         if looked_at == Some(before) || reader.refill().is_err() {
             return Some(Fault::Broken(at));
         }
@@ -177,17 +209,21 @@ fn blocks(reader: &mut dyn PcapReaderIterator, mut take: impl FnMut(PcapBlockOwn
 /// The records of a pcap file.
 fn records(reader: &mut dyn PcapReaderIterator, take: &mut dyn FnMut(Packet<'_>)) -> End {
     let (mut link, mut unit_ns) = (0, 1000);
-    let fault = blocks(reader, |block| match block {
-        PcapBlockOwned::LegacyHeader(header) => {
-            link = number(header.network) & LINK_BITS;
-            unit_ns = if header.is_nanosecond_precision() { 1 } else { 1000 };
-        }
-        PcapBlockOwned::Legacy(record) => {
-            let time_ns = i128::from(record.ts_sec) * 1_000_000_000 + i128::from(record.ts_usec) * unit_ns;
-            take(Packet { link, bytes: record.data, length: record.origlen, time_ns: Some(time_ns) });
-        }
-        PcapBlockOwned::NG(_) => {}
-    });
+    let fault = blocks(
+        reader,
+        |_| Next::Parse,
+        |block| match block {
+            PcapBlockOwned::LegacyHeader(header) => {
+                link = number(header.network) & LINK_BITS;
+                unit_ns = if header.is_nanosecond_precision() { 1 } else { 1000 };
+            }
+            PcapBlockOwned::Legacy(record) => {
+                let time_ns = i128::from(record.ts_sec) * 1_000_000_000 + i128::from(record.ts_usec) * unit_ns;
+                take(Packet { link, bytes: record.data, length: record.origlen, time_ns: Some(time_ns) });
+            }
+            PcapBlockOwned::NG(_) => {}
+        },
+    );
     End { fault, unread: 0 }
 }
 
@@ -211,15 +247,16 @@ impl Described {
 /// The packets of a pcapng file.
 fn sections(reader: &mut dyn PcapReaderIterator, take: &mut dyn FnMut(Packet<'_>)) -> End {
     let mut interfaces: Vec<Described> = Vec::new();
-    let (mut is_big_endian, mut unread) = (false, 0);
-    let fault = blocks(reader, |block| match block {
+    let (is_big_endian, mut unread) = (Cell::new(false), 0);
+    let look = |data: &[u8]| look(data, is_big_endian.get());
+    let fault = blocks(reader, look, |block| match block {
         PcapBlockOwned::NG(Block::SectionHeader(section)) => {
-            is_big_endian = section.big_endian();
+            is_big_endian.set(section.big_endian());
             interfaces.clear();
         }
         PcapBlockOwned::NG(Block::InterfaceDescription(told)) => {
             // The parser reads it as if every file were of little-endian order.
-            let offset = if is_big_endian { told.if_tsoffset.swap_bytes() } else { told.if_tsoffset };
+            let offset = if is_big_endian.get() { told.if_tsoffset.swap_bytes() } else { told.if_tsoffset };
             interfaces.push(Described {
                 link: number(told.linktype),
                 snaplen: told.snaplen,
@@ -251,6 +288,26 @@ fn sections(reader: &mut dyn PcapReaderIterator, take: &mut dyn FnMut(Packet<'_>
         _ => {}
     });
     End { fault, unread }
+}
+
+/// The parser takes lengths on trust, and knows many kinds of block that nobody asks for here: it gets those that matter, with
+/// a length that can be.
+fn look(data: &[u8], is_big_endian: bool) -> Next {
+    let word = |place: usize| -> Option<u32> {
+        let bytes: [u8; 4] = data.get(place..place + 4)?.try_into().ok()?;
+        Some(if is_big_endian { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) })
+    };
+    let Some((kind, length)) = word(0).zip(word(4)) else { return Next::Parse };
+    // It may be of the other byte order.
+    if data.starts_with(&SECTION) {
+        return Next::Parse;
+    }
+    match (usize::try_from(length), kind) {
+        (Ok(length), _) if length < BLOCK_MIN || length % 4 != 0 => Next::Broken,
+        (Ok(_), INTERFACE | OBSOLETE_PACKET | SIMPLE_PACKET | ENHANCED_PACKET) => Next::Parse,
+        (Ok(length), _) => Next::Skip(length),
+        (Err(_), _) => Next::Broken,
+    }
 }
 
 /// Types are read as if every file were of little-endian order, too.

@@ -278,7 +278,7 @@ impl<'a> Replay<'a> {
         match reading {
             Reading::NotIp => return Judged::NotIp,
             Reading::Unparsed(reason) => return Judged::Unparsed(reason),
-            Reading::Ip { cut: Some(reason), .. } if verdict::is_unparsed(hit, self.manner.drops_unparsed) => {
+            Reading::Ip { cut: Some(reason), .. } if verdict::is_unparsed(hit, || self.manner.drops_unparsed) => {
                 return Judged::Unparsed(reason);
             }
             Reading::Ip { .. } => {}

@@ -1,5 +1,6 @@
 //! The command line: what can be asked, and what the answer's exit code is.
 
+mod capture;
 mod check;
 mod client;
 mod context;
@@ -64,6 +65,8 @@ enum Command {
     Status(client::Status),
     /// Show which internal hosts touched which indicators, and how regularly
     Hits(hits::Command),
+    /// Write the packets of hits to a file, as pcapng
+    Capture(capture::Command),
     /// Say what lists would do to the packets of a capture
     Replay(replay::Command),
     /// Read the lists again, now, and show the change
@@ -275,6 +278,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Code, Failure> {
         Command::Lookup(command) => logged(&|| lookup::run(&command)),
         Command::Status(command) => logged(&|| client::status(&command)),
         Command::Hits(command) => logged(&|| hits::run(&command)),
+        Command::Capture(command) => logged(&|| capture::run(&command)),
         Command::Replay(command) => logged(&|| replay::run(&command)),
         Command::Reload(command) => logged(&|| client::reload(&command)),
         Command::Doctor(command) => logged(&|| doctor::run(&command)),

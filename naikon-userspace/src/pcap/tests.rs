@@ -107,7 +107,7 @@ fn what_was_written_is_read() {
     }
     fn record<'a>(interface: u32, bytes: &'a [u8], comment: &'a str) -> Record<'a> {
         let time_ns = 1_738_317_600_123_456_789;
-        Record { interface, time_ns, bytes, length: 1514, direction: Direction::In, comment }
+        Record { interface, time_ns, bytes, length: 1514, way: Way::In, comment }
     }
     let long = "é".repeat(40_000);
     for length in 0..9 {

@@ -1,19 +1,23 @@
-//! Writes pcapng: the packets of hits, with what is known of each in its comment.
+//! Writes pcapng (draft-ietf-opsawg-pcapng): the packets of hits, with what is known of each in its comment.
+//!
+//! By hand: three kinds of block are all that is written, and what the parser has for it is experimental and brings the whole of
+//! `futures`.
 
-use std::{borrow::Cow, io};
+use std::io;
 
-use pcap_parser::{
-    EnhancedPacketBlock, InterfaceDescriptionBlock, Linktype, OptionCode, PcapNGOption, SectionHeaderBlock, ToVec,
-};
+// Types of blocks (4.1, 4.2, 4.3) and their options (3.5, 4.1 to 4.3).
+const SECTION: u32 = 0x0a0d_0d0a;
+const INTERFACE: u32 = 1;
+const PACKET: u32 = 6;
+const BYTE_ORDER: u32 = 0x1a2b_3c4d;
+const COMMENT: u16 = 1;
+const APPLICATION: u16 = 4;
+const NAME: u16 = 2;
+const RESOLUTION: u16 = 9;
+const FLAGS: u16 = 2;
 
 /// Nanoseconds, as a negative power of ten.
 const NANOSECONDS: u8 = 9;
-/// `if_tsresol` is one byte in four.
-const RESOLUTION: [u8; 4] = [NANOSECONDS, 0, 0, 0];
-/// `epb_flags` (draft-ietf-opsawg-pcapng, 4.3.1), which the parser's own codes lack.
-const PACKET_FLAGS: OptionCode = OptionCode(2);
-/// The longest value of an option, padded.
-const OPTION_MAX: usize = 65_532;
 
 /// An interface as a capture describes it.
 #[derive(Clone, Copy, Debug)]
@@ -28,11 +32,11 @@ pub struct Interface<'a> {
 
 /// Which way a packet went through its interface.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Direction {
+pub enum Way {
     /// It came in.
-    In,
+    In = 1,
     /// It left.
-    Out,
+    Out = 2,
 }
 
 /// A packet to be written.
@@ -47,7 +51,7 @@ pub struct Record<'a> {
     /// Its length.
     pub length: u32,
     /// Which way it went.
-    pub direction: Direction,
+    pub way: Way,
     /// What to say of it.
     pub comment: &'a str,
 }
@@ -57,6 +61,7 @@ pub struct Writer<W> {
     out: W,
     interfaces: u32,
     written: u64,
+    block: Vec<u8>,
 }
 
 impl<W: io::Write> Writer<W> {
@@ -66,18 +71,14 @@ impl<W: io::Write> Writer<W> {
     ///
     /// When nothing can be written.
     pub fn new(out: W, program: &str) -> io::Result<Self> {
-        let mut writer = Writer { out, interfaces: 0, written: 0 };
-        writer.block(&mut SectionHeaderBlock {
-            block_type: 0,
-            block_len1: 0,
-            bom: 0,
-            major_version: 1,
-            minor_version: 0,
-            // Not known in advance.
-            section_len: -1,
-            options: vec![text(OptionCode::ShbUserAppl, program)],
-            block_len2: 0,
-        })?;
+        let mut writer = Writer { out, interfaces: 0, written: 0, block: Vec::new() };
+        writer.begin(SECTION);
+        writer.word(BYTE_ORDER);
+        writer.halves(1, 0);
+        // The section's length is not known in advance.
+        writer.bytes(&[0xff; 8]);
+        writer.option(APPLICATION, program.as_bytes());
+        writer.end()?;
         Ok(writer)
     }
 
@@ -87,18 +88,12 @@ impl<W: io::Write> Writer<W> {
     ///
     /// When nothing can be written.
     pub fn describe(&mut self, interface: Interface<'_>) -> io::Result<u32> {
-        let resolution = PcapNGOption { code: OptionCode::IfTsresol, len: 1, value: Cow::Borrowed(&RESOLUTION) };
-        self.block(&mut InterfaceDescriptionBlock {
-            block_type: 0,
-            block_len1: 0,
-            linktype: Linktype(interface.link.into()),
-            reserved: 0,
-            snaplen: interface.snaplen,
-            options: vec![text(OptionCode::IfName, interface.name), resolution],
-            block_len2: 0,
-            if_tsresol: NANOSECONDS,
-            if_tsoffset: 0,
-        })?;
+        self.begin(INTERFACE);
+        self.halves(interface.link, 0);
+        self.word(interface.snaplen);
+        self.option(NAME, interface.name.as_bytes());
+        self.option(RESOLUTION, &[NANOSECONDS]);
+        self.end()?;
         self.interfaces += 1;
         Ok(self.interfaces - 1)
     }
@@ -109,23 +104,16 @@ impl<W: io::Write> Writer<W> {
     ///
     /// When nothing can be written.
     pub fn write(&mut self, record: Record<'_>) -> io::Result<()> {
-        let way: u32 = match record.direction {
-            Direction::In => 1,
-            Direction::Out => 2,
-        };
-        let flags = PcapNGOption { code: PACKET_FLAGS, len: 4, value: Cow::Owned(way.to_le_bytes().to_vec()) };
-        self.block(&mut EnhancedPacketBlock {
-            block_type: 0,
-            block_len1: 0,
-            if_id: record.interface,
-            ts_high: (record.time_ns >> 32) as u32,
-            ts_low: record.time_ns as u32,
-            caplen: record.bytes.len() as u32,
-            origlen: record.length,
-            data: record.bytes,
-            options: vec![text(OptionCode::Comment, record.comment), flags],
-            block_len2: 0,
-        })
+        self.begin(PACKET);
+        self.word(record.interface);
+        self.word((record.time_ns >> 32) as u32);
+        self.word(record.time_ns as u32);
+        self.word(u32::try_from(record.bytes.len()).map_err(io::Error::other)?);
+        self.word(record.length);
+        self.bytes(record.bytes);
+        self.option(COMMENT, record.comment.as_bytes());
+        self.option(FLAGS, &(record.way as u32).to_le_bytes());
+        self.end()
     }
 
     /// Bytes so far.
@@ -142,16 +130,49 @@ impl<W: io::Write> Writer<W> {
         self.out.flush()
     }
 
-    fn block(&mut self, block: &mut impl ToVec) -> io::Result<()> {
-        let bytes = block.to_vec().map_err(io::Error::other)?;
-        self.out.write_all(&bytes)?;
-        self.written += bytes.len() as u64;
+    /// A block begins with its type and its length, which is known at its end.
+    fn begin(&mut self, kind: u32) {
+        self.block.clear();
+        self.word(kind);
+        self.word(0);
+    }
+
+    /// Its options end with an empty one, the block with its length once more.
+    fn end(&mut self) -> io::Result<()> {
+        self.halves(0, 0);
+        let length = u32::try_from(self.block.len() + 4).map_err(io::Error::other)?;
+        self.word(length);
+        if let Some(place) = self.block.get_mut(4..8) {
+            place.copy_from_slice(&length.to_le_bytes());
+        }
+        self.out.write_all(&self.block)?;
+        self.written += u64::from(length);
         Ok(())
     }
-}
 
-/// An option of text, cut to what it can hold.
-fn text(code: OptionCode, text: &str) -> PcapNGOption<'_> {
-    let text = text.get(..text.floor_char_boundary(OPTION_MAX)).unwrap_or_default();
-    PcapNGOption { code, len: text.len() as u16, value: Cow::Borrowed(text.as_bytes()) }
+    fn word(&mut self, word: u32) {
+        self.block.extend(word.to_le_bytes());
+    }
+
+    fn halves(&mut self, first: u16, second: u16) {
+        self.block.extend(first.to_le_bytes());
+        self.block.extend(second.to_le_bytes());
+    }
+
+    /// Padded to whole words.
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.block.extend(bytes);
+        self.block.resize(self.block.len().next_multiple_of(4), 0);
+    }
+
+    /// Cut to what an option can hold; text between characters.
+    fn option(&mut self, code: u16, value: &[u8]) {
+        let most = usize::from(u16::MAX);
+        let value = match std::str::from_utf8(value) {
+            Ok(text) => text.get(..text.floor_char_boundary(most)).unwrap_or_default().as_bytes(),
+            Err(_) => value.get(..most).unwrap_or(value),
+        };
+        self.halves(code, value.len() as u16);
+        self.bytes(value);
+    }
 }
