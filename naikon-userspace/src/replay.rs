@@ -95,9 +95,7 @@ impl Row {
     fn count(&mut self, bytes: u64, time: Option<Time>) {
         self.packets += 1;
         self.bytes += bytes;
-        let earlier =
-            |known: Option<Time>| known.map_or(time, |known| Some(time.map_or(known, |time| time.min(known))));
-        self.first = earlier(self.first);
+        self.first = earlier(self.first, time);
         self.last = self.last.max(time);
     }
 }
@@ -215,7 +213,7 @@ impl<'a> Replay<'a> {
         let totals = &mut self.totals;
         totals.packets += 1;
         totals.bytes += bytes;
-        totals.first_seen = totals.first_seen.map_or(time, |known| Some(time.map_or(known, |time| time.min(known))));
+        totals.first_seen = earlier(totals.first_seen, time);
         totals.last_seen = totals.last_seen.max(time);
         match judged {
             None => *totals.other_links.entry(packet.link).or_default() += 1,
@@ -309,6 +307,14 @@ impl<'a> Replay<'a> {
             last_seen: row.last,
         };
         Report { totals: self.totals, incomplete, hits: rows.into_iter().map(hit).collect() }
+    }
+}
+
+/// The earlier of two times, where there are two.
+fn earlier(one: Option<Time>, other: Option<Time>) -> Option<Time> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        _ => one.or(other),
     }
 }
 
