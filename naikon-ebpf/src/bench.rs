@@ -21,12 +21,13 @@ use naikon_ebpf::{
     embedded::{self, Embedded},
     lookup::Tables,
     packet::{self, Sight},
+    verdict::{Hit, decide},
 };
 
 use crate::{
     hook::{__sk_buff, Hook as _, Packet, Xdp},
     maps::Maps,
-    program::{Hit, count_hit, decide, pass, settle},
+    program::{count_hit, pass, settle},
 };
 
 /// Pairs of one round; a power of two. User space fills all of them.

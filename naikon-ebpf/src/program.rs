@@ -6,10 +6,11 @@
 
 use aya_log_ebpf::info;
 use naikon_ebpf::{
-    abi::{self, Action, Direction, Family},
+    abi::{self, Action, Family},
     embedded::{Embedded, Nat64, embedded, halves, isatap, may_carry},
     lookup,
     packet::{self, Sight, Unparsed},
+    verdict::{Hit, decide},
 };
 
 use crate::{
@@ -159,25 +160,6 @@ pub(crate) fn listed_v4(address: u32) -> u32 {
 #[inline(never)]
 fn listed_v6(high: u64, low: u64, subnet: u64) -> u32 {
     lookup::action_v6(&Maps, high, low, subnet).to_raw()
-}
-
-/// A listed endpoint that decides over the frame.
-#[derive(Clone, Copy)]
-pub(crate) struct Hit {
-    pub(crate) action: Action,
-    pub(crate) direction: Direction,
-}
-
-/// Drop beats monitor; of equals the destination decides. An allowed endpoint is no hit.
-#[inline(always)]
-pub(crate) fn decide(destination: Action, source: Action) -> Option<Hit> {
-    if destination.is_drop() || (destination.is_monitor() && !source.is_drop()) {
-        Some(Hit { action: destination, direction: Direction::To })
-    } else if source.is_drop() || source.is_monitor() {
-        Some(Hit { action: source, direction: Direction::From })
-    } else {
-        None
-    }
 }
 
 /// Counts the frame, tells of it, and gives its verdict; `deep` as [`tell`] wants it.

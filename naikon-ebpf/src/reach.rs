@@ -19,12 +19,13 @@ use naikon_ebpf::{
     embedded::halves,
     packet::{Frame, Header},
     report::mapped,
+    verdict::{FROM, hit_of, is_unparsed, stronger},
 };
 
 use crate::{
     hook::{__sk_buff, Hook, Packet, Tc, Xdp, entry_points},
     maps::octets,
-    program::{Hit, drops_unparsed, listed_v4, pass, settle, stored_v6, unparsed, verdict_name},
+    program::{drops_unparsed, listed_v4, pass, settle, stored_v6, unparsed, verdict_name},
     record::note,
 };
 
@@ -251,8 +252,6 @@ struct Weighed<H: Reach> {
     strongest: u64,
 }
 
-/// Bit of a weight: the address is a source.
-const FROM: u64 = 1 << 32;
 /// In place of a side: the answer is wanted for the log, not for the verdict.
 const ASIDE: u64 = 1 << 33;
 
@@ -357,23 +356,6 @@ fn tell_v6<C: EbpfContext>(context: &C, ifindex: u32, address: [u64; 2], answer:
 }
 
 #[inline(always)]
-fn hit_of(answer: u64) -> Option<Hit> {
-    let direction = if answer & FROM == 0 { Direction::To } else { Direction::From };
-    Some(Hit { action: Action::from_trie(answer as u32), direction }).filter(|_| answer != 0)
-}
-
-/// What was found first decides among equals. An allowed endpoint is no hit.
-#[inline(always)]
-fn stronger(strongest: u64, action: Action, side: u64) -> u64 {
-    let is_hit = action.is_drop() || action.is_monitor();
-    if is_hit && action.rank() > Action::from_trie(strongest as u32).rank() {
-        u64::from(action.to_raw()) | side
-    } else {
-        strongest
-    }
-}
-
-#[inline(always)]
 fn judge<H: Reach>(hook: &H) -> H::Verdict {
     let mut weighed = Weighed::<H> { context: hook.context(), strongest: 0 };
     let packet = Reached::<H>::at(hook.context(), 0);
@@ -382,10 +364,7 @@ fn judge<H: Reach>(hook: &H) -> H::Verdict {
     match reading {
         Reading::NotIp => pass(hook),
         Reading::Unparsed(reason) => unparsed(hook, reason),
-        // A drop beats a monitor: whoever drops what cannot be read drops it behind an address that is merely watched, too.
-        Reading::Ip { cut: Some(reason), .. } if !hit.is_some_and(|hit| hit.action.is_drop() || !drops_unparsed()) => {
-            unparsed(hook, reason)
-        }
+        Reading::Ip { cut: Some(reason), .. } if is_unparsed(hit, drops_unparsed) => unparsed(hook, reason),
         Reading::Ip { family, .. } => settle(hook, family, hit, true),
     }
 }

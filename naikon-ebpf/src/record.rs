@@ -18,11 +18,11 @@ use naikon_ebpf::{
     headers,
     packet::{Frame, Header},
     pair::{BURST_NS, CPU_PAIRS, PAIRS_DEFAULT, Pair, PairKey, begins_burst, flow, knows, place},
+    verdict::Hit,
 };
 
 use crate::{
     hook::{__sk_buff, Hook, Tc, Xdp},
-    program::Hit,
     reach::{Reach, Reached, hidden},
 };
 
