@@ -518,7 +518,8 @@ mod tests {
 
     #[test]
     fn long_texts_of_lists_are_cut() {
-        let many = Told { actors: (0..100).map(|n| format!("{n:03}{}", "x".repeat(5000))).collect(), ..Told::default() };
+        let many =
+            Told { actors: (0..100).map(|n| format!("{n:03}{}", "x".repeat(5000))).collect(), ..Told::default() };
         let length = Line::of_packet(&event(), BOOT, "c2".into(), None, Some(many)).json(|_, _| None).len();
         assert!(length < 3000, "{length}");
     }

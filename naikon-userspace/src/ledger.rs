@@ -114,6 +114,12 @@ impl Ledger {
         gone
     }
 
+    /// Whether another look would tell more, although nothing happens.
+    #[must_use]
+    pub fn needs_another_look(&self) -> bool {
+        self.unseen > 0
+    }
+
     /// Lost packets, of which no line tells yet.
     pub fn lost(&mut self, lost: u64) -> u64 {
         let new = lost.saturating_sub(self.lost);

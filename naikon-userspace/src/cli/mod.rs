@@ -5,6 +5,7 @@ mod client;
 mod context;
 mod difference;
 mod doctor;
+mod events;
 mod exit;
 mod hits;
 mod logging;
@@ -12,7 +13,7 @@ mod lookup;
 mod output;
 mod remarks;
 
-use std::{ffi::OsString, path::PathBuf, process::ExitCode};
+use std::{ffi::OsString, io, os::fd::AsFd as _, path::PathBuf, process::ExitCode};
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
@@ -30,6 +31,7 @@ Examples:
   naikon lookup 198.51.100.7                      is it blocked, by what
   naikon status                                   what is attached, loaded and counted
   naikon hits --sort beacon                       who called whom, the most regular first
+  naikon events --host 192.0.2.10                 what a host meets, as it happens
   naikon doctor                                   what could let packets past, with the cure
 
 Exit codes: 0 done or yes, 1 no, 2 usage or configuration, 3 privilege, 4 kernel or
@@ -62,6 +64,8 @@ enum Command {
     Status(client::Status),
     /// Show which internal hosts touched which indicators, and how regularly
     Hits(hits::Command),
+    /// Follow hits as they happen, as JSON lines
+    Events(events::Command),
     /// Read the lists again, now, and show the change
     Reload(client::Reload),
     /// Look for what lets packets past naikon or keeps it from working
@@ -141,6 +145,9 @@ struct Run {
     /// Look into tunnels, MPLS, SNAP, source routes and ISATAP addresses, too
     #[arg(long)]
     deep: bool,
+    /// Where events go as JSON lines: 'none', '-' (stdout), or a file [default: none]
+    #[arg(long, value_name = "PATH")]
+    events: Option<PathBuf>,
     /// Address and port of the metrics, or 'none'
     #[arg(long, value_name = "ADDR", help = format!("Address and port of the metrics, or 'none' [default: {LISTEN}]"))]
     listen: Option<String>,
@@ -212,6 +219,7 @@ impl Run {
                 UnparsedArg::Drop => Unparsed::Drop,
             }),
             deep: self.deep,
+            events: self.events,
             listen: self.listen,
             pin_dir: self.pin_dir,
             state_dir: self.state_dir,
@@ -261,7 +269,10 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Code, Failure> {
             // Before the log, which starts a thread: one that was there before would keep what the others give up.
             let confined = daemon::Confined::enter()?;
             let log = log();
-            let Err(error) = daemon::run(confined, run.origin(), log.lines_lost()) else { return Ok(Code::Done) };
+            let stdout = io::stdout().as_fd().try_clone_to_owned();
+            let Err(error) = daemon::run(confined, run.origin(), stdout, log.lines_lost()) else {
+                return Ok(Code::Done);
+            };
             let Failure { code, message } = error.into();
             // By the log: who does not read what a daemon says keeps it from no end.
             log.say(&output::error_lines(&message));
@@ -271,6 +282,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Code, Failure> {
         Command::Lookup(command) => logged(&|| lookup::run(&command)),
         Command::Status(command) => logged(&|| client::status(&command)),
         Command::Hits(command) => logged(&|| hits::run(&command)),
+        Command::Events(command) => logged(&|| events::run(&command)),
         Command::Reload(command) => logged(&|| client::reload(&command)),
         Command::Doctor(command) => logged(&|| doctor::run(&command)),
         Command::Detach(command) => logged(&|| client::detach(&command)),

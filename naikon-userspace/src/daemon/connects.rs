@@ -280,6 +280,15 @@ impl Teller {
     }
 }
 
+/// What stands in place of an address where many read, if its marking forbids to write it there. An indicator whose list tells of it
+/// no longer is withheld, too; any other address only where a list holds it.
+pub(super) fn withheld(snapshot: &Snapshot, address: IpAddr, is_indicator: bool) -> Option<String> {
+    match marking(snapshot, address) {
+        None if !is_indicator => None,
+        strictest => Marking::of(strictest).instead(),
+    }
+}
+
 /// The strictest marking that lists give to an address in any of its forms, where one holds it.
 fn marking(snapshot: &Snapshot, address: IpAddr) -> Option<Option<crate::provenance::Tlp>> {
     let listed = snapshot.lists.iter().filter(|list| list.role != Role::Allow);

@@ -12,6 +12,7 @@ mod clock;
 mod confinement;
 mod connects;
 mod control;
+mod events;
 mod fence;
 mod growth;
 mod hits;
@@ -30,6 +31,7 @@ mod worker;
 
 use std::{
     io,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::Arc,
     thread,
@@ -47,6 +49,7 @@ use tokio::{
 pub use self::{confinement::Confined, reload::Origin};
 use self::{
     control::{Control, Daemon},
+    events::{Meter, Outlets},
     hits::Account,
     hooks::Hooks,
     metrics::{Instruments, Metrics},
@@ -115,6 +118,7 @@ struct Started {
     control: Control,
     metrics: MetricsParts,
     hits: Account,
+    events: events::Source,
     trace: Option<Trace>,
     reports: Option<(Reports, PathBuf)>,
     changes: InterfaceChanges,
@@ -135,6 +139,7 @@ struct MetricsParts {
 pub fn run(
     confined: Confined,
     origin: Origin,
+    stdout: io::Result<OwnedFd>,
     lines_lost: impl Fn() -> u64 + Send + Sync + 'static,
 ) -> Result<(), RunError> {
     let (starter, faults) = confined.into_parts();
@@ -153,7 +158,7 @@ pub fn run(
         }
         let begun = starter.run(move || start(origin, config)).await;
         let started = begun.map_err(|error| RunError::System("starting", error))??;
-        serve(started, signals, lines_lost).await
+        serve(started, signals, stdout, lines_lost).await
     })
 }
 
@@ -193,9 +198,10 @@ fn start(origin: Origin, config: Config) -> Result<Started, RunError> {
         Err(error) => return Err(abandon(Hooks::default(), kernel, error.into())),
     };
     match enforce(&mut enforcer) {
-        Ok((control, reader, hits, trace, reports, changes)) => Ok(Started {
+        Ok((control, reader, (hits, events), trace, reports, changes)) => Ok(Started {
             metrics: MetricsParts { instruments: enforcer.instruments.clone(), reader },
             hits,
+            events,
             enforcer,
             control,
             trace,
@@ -207,7 +213,14 @@ fn start(origin: Origin, config: Config) -> Result<Started, RunError> {
     }
 }
 
-type Enforced = (Control, kernel::CounterReader, Account, Option<Trace>, Option<(Reports, PathBuf)>, InterfaceChanges);
+type Enforced = (
+    Control,
+    kernel::CounterReader,
+    (Account, events::Source),
+    Option<Trace>,
+    Option<(Reports, PathBuf)>,
+    InterfaceChanges,
+);
 
 fn enforce(enforcer: &mut Enforcer) -> Result<Enforced, RunError> {
     Hooks::require(&enforcer.kernel, &enforcer.config)?;
@@ -223,7 +236,7 @@ fn enforce(enforcer: &mut Enforcer) -> Result<Enforced, RunError> {
         return Err(cause.into());
     }
     let reader = enforcer.kernel.counter_reader()?;
-    let hits = Account::open(&enforcer.kernel, enforcer.config.hits)?;
+    let hits = (Account::open(&enforcer.kernel, enforcer.config.hits)?, events::Source::open(&enforcer.kernel)?);
     enforcer.hooks.settle(&mut enforcer.kernel, &enforcer.config)?;
     Ok((control, reader, hits, trace, reports, changes))
 }
@@ -239,21 +252,27 @@ fn abandon(hooks: Hooks, kernel: Kernel, error: RunError) -> RunError {
 async fn serve(
     started: Started,
     mut signals: Signals,
+    stdout: io::Result<OwnedFd>,
     lines_lost: impl Fn() -> u64 + Send + Sync + 'static,
 ) -> Result<(), RunError> {
-    let Started { enforcer, control, metrics, hits, trace, reports, changes, looked_at } = started;
+    let Started { enforcer, control, metrics, hits, events, trace, reports, changes, looked_at } = started;
     let (config, config_file) = (enforcer.config.clone(), enforcer.origin.file.clone());
     let (retry, retries) = mpsc::channel(1);
     let (worker, snapshots) =
         Worker::spawn(enforcer, retry).map_err(|error| RunError::System("starting the worker", error))?;
     let instruments = metrics.instruments.clone();
-    let metrics = Arc::new(Metrics::new(&metrics.instruments, metrics.reader, snapshots.clone(), lines_lost));
+    let (hits, outlets) = (Arc::new(hits), Arc::new(Outlets::new()));
+    let meter = Meter::new(Arc::clone(&hits), Arc::clone(&outlets));
+    let metrics = Arc::new(Metrics::new(&metrics.instruments, metrics.reader, snapshots.clone(), meter, lines_lost));
+    let wishes = events::Wishes { output: config.events.clone(), stdout, state_dir: config.state_dir.clone() };
+    let telling = events::tell(events, snapshots.clone(), wishes, Arc::clone(&outlets))
+        .map_err(|error| RunError::System("following the events", error))?;
     if let Some(listen) = config.listen {
         tokio::spawn(http::serve(listen, Arc::clone(&metrics), snapshots.clone()));
     }
     let (detached, mut ended) = mpsc::channel(1);
     let daemon =
-        Daemon { worker: worker.clone(), metrics, hits: Arc::new(hits), snapshots: snapshots.clone(), detached };
+        Daemon { worker: worker.clone(), metrics, hits, events: outlets, snapshots: snapshots.clone(), detached };
     let control = tokio::spawn(control.serve(daemon));
     tokio::spawn(watch::follow(looked_at, config_file, worker.clone(), snapshots.clone()));
     let changes = hear_changes(changes).map_err(|error| RunError::System("watching the interfaces", error))?;
@@ -308,6 +327,7 @@ async fn serve(
     } else {
         tracing::info!("detached over the control socket; enforcement has ended");
     }
+    telling.end().await;
     control.abort();
     // Its end removes the socket.
     let _aborted = control.await;

@@ -18,7 +18,7 @@ const ARGUMENTS_MAX: usize = 32;
 
 /// What may be told of the address.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Marking {
+pub(in crate::daemon) enum Marking {
     /// Everything.
     Free,
     /// Nothing that holds it: the marking of the list.
@@ -38,7 +38,7 @@ impl Marking {
     }
 
     /// What stands in place of the address.
-    fn instead(self) -> Option<String> {
+    pub(super) fn instead(self) -> Option<String> {
         match self {
             Marking::Free => None,
             Marking::Withheld(tlp) => Some(format!("[TLP:{}]", tlp.as_str().to_uppercase())),
