@@ -332,7 +332,14 @@ fn hits_are_events_and_summaries_to_one_over_a_flood_a_crash_and_restarts() {
     assert!(suppressed > 9_900, "a flood should be summarised");
     eventually("what was told should be written", || (single(&lines(&file)) == told).then_some(()));
 
-    // Nobody looks for a while; what was suppressed before is told neither twice nor never.
+    // All of it is told now, but for what the next daemon sees and is killed over.
+    assert_eq!(daemon.stop(Signal::SIGTERM), Some(0));
+    assert_eq!((packets(&lines(&file)), single(&lines(&file))), (sent, told));
+    let daemon = Daemon::start(&lab, &arguments);
+    sent += flood(4, 2_000);
+    daemon.expect_count("hits", sent as f64, |metrics| hits(metrics) as f64);
+    let [told, ..] = results(&daemon.metrics());
+    eventually("what was told should be written", || (single(&lines(&file)) == told).then_some(()));
     assert_eq!(daemon.stop(Signal::SIGKILL), None);
     sent += flood(2, 5_000) + knock(&lab, 300, 50);
     let daemon = Daemon::start(&lab, &arguments);
@@ -515,6 +522,30 @@ fn readers_that_do_not_read_lose_lines_and_cost_nobody_else_anything() {
         assert!(lost.iter().all(|line| line["naikon"]["cause"] == "reader"), "{lost:?}");
         assert_eq!(lost.is_empty(), name == "keen");
     }
+}
+
+/// Fault: event-flood.
+#[test]
+fn daemon_ends_in_time_although_nobody_takes_its_events() {
+    if needs_root() {
+        return;
+    }
+    let lab = Lab::new();
+    let list = lab.write("c2.txt", "198.51.100.0/24\n");
+    let (pipe, mut writer) = io::pipe().unwrap();
+    writer.write_all(&[b'\n'; 65536]).unwrap();
+    let mut command = run_command(&lab, &["-i", "lan0", "-i", "wan0", "-l", text(&list), "--events", "-"]);
+    command.stdin(Stdio::null()).stdout(writer).stderr(File::create(lab.path("daemon.log")).unwrap());
+    let mut daemon = Daemon::spawn_logging_elsewhere(&lab, command);
+    daemon.await_ready();
+    let keen = follow(&lab);
+    let sent = knock(&lab, 0, 50);
+    daemon.expect_count("hits", sent as f64, |metrics| hits(metrics) as f64);
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.await_exit(), Some(0));
+    assert!(daemon.log().contains("the last event lines are not written"), "{}", daemon.log());
+    assert_eq!(packets(&Heard::of(keen).end()), sent, "who follows has them all the same");
+    drop(pipe);
 }
 
 #[test]

@@ -636,6 +636,24 @@ mod tests {
     }
 
     #[test]
+    fn events_go_where_the_command_line_or_the_file_says() {
+        for (file, flag, expected) in [
+            ("", None, EventOutput::None),
+            ("[events]", None, EventOutput::None),
+            ("[events]\noutput = 'none'", None, EventOutput::None),
+            ("[events]\noutput = 'stdout'", None, EventOutput::Stdout),
+            ("[events]\noutput = 'log/events.json'", None, EventOutput::File("/etc/naikon/log/events.json".into())),
+            ("[events]\noutput = 'stdout'", Some("events.json"), EventOutput::File("events.json".into())),
+            ("[events]\noutput = 'events.json'", Some("none"), EventOutput::None),
+            ("", Some("-"), EventOutput::Stdout),
+        ] {
+            let overrides = Overrides { events: flag.map(PathBuf::from), ..Overrides::default() };
+            assert_eq!(merge(file, &overrides).unwrap().events, expected, "{file} {flag:?}");
+        }
+        assert!(merge("[events]\npath = 'x'", &Overrides::default()).is_err());
+    }
+
+    #[test]
     fn mistakes_are_named() {
         let check = |text: &str, part: &str| {
             let error = merge(text, &Overrides::default()).unwrap_err().to_string();
@@ -663,8 +681,8 @@ mod tests {
     #[test]
     fn keys_that_need_a_restart_are_named() {
         let running = merge("listen = 'none'", &Overrides::default()).unwrap();
-        let text = "mode = 'native'\ninterfaces = ['eth0']\nconnect = 'on'\ncgroup = 'x'";
+        let text = "mode = 'native'\ninterfaces = ['eth0']\nconnect = 'on'\ncgroup = 'x'\n[events]\noutput = 'stdout'";
         let changed = merge(text, &Overrides::default()).unwrap();
-        assert_eq!(changed.needs_restart(&running), ["mode", "connect", "cgroup", "listen"]);
+        assert_eq!(changed.needs_restart(&running), ["mode", "connect", "cgroup", "events", "listen"]);
     }
 }

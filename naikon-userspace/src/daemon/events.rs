@@ -43,7 +43,7 @@ use self::{
     outlets::{Form, Item},
     output::Output,
 };
-use super::{clock, connects, snapshot::Snapshot, state::StateDir};
+use super::{clock, connects, metrics::Instruments, snapshot::Snapshot, state::StateDir};
 use crate::{
     config::EventOutput,
     event::{Line, Loss, indicator_of, lost_line},
@@ -96,6 +96,7 @@ pub(crate) struct Wishes {
     /// Standard output.
     pub(crate) stdout: io::Result<OwnedFd>,
     pub(crate) state_dir: PathBuf,
+    pub(crate) instruments: Instruments,
 }
 
 /// Tells of events, in threads of their own.
@@ -140,6 +141,7 @@ pub(crate) fn tell(
         snapshots,
         outlets: Arc::clone(&outlets),
         state,
+        instruments: wishes.instruments,
         is_unsaved: false,
     };
     let telling = Telling { is_over: Arc::clone(&is_over), bell: Arc::clone(&bell), told, written, outlets };
@@ -189,6 +191,7 @@ struct Teller {
     snapshots: watch::Receiver<Arc<Snapshot>>,
     outlets: Arc<Outlets>,
     state: StateDir,
+    instruments: Instruments,
     /// The state directory did not take the ledger the last time.
     is_unsaved: bool,
 }
@@ -300,6 +303,7 @@ impl Teller {
         match saved {
             Ok(()) => self.is_unsaved = false,
             Err(error) => {
+                self.instruments.state_failed(1);
                 if !self.is_unsaved {
                     tracing::warn!(
                         "storing what has been told of suppressed packets: {error}; trying again; the next start may tell it twice"

@@ -264,7 +264,12 @@ async fn serve(
     let (hits, outlets) = (Arc::new(hits), Arc::new(Outlets::new()));
     let meter = Meter::new(Arc::clone(&hits), Arc::clone(&outlets));
     let metrics = Arc::new(Metrics::new(&metrics.instruments, metrics.reader, snapshots.clone(), meter, lines_lost));
-    let wishes = events::Wishes { output: config.events.clone(), stdout, state_dir: config.state_dir.clone() };
+    let wishes = events::Wishes {
+        output: config.events.clone(),
+        stdout,
+        state_dir: config.state_dir.clone(),
+        instruments: instruments.clone(),
+    };
     let telling = events::tell(events, snapshots.clone(), wishes, Arc::clone(&outlets))
         .map_err(|error| RunError::System("following the events", error))?;
     if let Some(listen) = config.listen {
