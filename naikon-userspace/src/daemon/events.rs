@@ -60,6 +60,8 @@ const TICK: Duration = Duration::from_secs(1);
 const FLOOD: usize = 256;
 /// While it lasts, a look so often is enough: the ring holds several times what a processor tells in a second.
 const FLOOD_PAUSE: Duration = Duration::from_millis(10);
+/// Lines are told so many at a time, with such a pause in between: a reader that keeps up loses none when there are many at once.
+const LINES_AT_ONCE: usize = 1024;
 /// Pairs between two looks at the ring.
 const PAIRS_AT_ONCE: usize = 1024;
 /// Looks at the ring at the end: what comes later waits there for the next daemon.
@@ -219,8 +221,10 @@ impl Teller {
             }
         }
         for _ in 0..LAST_LOOKS {
-            if self.take() == 0 {
-                break;
+            match self.take() {
+                0 => break,
+                1..=FLOOD => {}
+                _ => thread::sleep(FLOOD_PAUSE),
             }
         }
         self.sweep();
@@ -230,7 +234,7 @@ impl Teller {
         self.outlets.settle(now_ns());
     }
 
-    /// Takes what the ring holds.
+    /// Takes of what the ring holds.
     fn take(&mut self) -> usize {
         let Teller { source: Source { events, reader }, snapshots, outlets, interfaces, .. } = self;
         take(
@@ -254,26 +258,36 @@ impl Teller {
         let Teller { source: Source { events, reader }, ledger, snapshots, outlets, interfaces, .. } = self;
         let before = reader.counts()?;
         let (mut summaries, mut seen) = (Vec::new(), 0_usize);
+        let mut looked = Ok(());
         let view =
             || View { reader, interfaces, outlets, snapshot: Arc::clone(&snapshots.borrow()), boot: clock::boot() };
         ledger.begin();
-        reader.each_pair(|met| {
+        let all = reader.each_pair(|met| {
             summaries.extend(ledger.note(&met));
             seen += 1;
             // A large table takes longer to read than the ring takes to fill.
             if seen.is_multiple_of(PAIRS_AT_ONCE) {
                 take(events, &view());
             }
-        })?;
+        });
         for id in ledger.missing() {
-            match reader.pair(&id)? {
-                Some(met) => summaries.extend(ledger.note(&met)),
-                None => ledger.forget(&id),
+            match reader.pair(&id) {
+                Ok(Some(met)) => summaries.extend(ledger.note(&met)),
+                Ok(None) => ledger.forget(&id),
+                Err(error) => looked = Err(error),
             }
         }
+        // What the ledger has is told, whatever else went wrong.
+        for (place, summaries) in summaries.chunks(LINES_AT_ONCE).enumerate() {
+            if place > 0 && !outlets.is_empty() {
+                thread::sleep(FLOOD_PAUSE);
+            }
+            let view = view();
+            take(events, &view);
+            summaries.iter().for_each(|summary| view.summarise(summary));
+        }
+        all.and(looked)?;
         let (gone, lost) = (ledger.end(before.suppressed), ledger.lost(before.lost));
-        let view = view();
-        summaries.iter().for_each(|summary| view.summarise(summary));
         for (loss, packets) in [(Loss::Pairs, gone), (Loss::Kernel, lost)] {
             if packets > 0 {
                 let now_ns = now_ns();
@@ -324,9 +338,9 @@ struct View<'a> {
     boot: BootTime,
 }
 
-/// Tells each event that the ring holds.
+/// Tells events that the ring holds.
 fn take(events: &mut Events, view: &View<'_>) -> usize {
-    events.take(|event| view.tell(&event))
+    events.take(LINES_AT_ONCE, |event| view.tell(&event))
 }
 
 impl View<'_> {

@@ -21,9 +21,6 @@ type KeyBytes = [u8; size_of::<PairKey>()];
 type PairBytes = [u8; size_of::<Pair>()];
 type Pairs = HashMap<MapData, KeyBytes, PairBytes>;
 
-/// Events at one look: as many as the ring holds.
-const BATCH: usize = abi::EVENTS_BYTES as usize / size_of::<Event>();
-
 /// What became of the events of all hits since the tables were made.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct EventCounts {
@@ -243,10 +240,10 @@ impl Events {
         }
     }
 
-    /// Gives each event that is there to `take`, not more than the ring holds. How many there were.
-    pub fn take(&mut self, mut take: impl FnMut(Event)) -> usize {
+    /// Gives each event that is there to `take`, not more than so many. How many there were.
+    pub fn take(&mut self, at_most: usize, mut take: impl FnMut(Event)) -> usize {
         let mut count = 0;
-        while count < BATCH
+        while count < at_most
             && let Some(record) = self.ring.next()
         {
             let event = Event::from_bytes(&record);
