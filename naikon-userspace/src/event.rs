@@ -447,7 +447,7 @@ mod tests {
         let document = include_str!("../../docs/events.md");
         let (_, sample) = document.split_once("```json\n").unwrap();
         let sample: Value = serde_json::from_str(sample.split_once("```").unwrap().0).unwrap();
-        let event = Event { vlans: [42, NO_VLAN], boot_ns: event().boot_ns + 59 * 1_000_000_000, ..event() };
+        let event = Event { vlans: [42, NO_VLAN], boot_ns: event().boot_ns + 60 * 1_000_000_000, ..event() };
         let told = Told { actors: ["Example Bear".into()].into(), attack: ["T1071".into()].into(), ..told() };
         assert_eq!(json_of(&event, Some(told)), sample);
     }

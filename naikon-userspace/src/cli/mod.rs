@@ -26,17 +26,16 @@ use crate::{
 
 const EXAMPLES: &str = "\
 Examples:
-  naikon check lists/drop/*.csv                   what would load, what not, and why
-  naikon run -i eth0 -i eth1 --list lists/drop    protect both ports of a gateway
+  naikon check lists/drop/*.csv                   what would load, and what not
+  naikon run -i eth0 -i eth1 --list lists/drop    protect a gateway's two ports
   naikon lookup 198.51.100.7                      is it blocked, by what
-  naikon status                                   what is attached, loaded and counted
-  naikon hits --sort beacon                       who called whom, the most regular first
-  naikon events --host 192.0.2.10                 what a host meets, as it happens
-  naikon doctor                                   what could let packets past, with the cure
+  naikon status                                   what is attached and counted
+  naikon hits --sort beacon                       who called whom, how regularly
+  naikon doctor                                   what could let packets past
 
-Exit codes: 0 done or yes, 1 no, 2 usage or configuration, 3 privilege, 4 kernel or
-bpffs, 5 interface, 6 no usable list, 7 another naikon, 8 a foreign program or pin,
-9 no daemon answers.";
+Exit codes: 0 done or yes, 1 no, 2 usage or configuration, 3 privilege,
+4 kernel or bpffs, 5 interface, 6 no usable list, 7 another naikon,
+8 a foreign program or pin, 9 no daemon answers.";
 
 /// Drops packets to and from hostile addresses in the kernel, before the network stack sees them.
 #[derive(Debug, Parser)]

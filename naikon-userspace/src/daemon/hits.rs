@@ -26,7 +26,7 @@ impl Account {
     }
 
     /// What became of the events of all hits.
-    pub(crate) fn events(&self) -> Result<EventCounts, KernelError> {
+    pub(crate) fn counts(&self) -> Result<EventCounts, KernelError> {
         self.reader.counts()
     }
 

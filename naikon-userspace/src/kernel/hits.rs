@@ -156,7 +156,7 @@ impl HitReader {
         Ok(met)
     }
 
-    /// As [`pairs`](Self::pairs), one after the other.
+    /// Hands on every pair as [`HitReader::pairs`] finds it: a long table is much to hold at once.
     ///
     /// # Errors
     ///

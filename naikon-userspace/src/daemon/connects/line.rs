@@ -29,7 +29,7 @@ pub(in crate::daemon) enum Marking {
 
 impl Marking {
     /// By the strictest marking that lists give to an address, where they hold it at all.
-    pub(super) fn of(strictest: Option<Option<Tlp>>) -> Self {
+    pub(in crate::daemon) fn of(strictest: Option<Option<Tlp>>) -> Self {
         match strictest {
             None => Marking::Unknown,
             Some(Some(tlp)) if tlp >= Tlp::Amber => Marking::Withheld(tlp),
@@ -38,7 +38,7 @@ impl Marking {
     }
 
     /// What stands in place of the address.
-    pub(super) fn instead(self) -> Option<String> {
+    pub(in crate::daemon) fn instead(self) -> Option<String> {
         match self {
             Marking::Free => None,
             Marking::Withheld(tlp) => Some(format!("[TLP:{}]", tlp.as_str().to_uppercase())),

@@ -27,7 +27,7 @@ impl fmt::Debug for Meter {
 
 impl Collector for Meter {
     fn encode(&self, mut out: DescriptorEncoder<'_>) -> fmt::Result {
-        let events = self.account.events().map_err(|error| {
+        let events = self.account.counts().map_err(|error| {
             tracing::error!("{error}");
             fmt::Error
         })?;

@@ -265,6 +265,7 @@ mod tests {
         assert!(told.text.contains(r#""naikon":{"cause":"reader","lines":7,"count":7}"#), "{}", told.text);
         outlets.tell_all(&item(0), 0);
         assert_eq!(&*deaf.try_recv().unwrap().text, "0\n");
+        assert_eq!(&*keen.try_recv().unwrap().text, "0\n");
         outlets.close();
         assert!(deaf.blocking_recv().is_none() && keen.blocking_recv().is_none(), "the end is heard");
     }
