@@ -1,6 +1,6 @@
 //! What the daemon and its commands say to each other over the control socket, and what `--json` prints.
 //!
-//! One request and one response per connection, each one line of JSON. Fields may be added, never renamed. Times
+//! One request and one response per connection, each one line of JSON; who follows the events gets their lines behind it. Fields may be added, never renamed. Times
 //! are RFC 3339.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    event::Filter,
     hits::{Hits, Query},
     interface::{self, Interface},
     provenance::Context,
@@ -33,6 +34,12 @@ pub enum Request {
         /// Which of it.
         #[serde(default)]
         query: Query,
+    },
+    /// Each event from now on, as a line of its own behind the response.
+    Events {
+        /// Which of them.
+        #[serde(default)]
+        filter: Filter,
     },
     /// Read the lists again, now.
     Reload {
@@ -69,6 +76,8 @@ pub enum Response {
     Lookup(Vec<Lookup>),
     /// To [`Request::Hits`].
     Hits(Hits),
+    /// To [`Request::Events`]: lines follow.
+    Following,
     /// To [`Request::Reload`].
     Reload(Reload),
     /// To [`Request::Capture`]: it is on until the connection ends.

@@ -6,6 +6,7 @@ mod client;
 mod context;
 mod difference;
 mod doctor;
+mod events;
 mod exit;
 mod hits;
 mod logging;
@@ -14,7 +15,7 @@ mod output;
 mod remarks;
 mod replay;
 
-use std::{ffi::OsString, path::PathBuf, process::ExitCode};
+use std::{ffi::OsString, io, os::fd::AsFd as _, path::PathBuf, process::ExitCode};
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
@@ -69,6 +70,8 @@ enum Command {
     Capture(capture::Command),
     /// Say what lists would do to the packets of a capture
     Replay(replay::Command),
+    /// Follow hits as they happen, as JSON lines
+    Events(events::Command),
     /// Read the lists again, now, and show the change
     Reload(client::Reload),
     /// Look for what lets packets past naikon or keeps it from working
@@ -148,6 +151,9 @@ struct Run {
     /// Look into tunnels, MPLS, SNAP, source routes and ISATAP addresses, too
     #[arg(long)]
     deep: bool,
+    /// Where events go as JSON lines: 'none', '-' (stdout), or a file [default: none]
+    #[arg(long, value_name = "PATH")]
+    events: Option<PathBuf>,
     /// Address and port of the metrics, or 'none'
     #[arg(long, value_name = "ADDR", help = format!("Address and port of the metrics, or 'none' [default: {LISTEN}]"))]
     listen: Option<String>,
@@ -219,6 +225,7 @@ impl Run {
                 UnparsedArg::Drop => Unparsed::Drop,
             }),
             deep: self.deep,
+            events: self.events,
             listen: self.listen,
             pin_dir: self.pin_dir,
             state_dir: self.state_dir,
@@ -268,7 +275,10 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Code, Failure> {
             // Before the log, which starts a thread: one that was there before would keep what the others give up.
             let confined = daemon::Confined::enter()?;
             let log = log();
-            let Err(error) = daemon::run(confined, run.origin(), log.lines_lost()) else { return Ok(Code::Done) };
+            let stdout = io::stdout().as_fd().try_clone_to_owned();
+            let Err(error) = daemon::run(confined, run.origin(), stdout, log.lines_lost()) else {
+                return Ok(Code::Done);
+            };
             let Failure { code, message } = error.into();
             // By the log: who does not read what a daemon says keeps it from no end.
             log.say(&output::error_lines(&message));
@@ -280,6 +290,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Code, Failure> {
         Command::Hits(command) => logged(&|| hits::run(&command)),
         Command::Capture(command) => logged(&|| capture::run(&command)),
         Command::Replay(command) => logged(&|| replay::run(&command)),
+        Command::Events(command) => logged(&|| events::run(&command)),
         Command::Reload(command) => logged(&|| client::reload(&command)),
         Command::Doctor(command) => logged(&|| doctor::run(&command)),
         Command::Detach(command) => logged(&|| client::detach(&command)),
