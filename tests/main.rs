@@ -42,6 +42,7 @@ mod strace;
 mod swap;
 mod tables;
 mod takeover;
+mod top;
 mod traffic;
 mod tun;
 mod upgrade;

@@ -16,6 +16,7 @@ mod control;
 mod events;
 mod fence;
 mod growth;
+mod history;
 mod hits;
 mod holds;
 mod hooks;
@@ -51,6 +52,7 @@ use self::{
     capture::Captures,
     control::{Control, Daemon},
     events::{Meter, Outlets},
+    history::History,
     hits::Account,
     hooks::Hooks,
     metrics::{Instruments, Metrics},
@@ -194,6 +196,7 @@ fn start(origin: Origin, config: Config) -> Result<Started, RunError> {
             started: config.clone(),
             config,
             instruments: Instruments::new(),
+            history: History::new(),
             refused: None,
             unrefreshed: None,
             may_pass: false,
