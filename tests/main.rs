@@ -20,6 +20,7 @@ mod deep;
 mod docs;
 mod doctor;
 mod enforcement;
+mod events;
 mod guards;
 mod harness;
 mod hits;

@@ -55,6 +55,8 @@ pub struct Config {
     pub nat64: Vec<Nat64>,
     /// How many pairs of a host and an indicator are kept of each direction.
     pub hits: u32,
+    /// Where events are written.
+    pub events: EventOutput,
     /// Where metrics are served; `None` serves none.
     pub listen: Option<SocketAddr>,
     /// Where to pin; `None` pins nothing.
@@ -104,6 +106,18 @@ pub enum WarnAction {
     Notice,
     /// It is not enforced.
     Refuse,
+}
+
+/// Where events are written, beside those who follow them at the control socket.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum EventOutput {
+    /// Nowhere.
+    #[default]
+    None,
+    /// To standard output.
+    Stdout,
+    /// To a file.
+    File(PathBuf),
 }
 
 /// How to attach for what comes in.
@@ -178,6 +192,8 @@ pub struct Overrides {
     pub unparsed: Option<Unparsed>,
     /// `--deep`.
     pub deep: bool,
+    /// `--events`.
+    pub events: Option<PathBuf>,
     /// `--listen`.
     pub listen: Option<String>,
     /// `--pin-dir`.
@@ -235,6 +251,8 @@ struct File {
     #[serde(default)]
     nat64: Vec<String>,
     hits: Option<u32>,
+    #[serde(default)]
+    events: FileEvents,
     listen: Option<String>,
     pin_dir: Option<PathBuf>,
     state_dir: Option<PathBuf>,
@@ -246,6 +264,12 @@ struct File {
     allow: Vec<FileAllow>,
     #[serde(default)]
     warnlist: Vec<FileWarnlist>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileEvents {
+    output: Option<PathBuf>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -384,6 +408,7 @@ impl Config {
             deep: cli.deep || file.deep,
             nat64: nat64::parse(&file.nat64)?,
             hits: parse_hits(file.hits.unwrap_or(PAIRS_DEFAULT))?,
+            events: event_output(cli.events.clone(), file.events.output, folder),
             listen: parse_listen(cli.listen.as_deref().or(file.listen.as_deref()).unwrap_or(LISTEN))?,
             pin_dir,
             state_dir: cli.state_dir.clone().or(file.state_dir.map(in_folder)).unwrap_or_else(|| STATE_DIR.into()),
@@ -420,6 +445,7 @@ impl Config {
         compare("deep", self.deep == running.deep);
         compare("nat64", self.nat64 == running.nat64);
         compare("hits", self.hits == running.hits);
+        compare("events", self.events == running.events);
         compare("listen", self.listen == running.listen);
         compare("pin_dir", self.pin_dir == running.pin_dir);
         compare("state_dir", self.state_dir == running.state_dir);
@@ -436,6 +462,18 @@ fn parse_hits(pairs: u32) -> Result<u32, ConfigError> {
         return Ok(pairs);
     }
     Err(ConfigError::new(format!("hits = {pairs}: give a number from {} to {}", USEFUL.start(), USEFUL.end())))
+}
+
+/// What the command line says, else what the file does, whose paths are relative to its folder.
+fn event_output(cli: Option<PathBuf>, file: Option<PathBuf>, folder: &Path) -> EventOutput {
+    let is = |path: &PathBuf, word: &str| path == Path::new(word);
+    match (cli, file) {
+        (None, None) => EventOutput::None,
+        (Some(path), _) | (None, Some(path)) if is(&path, "none") => EventOutput::None,
+        (Some(path), _) | (None, Some(path)) if is(&path, "-") || is(&path, "stdout") => EventOutput::Stdout,
+        (Some(path), _) => EventOutput::File(path),
+        (None, Some(path)) => EventOutput::File(folder.join(path)),
+    }
 }
 
 /// In one line, as logs want it.
@@ -598,6 +636,24 @@ mod tests {
     }
 
     #[test]
+    fn events_go_where_the_command_line_or_the_file_says() {
+        for (file, flag, expected) in [
+            ("", None, EventOutput::None),
+            ("[events]", None, EventOutput::None),
+            ("[events]\noutput = 'none'", None, EventOutput::None),
+            ("[events]\noutput = 'stdout'", None, EventOutput::Stdout),
+            ("[events]\noutput = 'log/events.json'", None, EventOutput::File("/etc/naikon/log/events.json".into())),
+            ("[events]\noutput = 'stdout'", Some("events.json"), EventOutput::File("events.json".into())),
+            ("[events]\noutput = 'events.json'", Some("none"), EventOutput::None),
+            ("", Some("-"), EventOutput::Stdout),
+        ] {
+            let overrides = Overrides { events: flag.map(PathBuf::from), ..Overrides::default() };
+            assert_eq!(merge(file, &overrides).unwrap().events, expected, "{file} {flag:?}");
+        }
+        assert!(merge("[events]\npath = 'x'", &Overrides::default()).is_err());
+    }
+
+    #[test]
     fn mistakes_are_named() {
         let check = |text: &str, part: &str| {
             let error = merge(text, &Overrides::default()).unwrap_err().to_string();
@@ -625,8 +681,8 @@ mod tests {
     #[test]
     fn keys_that_need_a_restart_are_named() {
         let running = merge("listen = 'none'", &Overrides::default()).unwrap();
-        let text = "mode = 'native'\ninterfaces = ['eth0']\nconnect = 'on'\ncgroup = 'x'";
+        let text = "mode = 'native'\ninterfaces = ['eth0']\nconnect = 'on'\ncgroup = 'x'\n[events]\noutput = 'stdout'";
         let changed = merge(text, &Overrides::default()).unwrap();
-        assert_eq!(changed.needs_restart(&running), ["mode", "connect", "cgroup", "listen"]);
+        assert_eq!(changed.needs_restart(&running), ["mode", "connect", "cgroup", "events", "listen"]);
     }
 }

@@ -1,6 +1,6 @@
 //! What the daemon and its commands say to each other over the control socket, and what `--json` prints.
 //!
-//! One request and one response per connection, each one line of JSON. Fields may be added, never renamed. Times
+//! One request and one response per connection, each one line of JSON; who follows the events gets their lines behind it. Fields may be added, never renamed. Times
 //! are RFC 3339.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    event::Filter,
     hits::{Hits, Query},
     interface::{self, Interface},
     provenance::{Context, Time},
@@ -35,6 +36,12 @@ pub enum Request {
         /// Which of it.
         #[serde(default)]
         query: Query,
+    },
+    /// Each event from now on, as a line of its own behind the response.
+    Events {
+        /// Which of them.
+        #[serde(default)]
+        filter: Filter,
     },
     /// Read the lists again, now.
     Reload {
@@ -73,6 +80,8 @@ pub enum Response {
     Totals(Box<Totals>),
     /// To [`Request::Hits`].
     Hits(Hits),
+    /// To [`Request::Events`]: lines follow.
+    Following,
     /// To [`Request::Reload`].
     Reload(Reload),
     /// To [`Request::Capture`]: it is on until the connection ends.
@@ -120,6 +129,17 @@ pub struct Status {
     /// What the daemon's process may do; not known where none runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub privileges: Option<Privileges>,
+}
+
+/// The kernel's ids of the maps of a capture.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct CaptureMaps {
+    /// Where the packets come from.
+    pub packets: u32,
+    /// What turns them on.
+    pub switch: u32,
+    /// Names of lists and interfaces.
+    pub names: u32,
 }
 
 /// What `naikon top` draws beside hits: counters by list and by interface, and how the last reloads went.
@@ -184,17 +204,6 @@ pub struct PastReload {
     pub seconds: f64,
     /// What was refused, and why. Hostile text.
     pub refused: Vec<String>,
-}
-
-/// The kernel's ids of the maps of a capture.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct CaptureMaps {
-    /// Where the packets come from.
-    pub packets: u32,
-    /// What turns them on.
-    pub switch: u32,
-    /// Names of lists and interfaces.
-    pub names: u32,
 }
 
 /// What a process may still do (capabilities(7), seccomp(2)).

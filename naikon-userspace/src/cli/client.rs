@@ -63,11 +63,11 @@ pub(super) struct Detach {
 
 /// Asks the daemon.
 pub(super) fn ask(control: &Path, request: &Request) -> Result<Response, Failure> {
-    Ok(begin(control, request)?.0)
+    converse(control, request).map(|(response, _)| response)
 }
 
-/// Asks the daemon, and keeps the connection.
-pub(super) fn begin(control: &Path, request: &Request) -> Result<(Response, UnixStream), Failure> {
+/// Asks the daemon; what may come behind the answer can be read.
+pub(super) fn converse(control: &Path, request: &Request) -> Result<(Response, BufReader<UnixStream>), Failure> {
     let failed = |doing: &str, error: &io::Error| {
         let place = control.display();
         match error.kind() {
@@ -86,21 +86,22 @@ pub(super) fn begin(control: &Path, request: &Request) -> Result<(Response, Unix
             _ => Failure::new(Code::NoDaemon, format!("{doing} the daemon at {place}: {error}")),
         }
     };
-    let mut stream = UnixStream::connect(control).map_err(|error| failed("asking", &error))?;
-    let exchange = |stream: &mut UnixStream| -> io::Result<String> {
+    let stream = UnixStream::connect(control).map_err(|error| failed("asking", &error))?;
+    let exchange = |mut stream: UnixStream| -> io::Result<(String, BufReader<UnixStream>)> {
         stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
         let mut bytes = serde_json::to_vec(request)?;
         bytes.push(b'\n');
         stream.write_all(&bytes)?;
         let mut line = String::new();
-        BufReader::new(stream).read_line(&mut line)?;
-        Ok(line)
+        let mut reader = BufReader::new(stream);
+        reader.read_line(&mut line)?;
+        Ok((line, reader))
     };
-    let line = exchange(&mut stream).map_err(|error| failed("asking", &error))?;
+    let (line, reader) = exchange(stream).map_err(|error| failed("asking", &error))?;
     let response = serde_json::from_str(&line).map_err(|error| {
         Failure::new(Code::NoDaemon, format!("the answer of {} cannot be read: {error}", control.display()))
     })?;
-    Ok((response, stream))
+    Ok((response, reader))
 }
 
 /// A response that does not fit the request: another version, or a refusal.

@@ -3,7 +3,7 @@
 use super::{clock, snapshot::Snapshot};
 use crate::{
     hits::{self, Hits, Query},
-    kernel::{HitReader, Kernel, KernelError},
+    kernel::{EventCounts, HitReader, Kernel, KernelError},
 };
 
 /// The kernel's pairs, read beside whoever works with them.
@@ -23,6 +23,11 @@ impl Account {
             );
         }
         Ok(Account { reader })
+    }
+
+    /// What became of the events of all hits.
+    pub(crate) fn counts(&self) -> Result<EventCounts, KernelError> {
+        self.reader.counts()
     }
 
     /// Those that somebody wants to see.

@@ -30,6 +30,7 @@ use tokio::sync::watch;
 use super::{
     audit::AuditResult,
     connects::Told,
+    events::Meter,
     room::Cut,
     snapshot::{ListView, Snapshot},
 };
@@ -44,7 +45,7 @@ use crate::{
 /// Upper bounds in seconds: a small reload takes milliseconds, a million prefixes some seconds.
 const DURATION_BUCKETS: [f64; 10] = [0.001, 0.005, 0.02, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
 
-type Labels = Vec<(&'static str, String)>;
+pub(super) type Labels = Vec<(&'static str, String)>;
 
 /// What the daemon itself counts.
 #[derive(Clone)]
@@ -163,6 +164,7 @@ impl Metrics {
         instruments: &Instruments,
         reader: CounterReader,
         snapshots: watch::Receiver<Arc<Snapshot>>,
+        events: Meter,
         lines_lost: impl Fn() -> u64 + Send + Sync + 'static,
     ) -> Self {
         let mut registry = Registry::with_prefix("naikon");
@@ -205,6 +207,7 @@ impl Metrics {
         );
         let kernel = Arc::new(Kernel { reader: Mutex::new(reader), snapshots, lines_lost: Box::new(lines_lost) });
         registry.register_collector(Box::new(Arc::clone(&kernel)));
+        registry.register_collector(Box::new(events));
         Metrics { registry, kernel, instruments: instruments.clone() }
     }
 
@@ -440,7 +443,7 @@ pub(crate) fn family(family: Family) -> &'static str {
     }
 }
 
-fn counts(
+pub(super) fn counts(
     out: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,
