@@ -23,9 +23,10 @@ use naikon_ebpf::{abi::Action, report::Report};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
 
+pub(super) use self::line::Marking;
 use self::{
     caller::Callers,
-    line::{Line, Marking, address_of},
+    line::{Line, address_of},
     throttle::Throttle,
 };
 use super::{RunError, metrics::Instruments, snapshot::Snapshot};
@@ -281,7 +282,7 @@ impl Teller {
 }
 
 /// The strictest marking that lists give to an address in any of its forms, where one holds it.
-fn marking(snapshot: &Snapshot, address: IpAddr) -> Option<Option<crate::provenance::Tlp>> {
+pub(super) fn marking(snapshot: &Snapshot, address: IpAddr) -> Option<Option<crate::provenance::Tlp>> {
     let listed = snapshot.lists.iter().filter(|list| list.role != Role::Allow);
     let carriers = snapshot.ruleset.carriers();
     listed.filter_map(|list| list.content.as_ref()?.marking(address, carriers)).max()

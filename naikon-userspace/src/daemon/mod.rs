@@ -20,6 +20,8 @@ mod hooks;
 mod host;
 mod http;
 mod metrics;
+mod page;
+mod ranking;
 mod reload;
 mod room;
 mod sessions;
@@ -50,6 +52,7 @@ use self::{
     hits::Account,
     hooks::Hooks,
     metrics::{Instruments, Metrics},
+    ranking::Ranking,
     reload::{Cause, Lists, Wish},
     snapshot::Snapshot,
     worker::{Asker, Enforcer, Worker},
@@ -247,13 +250,15 @@ async fn serve(
     let (worker, snapshots) =
         Worker::spawn(enforcer, retry).map_err(|error| RunError::System("starting the worker", error))?;
     let instruments = metrics.instruments.clone();
-    let metrics = Arc::new(Metrics::new(&metrics.instruments, metrics.reader, snapshots.clone(), lines_lost));
+    let hits = Arc::new(hits);
+    let ranking = Ranking::new(Arc::clone(&hits));
+    let metrics = Metrics::new(&metrics.instruments, metrics.reader, ranking, snapshots.clone(), lines_lost);
+    let metrics = Arc::new(metrics);
     if let Some(listen) = config.listen {
         tokio::spawn(http::serve(listen, Arc::clone(&metrics), snapshots.clone()));
     }
     let (detached, mut ended) = mpsc::channel(1);
-    let daemon =
-        Daemon { worker: worker.clone(), metrics, hits: Arc::new(hits), snapshots: snapshots.clone(), detached };
+    let daemon = Daemon { worker: worker.clone(), metrics, hits, snapshots: snapshots.clone(), detached };
     let control = tokio::spawn(control.serve(daemon));
     tokio::spawn(watch::follow(looked_at, config_file, worker.clone(), snapshots.clone()));
     let changes = hear_changes(changes).map_err(|error| RunError::System("watching the interfaces", error))?;
