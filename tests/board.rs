@@ -20,11 +20,13 @@ use crate::packets::{Packet, ipv4, tcp_syn, udp};
 
 const OTHER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 77);
 
-/// Drop lists of three markings and one that is watched.
+/// A list of one indicator that tells of its time and marking.
+fn dated(address: Ipv4Addr, tags: &str) -> String {
+    format!("type,value,to_ids,last_seen,tags\nip-dst,{address},1,2026-01-31,{tags}\n")
+}
+
+/// Two drop lists of different markings, and one that is watched.
 fn lists(lab: &Lab, config: &str) {
-    let dated = |address: Ipv4Addr, tags: &str| {
-        format!("type,value,to_ids,last_seen,tags\nip-dst,{address},1,2026-01-31,{tags}\n")
-    };
     lab.write("open.csv", &dated(C2, "tlp:green"));
     lab.write("closed.csv", &dated(C2_NEIGHBOUR, "tlp:amber"));
     // With an entry that is refused.

@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::queries::{Query, panels, rules, rules_text};
-use super::{OTHER, call, send};
+use super::{OTHER, call, dated, send};
 use crate::harness::{C2, CLIENT, Daemon, Lab, METRICS, RANGE, eventually, within};
 use crate::packets::{ipv4, udp};
 
@@ -62,7 +62,6 @@ pub(super) fn of_prometheus(lab: &Lab, daemon: &Daemon<'_>) {
     eventually("Prometheus answers", || ask(lab, "/-/ready"));
 
     let begun = Instant::now();
-    let sink = lab.server.udp((RANGE, 9));
     for number in 0..CALLS {
         // A beacon, a person, and what is watched.
         send(lab, &ipv4(CLIENT, C2).carry(crate::packets::tcp_syn(10_000 + number, 443)), 1);
@@ -73,6 +72,13 @@ pub(super) fn of_prometheus(lab: &Lab, daemon: &Daemon<'_>) {
         if number == CALLS / 2 {
             lab.write("watch.txt", "<html>\n");
             lab.naikon(&["reload"]).exits(1);
+        }
+        if number == CALLS - 3 {
+            lab.write(
+                "open.csv",
+                &(dated(C2, "tlp:green") + "ip-dst,203.0.113.200,1,2026-01-31,\nip-dst,10.0.0.1,1,2026-01-31,\n"),
+            );
+            lab.naikon(&["reload"]);
         }
         // The time is what is tried here: until the next call is due.
         let due = PERIOD * (u32::from(number) + 1);
@@ -94,7 +100,7 @@ pub(super) fn of_prometheus(lab: &Lab, daemon: &Daemon<'_>) {
     let mut text = format!(
         "# Dashboard and alerts on a real Prometheus\n\n\
          Written by `cargo xtask board` on {} with {}. A host called an indicator every {} s, another one now and then; a third\n\
-         address was watched, and in the middle its list was refused. Variables of Grafana stand for everything, its rate interval for 30 s.\n\n\
+         address was watched, and in the middle its list was refused; in the end another list got an entry, and one that is refused. Variables of Grafana stand for everything, its rate interval for 30 s.\n\n\
          ## Panels\n\n| panel | query | series | the largest |\n|---|---|---|---|\n",
         Timestamp::now().strftime("%Y-%m-%d"),
         version(lab),
@@ -123,7 +129,7 @@ pub(super) fn of_prometheus(lab: &Lab, daemon: &Daemon<'_>) {
     for (name, annotations, state) in &states {
         writeln!(text, "* {name} ({state}): {}", annotations["summary"].as_str().unwrap()).unwrap();
     }
-    drop((server, sink));
+    drop(server);
     assert_eq!(empty, [""; 0], "a panel without a series shows nothing");
     fs::write(&document, text).unwrap();
 }
@@ -136,7 +142,7 @@ pub(super) fn of_browser(lab: &Lab) {
     command.args(["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--enable-logging=stderr"]);
     command.arg(format!("--user-data-dir={}", lab.path("browser").display()));
     command.arg(format!("--screenshot={}", picture.display()));
-    command.args(["--window-size=1100,1250", "--virtual-time-budget=2000"]).arg(format!("http://{METRICS}/"));
+    command.args(["--window-size=1000,1100", "--virtual-time-budget=2000"]).arg(format!("http://{METRICS}/"));
     command.env("HOME", lab.folder.path());
     let run = lab.run(command).exits(0);
     assert!(picture.is_file(), "a picture should be there: {run}");

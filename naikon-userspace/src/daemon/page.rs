@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Nothing but the style of this page, by its hash: neither scripts nor anything from elsewhere, in nobody's frame.
-pub(crate) const POLICY: &str = "default-src 'none'; style-src 'sha256-XQO+yszO7q820zLPlYKRfIXAvxLPO/P+4Clyrg0QBiw='; base-uri 'none'; \
+pub(crate) const POLICY: &str = "default-src 'none'; style-src 'sha256-tJVpxyS+zSNuyD3sz8fycR/0sYsYgpw7Ub0pP5VVKsw='; base-uri 'none'; \
      form-action 'none'; frame-ancestors 'none'";
 
 /// Seconds between two looks of a browser.
@@ -41,7 +41,7 @@ li{background:var(--card);border-radius:.4rem;padding:.6rem .8rem}\
 b{display:block;font-size:1.25rem;font-variant-numeric:tabular-nums}\
 .wide{overflow-x:auto}table{border-collapse:collapse;width:100%}\
 th,td{text-align:left;padding:.3rem .7rem .3rem 0;border-bottom:1px solid var(--line);white-space:nowrap}\
-th{color:var(--quiet);font-weight:500}.number{text-align:right;font-variant-numeric:tabular-nums}\
+th{color:var(--quiet);font-weight:500}.number{text-align:right;padding-right:2rem;font-variant-numeric:tabular-nums}\
 footer{margin-top:2rem;color:var(--quiet)}a{color:inherit}";
 
 /// Which addresses may be shown.
@@ -250,7 +250,7 @@ fn hosts(overview: &Overview, addresses: Addresses) -> Markup {
         p.quiet {
             (look.known.0) @if look.known.0 == 1 { " host" } @else { " hosts" } " and " (look.known.1)
             @if look.known.1 == 1 { " indicator" } @else { " indicators" } " have met, as far as the kernel remembers; "
-            @if beaconing > 0 { span.bad { (beaconing) " of them call like a beacon" } } @else { "nobody calls like a beacon" }
+            @if beaconing == 0 { "nobody calls like a beacon" } @else { span.bad { "calling like a beacon: " (beaconing) } }
         }
     };
     if addresses == Addresses::None {
