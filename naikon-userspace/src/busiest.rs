@@ -12,7 +12,10 @@ use std::{
 
 use naikon_ebpf::abi::Action;
 
-use crate::hits::{Direction, Met};
+use crate::{
+    beacon::Beacon,
+    hits::{Direction, Met},
+};
 
 /// So many indicators at most have a series of their own, whatever is asked for.
 pub const SERIES_MAX: usize = 1000;
@@ -32,11 +35,53 @@ pub struct Key {
     pub direction: Direction,
 }
 
-impl Key {
-    fn of(met: &Met) -> Self {
-        Key { indicator: met.indicator, action: met.action.to_raw(), direction: met.direction.into() }
-    }
+/// What is kept of a pair while all are looked at: of a million of them that is a fifth of what the kernel knows.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen {
+    /// The indicator, and what happened.
+    pub key: Key,
+    /// The other endpoint.
+    pub host: Ipv6Addr,
+    /// Packets since it was first met.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// When it was first met, by the kernel's clock.
+    pub first_ns: u64,
+    /// When it was last met.
+    pub last_ns: u64,
+    /// How regular its calls are, where that can be said.
+    pub score: Option<f64>,
+    /// They are as regular as those of a beacon, and go on.
+    pub is_beacon: bool,
+}
 
+impl Seen {
+    /// A pair as it is at a time of the kernel's clock.
+    #[must_use]
+    pub fn at(now_ns: u64, met: &Met) -> Self {
+        let (pair, beacon) = (&met.pair, Beacon::of(&met.pair));
+        let silent_seconds = now_ns.saturating_sub(pair.last_ns) as f64 / 1e9;
+        Seen {
+            key: Key { indicator: met.indicator, action: met.action.to_raw(), direction: met.direction.into() },
+            host: met.host,
+            packets: pair.packets,
+            bytes: pair.bytes,
+            first_ns: pair.first_ns,
+            last_ns: pair.last_ns,
+            score: beacon.score,
+            is_beacon: beacon.goes_on(silent_seconds),
+        }
+    }
+}
+
+/// Who reads a table while it changes may find an entry twice: the newer one stays.
+pub fn keep_each_once(seen: &mut Vec<Seen>) {
+    seen.sort_unstable_by_key(|seen| (seen.key, seen.host, Reverse(seen.packets)));
+    seen.dedup_by_key(|seen| (seen.key, seen.host));
+}
+
+impl Key {
     /// What happened, and on account of which list.
     #[must_use]
     pub fn action(&self) -> Option<Action> {
@@ -67,24 +112,23 @@ pub struct Busiest {
 impl Busiest {
     /// Takes a look at all pairs, each once, that began at `begun_ns`. Not more than `places` indicators stand here then, and
     /// none that is not `open`.
-    pub fn look(&mut self, met: &[Met], begun_ns: u64, places: usize, open: impl FnMut(&Key) -> bool) {
+    pub fn look(&mut self, seen: &[Seen], begun_ns: u64, places: usize, open: impl FnMut(&Key) -> bool) {
         self.looks += 1;
-        let chosen = self.choose(met, places.min(SERIES_MAX), open);
+        let chosen = self.choose(seen, places.min(SERIES_MAX), open);
         let fresh: BTreeSet<Key> = chosen.keys().filter(|key| !self.standing.contains_key(key)).copied().collect();
-        for met in met {
-            let (key, pair, look) = (Key::of(met), &met.pair, self.looks);
-            if !chosen.contains_key(&key) {
+        for pair in seen {
+            if !chosen.contains_key(&pair.key) {
                 continue;
             }
-            let seen = Known { first_ns: pair.first_ns, packets: pair.packets, look };
-            let since = match self.pairs.insert((key, met.host), seen) {
+            let known = Known { first_ns: pair.first_ns, packets: pair.packets, look: self.looks };
+            let since = match self.pairs.insert((pair.key, pair.host), known) {
                 Some(known) if known.first_ns == pair.first_ns => pair.packets.saturating_sub(known.packets),
                 Some(_) => pair.packets,
                 // It began since; what is older and not known was missed, and is not told rather than told twice.
                 None if pair.first_ns >= self.begun_ns => pair.packets,
                 None => 0,
             };
-            if let Some(standing) = self.standing.get_mut(&key) {
+            if let Some(standing) = self.standing.get_mut(&pair.key) {
                 *standing += since;
             }
         }
@@ -101,10 +145,10 @@ impl Busiest {
         self.standing.iter().map(|(key, packets)| (key, *packets))
     }
 
-    fn choose(&mut self, met: &[Met], places: usize, mut open: impl FnMut(&Key) -> bool) -> BTreeMap<Key, u64> {
+    fn choose(&mut self, seen: &[Seen], places: usize, mut open: impl FnMut(&Key) -> bool) -> BTreeMap<Key, u64> {
         let mut sums: BTreeMap<Key, u64> = BTreeMap::new();
-        for met in met {
-            *sums.entry(Key::of(met)).or_default() += met.pair.packets;
+        for pair in seen {
+            *sums.entry(pair.key).or_default() += pair.packets;
         }
         let mut order: Vec<(Key, u64)> = if places == 0 { Vec::new() } else { sums.into_iter().collect() };
         let weight =
@@ -132,15 +176,16 @@ mod tests {
     use super::*;
     use naikon_ebpf::{abi, pair::Pair};
 
-    fn met(host: u8, indicator: u8, first_ns: u64, packets: u64) -> Met {
+    fn met(host: u8, indicator: u8, first_ns: u64, packets: u64) -> Seen {
         let address = |last| Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last);
-        Met {
+        let met = Met {
             host: address(0x100 + u16::from(host)),
             indicator: address(u16::from(indicator)),
             action: Action::drop(0),
             direction: abi::Direction::To,
             pair: Pair { packets, first_ns, ..Pair::EMPTY },
-        }
+        };
+        Seen::at(first_ns, &met)
     }
 
     /// Last part of each indicator that stands, and its packets.
@@ -148,7 +193,7 @@ mod tests {
         busiest.series().map(|(key, packets)| (key.indicator.segments()[7], packets)).collect()
     }
 
-    fn look(busiest: &mut Busiest, met: &[Met], begun_ns: u64, places: usize) -> Vec<(u16, u64)> {
+    fn look(busiest: &mut Busiest, met: &[Seen], begun_ns: u64, places: usize) -> Vec<(u16, u64)> {
         busiest.look(met, begun_ns, places, |_| true);
         series(busiest)
     }
@@ -159,8 +204,16 @@ mod tests {
         let all = [met(1, 1, 5, 10), met(2, 1, 6, 20), met(1, 2, 7, 25), met(1, 3, 8, 40)];
         assert_eq!(look(&mut busiest, &all, 10, 2), [(1, 30), (3, 40)]);
         assert_eq!(look(&mut busiest, &all, 20, 0), []);
-        let many: Vec<Met> = (0..2000).map(|n| met((n / 250) as u8, (n % 250) as u8, 1, 1)).collect();
+        let many: Vec<Seen> = (0..2000).map(|n| met((n / 250) as u8, (n % 250) as u8, 1, 1)).collect();
         assert_eq!(look(&mut busiest, &many, 30, usize::MAX).len(), 250);
+    }
+
+    #[test]
+    fn pair_that_was_found_twice_is_one() {
+        let mut seen = vec![met(1, 1, 5, 10), met(2, 1, 5, 1), met(1, 1, 5, 12), met(1, 2, 5, 7)];
+        keep_each_once(&mut seen);
+        let packets: Vec<u64> = seen.iter().map(|seen| seen.packets).collect();
+        assert_eq!(packets, [12, 1, 7]);
     }
 
     #[test]

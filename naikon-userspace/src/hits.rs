@@ -245,7 +245,7 @@ pub fn select(
 }
 
 /// Who reads a table while it changes may find an entry twice.
-pub(crate) fn distinct(mut met: Vec<Met>) -> Vec<Met> {
+fn distinct(mut met: Vec<Met>) -> Vec<Met> {
     let key = |met: &Met| (met.host, met.indicator, met.action.to_raw(), Direction::from(met.direction));
     // The newer one stays.
     met.sort_by_key(|met| (key(met), Reverse(met.pair.packets)));

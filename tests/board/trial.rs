@@ -129,6 +129,12 @@ pub(super) fn of_prometheus(lab: &Lab, daemon: &Daemon<'_>) {
     for (name, annotations, state) in &states {
         writeln!(text, "* {name} ({state}): {}", annotations["summary"].as_str().unwrap()).unwrap();
     }
+    let scraped = fs::File::open(lab.write("scraped.txt", &daemon.metrics().text)).unwrap();
+    let mut lint = Command::new(program.with_file_name("promtool"));
+    let lint = lint.args(["check", "metrics"]).stdin(scraped).output().unwrap();
+    let lint = String::from_utf8_lossy(&lint.stdout).into_owned() + &String::from_utf8_lossy(&lint.stderr);
+    let remarks = if lint.trim().is_empty() { "nothing\n".to_owned() } else { lint };
+    write!(text, "\n## What `promtool check metrics` remarks of a scrape\n\n```text\n{remarks}```\n").unwrap();
     drop(server);
     assert_eq!(empty, [""; 0], "a panel without a series shows nothing");
     fs::write(&document, text).unwrap();

@@ -32,9 +32,9 @@ impl Account {
         self.reader.counts()
     }
 
-    /// Every pair, in no order, some perhaps twice.
-    pub(crate) fn pairs(&self) -> Result<Vec<Met>, KernelError> {
-        self.reader.pairs()
+    /// Hands on every pair, in no order, some perhaps twice.
+    pub(crate) fn each_pair(&self, each: impl FnMut(Met)) -> Result<(), KernelError> {
+        self.reader.each_pair(each)
     }
 
     /// The names of all lists that there were, by id.

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use naikon_ebpf::abi::{Action, Direction};
+use naikon_ebpf::abi::Action;
 
 use super::{
     clock,
@@ -19,9 +19,8 @@ use super::{
     snapshot::Snapshot,
 };
 use crate::{
-    beacon::Beacon,
-    busiest::{Busiest, Key},
-    hits::{Met, distinct},
+    busiest::{Busiest, Key, Seen, keep_each_once},
+    hits::Direction,
     kernel::{EventCounts, KernelError},
     provenance::{Time, Tlp},
     ruleset::ListAction,
@@ -106,11 +105,13 @@ impl Ranking {
         }
         let begun = Instant::now();
         let now_ns = clock::since_boot_ns();
-        let met = distinct(self.account.pairs()?);
+        let mut seen = Vec::new();
+        self.account.each_pair(|met| seen.push(Seen::at(now_ns, &met)))?;
+        keep_each_once(&mut seen);
         let names = self.account.lists()?;
         let open = |key: &Key| is_open(snapshot, &names, key);
-        state.busiest.look(&met, now_ns, snapshot.config.metrics.indicators, open);
-        let mut look = Look::of(&met, now_ns);
+        state.busiest.look(&seen, now_ns, snapshot.config.metrics.indicators, open);
+        let mut look = Look::of(&seen);
         look.series = state.busiest.series().map(|(key, packets)| (*key, packets)).collect();
         look.names = names;
         let look = Arc::new(look);
@@ -129,24 +130,24 @@ fn is_open(snapshot: &Snapshot, names: &BTreeMap<u16, String>, key: &Key) -> boo
 }
 
 impl Look {
-    fn of(met: &[Met], now_ns: u64) -> Self {
+    fn of(seen: &[Seen]) -> Self {
         let boot = clock::boot();
         let mut beacons: BTreeMap<u32, BTreeSet<Ipv6Addr>> = BTreeMap::new();
         let mut hosts: BTreeMap<Ipv6Addr, (BTreeSet<Ipv6Addr>, Sums)> = BTreeMap::new();
         let mut indicators: BTreeMap<(Ipv6Addr, u32), (BTreeSet<Ipv6Addr>, Sums)> = BTreeMap::new();
-        for met in met {
-            let beacon = Beacon::of(&met.pair);
-            let silent_seconds = now_ns.saturating_sub(met.pair.last_ns) as f64 / 1e9;
+        for pair in seen {
+            let Key { indicator, direction, .. } = pair.key;
+            let Some(action) = pair.key.action() else { continue };
             // Who is called regularly beacons as little as who is scanned.
-            if met.direction == Direction::To && beacon.goes_on(silent_seconds) {
-                beacons.entry(met.action.to_raw()).or_default().insert(met.host);
+            if direction == Direction::To && pair.is_beacon {
+                beacons.entry(action.to_raw()).or_default().insert(pair.host);
             }
-            let (touched, sums) = hosts.entry(met.host).or_default();
-            touched.insert(met.indicator);
-            sums.add(met, beacon.score);
-            let (touching, sums) = indicators.entry((met.indicator, met.action.to_raw())).or_default();
-            touching.insert(met.host);
-            sums.add(met, beacon.score);
+            let (touched, sums) = hosts.entry(pair.host).or_default();
+            touched.insert(indicator);
+            sums.add(pair);
+            let (touching, sums) = indicators.entry((indicator, action.to_raw())).or_default();
+            touching.insert(pair.host);
+            sums.add(pair);
         }
         let known = (hosts.len(), indicators.keys().map(|(indicator, _)| indicator).collect::<BTreeSet<_>>().len());
         let hosts = busiest(hosts).map(|(host, (touched, sums))| HostRow {
@@ -180,7 +181,7 @@ impl Look {
     }
 
     /// The series that everybody may see: indicator, list, direction, action, packets. Asked again, since lists have changed.
-    pub(crate) fn series(&self, snapshot: &Snapshot) -> Vec<(IpAddr, &str, crate::hits::Direction, ListAction, u64)> {
+    pub(crate) fn series(&self, snapshot: &Snapshot) -> Vec<(IpAddr, &str, Direction, ListAction, u64)> {
         let open = self.series.iter().take(snapshot.config.metrics.indicators);
         let open = open.filter(|(key, _)| is_open(snapshot, &self.names, key));
         open.filter_map(|(key, packets)| {
@@ -232,11 +233,11 @@ struct Sums {
 }
 
 impl Sums {
-    fn add(&mut self, met: &Met, score: Option<f64>) {
-        self.packets = self.packets.saturating_add(met.pair.packets);
-        self.bytes = self.bytes.saturating_add(met.pair.bytes);
-        self.last_ns = self.last_ns.max(met.pair.last_ns);
-        self.score = [self.score, score].into_iter().flatten().reduce(f64::max);
+    fn add(&mut self, pair: &Seen) {
+        self.packets = self.packets.saturating_add(pair.packets);
+        self.bytes = self.bytes.saturating_add(pair.bytes);
+        self.last_ns = self.last_ns.max(pair.last_ns);
+        self.score = [self.score, pair.score].into_iter().flatten().reduce(f64::max);
     }
 }
 
@@ -251,12 +252,15 @@ fn busiest<K: Ord, S>(rows: BTreeMap<K, (S, Sums)>) -> impl Iterator<Item = (K, 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hits::Met;
+    use naikon_ebpf::abi;
     use naikon_ebpf::pair::{Pair, place};
 
     const SECOND: u64 = 1_000_000_000;
+    const NOW: u64 = 5000 * SECOND;
 
     /// A host that called every minute, twenty times, and last at `last_seconds`.
-    fn beacon(host: u16, indicator: u16, action: Action, direction: Direction, last_seconds: u64) -> Met {
+    fn beacon(host: u16, indicator: u16, action: Action, direction: abi::Direction, last_seconds: u64) -> Seen {
         let mut pair = Pair {
             packets: 100,
             bytes: 7400,
@@ -269,12 +273,12 @@ mod tests {
             (pair.gaps[place(gap)], pair.sizes[place(gap)]) = (60_000, 370);
         }
         let address = |last| Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last);
-        Met { host: address(host), indicator: address(indicator), action, direction, pair }
+        Seen::at(NOW, &Met { host: address(host), indicator: address(indicator), action, direction, pair })
     }
 
     #[test]
     fn hosts_that_call_regularly_and_go_on_are_counted_once_for_each_list() {
-        let (c2, watch, to) = (Action::drop(0), Action::monitor(1), Direction::To);
+        let (c2, watch, to) = (Action::drop(0), Action::monitor(1), abi::Direction::To);
         let met = [
             beacon(1, 10, c2, to, 5000),
             beacon(1, 11, c2, to, 5000),
@@ -283,9 +287,9 @@ mod tests {
             // It has been silent for longer than five minutes, which is more than three intervals.
             beacon(3, 10, c2, to, 4699),
             // It is called, and calls nobody.
-            beacon(4, 10, c2, Direction::From, 5000),
+            beacon(4, 10, c2, abi::Direction::From, 5000),
         ];
-        let mut look = Look::of(&met, 5000 * SECOND);
+        let mut look = Look::of(&met);
         look.names = [(0, "c2".to_owned()), (1, "watch".to_owned())].into();
         let mut beaconing: Vec<_> =
             look.beaconing().map(|(list, action, hosts)| (list, action.to_string(), hosts)).collect();
@@ -296,11 +300,11 @@ mod tests {
 
     #[test]
     fn rows_are_the_first_by_packets_and_sum_over_pairs() {
-        let (c2, to) = (Action::drop(0), Direction::To);
-        let mut met: Vec<Met> = (0..30).map(|number| beacon(number, 100 + number % 15, c2, to, 5000)).collect();
-        met.push(Met { pair: Pair { packets: 1, bytes: 74, last_ns: 9 * SECOND, ..Pair::EMPTY }, ..met[29] });
-        met[30].indicator = Ipv6Addr::LOCALHOST;
-        let look = Look::of(&met, 5000 * SECOND);
+        let (c2, to) = (Action::drop(0), abi::Direction::To);
+        let mut met: Vec<Seen> = (0..30).map(|number| beacon(number, 100 + number % 15, c2, to, 5000)).collect();
+        met.push(Seen { packets: 1, bytes: 74, last_ns: 9 * SECOND, ..met[29] });
+        met[30].key.indicator = Ipv6Addr::LOCALHOST;
+        let look = Look::of(&met);
         assert_eq!((look.hosts.len(), look.indicators.len()), (ROWS, ROWS));
         let first = &look.hosts[0];
         assert_eq!((first.host, first.indicators), (met[29].host.into(), 2));

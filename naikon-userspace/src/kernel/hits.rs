@@ -134,6 +134,16 @@ impl HitReader {
     /// When the kernel refuses a read.
     pub fn pairs(&self) -> Result<Vec<Met>, KernelError> {
         let mut met = Vec::new();
+        self.each_pair(|pair| met.push(pair))?;
+        Ok(met)
+    }
+
+    /// Hands on every pair as [`HitReader::pairs`] finds it: a long table is much to hold at once.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses a read.
+    pub fn each_pair(&self, mut each: impl FnMut(Met)) -> Result<(), KernelError> {
         let room = self.room()? as usize;
         for (name, map, direction) in
             [(abi::PAIRS_TO, &self.to, Direction::To), (abi::PAIRS_FROM, &self.from, Direction::From)]
@@ -145,10 +155,10 @@ impl HitReader {
                     continue;
                 };
                 let (host, indicator) = (Ipv6Addr::from(key.host), Ipv6Addr::from(key.indicator));
-                met.push(Met { host, indicator, action, direction, pair: Pair::from_bytes(&pair) });
+                each(Met { host, indicator, action, direction, pair: Pair::from_bytes(&pair) });
             }
         }
-        Ok(met)
+        Ok(())
     }
 
     /// What became of the events of all hits.
