@@ -148,7 +148,7 @@ pub(super) fn of_browser(lab: &Lab) {
     command.args(["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--enable-logging=stderr"]);
     command.arg(format!("--user-data-dir={}", lab.path("browser").display()));
     command.arg(format!("--screenshot={}", picture.display()));
-    command.args(["--window-size=1000,1100", "--virtual-time-budget=2000"]).arg(format!("http://{METRICS}/"));
+    command.args(["--window-size=1000,1080", "--virtual-time-budget=2000"]).arg(format!("http://{METRICS}/"));
     command.env("HOME", lab.folder.path());
     let run = lab.run(command).exits(0);
     assert!(picture.is_file(), "a picture should be there: {run}");

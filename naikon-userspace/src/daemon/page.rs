@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Nothing but the style of this page, by its hash: neither scripts nor anything from elsewhere, in nobody's frame.
-pub(crate) const POLICY: &str = "default-src 'none'; style-src 'sha256-tJVpxyS+zSNuyD3sz8fycR/0sYsYgpw7Ub0pP5VVKsw='; base-uri 'none'; \
+pub(crate) const POLICY: &str = "default-src 'none'; style-src 'sha256-h1V0Z3Mq+2zFoX6Bp7aY4X+IHazeUvPxoib2JII9bE8='; base-uri 'none'; \
      form-action 'none'; frame-ancestors 'none'";
 
 /// Seconds between two looks of a browser.
@@ -36,7 +36,7 @@ body{margin:0 auto;max-width:70rem;padding:1.5rem;background:var(--back);color:v
 h1{font-size:1.4rem;margin:0}h2{font-size:1.05rem;margin:1.8rem 0 .5rem}\
 header{display:flex;gap:1rem;align-items:baseline;flex-wrap:wrap}\
 .state{font-weight:600}.good{color:var(--good)}.bad{color:var(--bad)}.quiet{color:var(--quiet)}\
-ul{display:grid;grid-template-columns:repeat(auto-fit,minmax(9.5rem,1fr));gap:.7rem;list-style:none;padding:0;margin:1.2rem 0 0}\
+ul{display:grid;grid-template-columns:repeat(auto-fit,minmax(9rem,1fr));gap:.7rem;list-style:none;padding:0;margin:1.2rem 0 0}\
 li{background:var(--card);border-radius:.4rem;padding:.6rem .8rem}\
 b{display:block;font-size:1.25rem;font-variant-numeric:tabular-nums}\
 .wide{overflow-x:auto}table{border-collapse:collapse;width:100%}\
