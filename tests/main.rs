@@ -11,6 +11,7 @@ mod abuse;
 mod audit;
 mod board;
 mod budget;
+mod capture;
 mod churn;
 mod cli;
 mod connect;

@@ -8,6 +8,7 @@
 
 pub mod beacon;
 pub mod busiest;
+pub mod captured;
 pub mod cli;
 pub mod comparison;
 pub mod config;
@@ -25,9 +26,11 @@ pub mod interface;
 pub mod kernel;
 pub mod list;
 mod parallel;
+pub mod pcap;
 pub mod prefix;
 pub mod protocol;
 pub mod provenance;
+pub mod replay;
 pub mod ruleset;
 pub mod safety;
 pub mod sources;

@@ -78,6 +78,11 @@ pub(super) struct Detach {
 
 /// Asks the daemon.
 pub(super) fn ask(control: &Path, request: &Request) -> Result<Response, Failure> {
+    Ok(begin(control, request)?.0)
+}
+
+/// Asks the daemon, and keeps the connection.
+pub(super) fn begin(control: &Path, request: &Request) -> Result<(Response, UnixStream), Failure> {
     let failed = |doing: &str, error: &io::Error| {
         let place = control.display();
         match error.kind() {
@@ -107,9 +112,10 @@ pub(super) fn ask(control: &Path, request: &Request) -> Result<Response, Failure
         Ok(line)
     };
     let line = exchange(&mut stream).map_err(|error| failed("asking", &error))?;
-    serde_json::from_str(&line).map_err(|error| {
+    let response = serde_json::from_str(&line).map_err(|error| {
         Failure::new(Code::NoDaemon, format!("the answer of {} cannot be read: {error}", control.display()))
-    })
+    })?;
+    Ok((response, stream))
 }
 
 /// A response that does not fit the request: another version, or a refusal.

@@ -1,5 +1,6 @@
 //! The command line: what can be asked, and what the answer's exit code is.
 
+mod capture;
 mod check;
 mod client;
 mod context;
@@ -11,6 +12,7 @@ mod logging;
 mod lookup;
 mod output;
 mod remarks;
+mod replay;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
@@ -25,16 +27,17 @@ use crate::{
 
 const EXAMPLES: &str = "\
 Examples:
-  naikon check lists/drop/*.csv                   what would load, what not, and why
-  naikon run -i eth0 -i eth1 --list lists/drop    protect both ports of a gateway
+  naikon check lists/drop/*.csv                   what would load, and what not
+  naikon run -i eth0 -i eth1 --list lists/drop    protect a gateway's two ports
   naikon lookup 198.51.100.7                      is it blocked, by what
-  naikon status                                   what is attached, loaded and counted
-  naikon hits --sort beacon                       who called whom, the most regular first
-  naikon doctor                                   what could let packets past, with the cure
+  naikon status                                   what is attached and counted
+  naikon hits --sort beacon                       who called whom, how regularly
+  naikon replay day.pcap --list new.csv           what a list would have dropped
+  naikon doctor                                   what could let packets past
 
-Exit codes: 0 done or yes, 1 no, 2 usage or configuration, 3 privilege, 4 kernel or
-bpffs, 5 interface, 6 no usable list, 7 another naikon, 8 a foreign program or pin,
-9 no daemon answers.";
+Exit codes: 0 done or yes, 1 no, 2 usage or configuration, 3 privilege,
+4 kernel or bpffs, 5 interface, 6 no usable list, 7 another naikon,
+8 a foreign program or pin, 9 no daemon answers.";
 
 /// Drops packets to and from hostile addresses in the kernel, before the network stack sees them.
 #[derive(Debug, Parser)]
@@ -62,6 +65,10 @@ enum Command {
     Status(client::Status),
     /// Show which internal hosts touched which indicators, and how regularly
     Hits(hits::Command),
+    /// Write the packets of hits to a file, as pcapng
+    Capture(capture::Command),
+    /// Say what lists would do to the packets of a capture
+    Replay(replay::Command),
     /// Read the lists again, now, and show the change
     Reload(client::Reload),
     /// Look for what lets packets past naikon or keeps it from working
@@ -70,7 +77,7 @@ enum Command {
     Detach(client::Detach),
 }
 
-/// The lists that `run`, `check` and offline `lookup` work on.
+/// The lists that `run`, `check`, `replay` and offline `lookup` work on.
 #[derive(Clone, Debug, Default, Args)]
 struct Lists {
     /// TOML file with any of these settings
@@ -271,6 +278,8 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Code, Failure> {
         Command::Lookup(command) => logged(&|| lookup::run(&command)),
         Command::Status(command) => logged(&|| client::status(&command)),
         Command::Hits(command) => logged(&|| hits::run(&command)),
+        Command::Capture(command) => logged(&|| capture::run(&command)),
+        Command::Replay(command) => logged(&|| replay::run(&command)),
         Command::Reload(command) => logged(&|| client::reload(&command)),
         Command::Doctor(command) => logged(&|| doctor::run(&command)),
         Command::Detach(command) => logged(&|| client::detach(&command)),

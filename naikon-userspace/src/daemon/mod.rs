@@ -8,6 +8,7 @@
 //! tables that are not filled. A start that fails leaves what was enforced before. The end is what `--on-exit` says.
 
 mod audit;
+mod capture;
 mod clock;
 mod confinement;
 mod connects;
@@ -46,8 +47,8 @@ use tokio::{
     time::{interval, sleep, timeout},
 };
 
-pub use self::{confinement::Confined, reload::Origin};
 use self::{
+    capture::Captures,
     control::{Control, Daemon},
     hits::Account,
     hooks::Hooks,
@@ -57,6 +58,7 @@ use self::{
     snapshot::Snapshot,
     worker::{Asker, Enforcer, Worker},
 };
+pub use self::{confinement::Confined, reload::Origin};
 use crate::{
     config::{Config, ConfigError, OnExit},
     kernel::{self, InterfaceChanges, Kernel, KernelError, Reports, Settings, Trace},
@@ -118,6 +120,7 @@ struct Started {
     control: Control,
     metrics: MetricsParts,
     hits: Account,
+    captures: Captures,
     trace: Option<Trace>,
     reports: Option<(Reports, PathBuf)>,
     changes: InterfaceChanges,
@@ -196,9 +199,10 @@ fn start(origin: Origin, config: Config) -> Result<Started, RunError> {
         Err(error) => return Err(abandon(Hooks::default(), kernel, error.into())),
     };
     match enforce(&mut enforcer) {
-        Ok((control, reader, hits, trace, reports, changes)) => Ok(Started {
+        Ok((control, reader, hits, captures, trace, reports, changes)) => Ok(Started {
             metrics: MetricsParts { instruments: enforcer.instruments.clone(), reader },
             hits,
+            captures,
             enforcer,
             control,
             trace,
@@ -210,7 +214,8 @@ fn start(origin: Origin, config: Config) -> Result<Started, RunError> {
     }
 }
 
-type Enforced = (Control, kernel::CounterReader, Account, Option<Trace>, Option<(Reports, PathBuf)>, InterfaceChanges);
+type Enforced =
+    (Control, kernel::CounterReader, Account, Captures, Option<Trace>, Option<(Reports, PathBuf)>, InterfaceChanges);
 
 fn enforce(enforcer: &mut Enforcer) -> Result<Enforced, RunError> {
     Hooks::require(&enforcer.kernel, &enforcer.config)?;
@@ -227,8 +232,9 @@ fn enforce(enforcer: &mut Enforcer) -> Result<Enforced, RunError> {
     }
     let reader = enforcer.kernel.counter_reader()?;
     let hits = Account::open(&enforcer.kernel, enforcer.config.hits)?;
+    let captures = Captures::open(&enforcer.kernel)?;
     enforcer.hooks.settle(&mut enforcer.kernel, &enforcer.config)?;
-    Ok((control, reader, hits, trace, reports, changes))
+    Ok((control, reader, hits, captures, trace, reports, changes))
 }
 
 /// Leaves the kernel as it was before a start that failed.
@@ -244,7 +250,7 @@ async fn serve(
     mut signals: Signals,
     lines_lost: impl Fn() -> u64 + Send + Sync + 'static,
 ) -> Result<(), RunError> {
-    let Started { enforcer, control, metrics, hits, trace, reports, changes, looked_at } = started;
+    let Started { enforcer, control, metrics, hits, captures, trace, reports, changes, looked_at } = started;
     let (config, config_file) = (enforcer.config.clone(), enforcer.origin.file.clone());
     let (retry, retries) = mpsc::channel(1);
     let (worker, snapshots) =
@@ -258,7 +264,14 @@ async fn serve(
         tokio::spawn(http::serve(listen, Arc::clone(&metrics), snapshots.clone()));
     }
     let (detached, mut ended) = mpsc::channel(1);
-    let daemon = Daemon { worker: worker.clone(), metrics, hits, snapshots: snapshots.clone(), detached };
+    let daemon = Daemon {
+        worker: worker.clone(),
+        metrics,
+        hits,
+        captures: Arc::new(captures),
+        snapshots: snapshots.clone(),
+        detached,
+    };
     let control = tokio::spawn(control.serve(daemon));
     tokio::spawn(watch::follow(looked_at, config_file, worker.clone(), snapshots.clone()));
     let changes = hear_changes(changes).map_err(|error| RunError::System("watching the interfaces", error))?;
