@@ -875,6 +875,11 @@ impl Metrics {
         rows.map(|(_, has, value)| (labels.map(|label| has.get(label).cloned().unwrap_or_default()), *value)).collect()
     }
 
+    /// The labels of each series of `name`.
+    pub(crate) fn labels(&self, name: &str) -> impl Iterator<Item = &BTreeMap<String, String>> {
+        self.series.iter().filter(move |(found, ..)| found == name).map(|(_, labels, _)| labels)
+    }
+
     fn matching(&self, name: &str, labels: &[(&str, &str)]) -> impl Iterator<Item = f64> {
         self.series
             .iter()

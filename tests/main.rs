@@ -9,6 +9,7 @@
 
 mod abuse;
 mod audit;
+mod board;
 mod budget;
 mod capture;
 mod churn;

@@ -7,6 +7,7 @@
 //! * domain (the rest): bytes and values in, values out; no IO, no clock.
 
 pub mod beacon;
+pub mod busiest;
 pub mod captured;
 pub mod cli;
 pub mod comparison;

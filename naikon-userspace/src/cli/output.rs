@@ -8,6 +8,7 @@ use std::{
 use serde::Serialize;
 
 use crate::text;
+pub(super) use crate::text::thousands;
 
 /// The terminal's colours, or none.
 #[derive(Clone, Copy)]
@@ -119,19 +120,6 @@ pub(super) fn table(out: &mut impl Write, rows: &[Vec<String>], paint: Paint) ->
     Ok(())
 }
 
-/// `1234567` as `1 234 567`.
-pub(super) fn thousands(number: impl Into<u64>) -> String {
-    let digits = number.into().to_string();
-    let mut text = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            text.push(' ');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 /// A number in few characters.
 pub(super) fn amount(number: u64) -> String {
     const UNITS: [(f64, char); 5] = [(1e18, 'E'), (1e15, 'P'), (1e12, 'T'), (1e9, 'G'), (1e6, 'M')];
@@ -163,13 +151,6 @@ pub(super) fn span(seconds: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn thousands_are_grouped() {
-        for (number, text) in [(0_u64, "0"), (999, "999"), (1000, "1 000"), (1_234_567, "1 234 567")] {
-            assert_eq!(thousands(number), text);
-        }
-    }
 
     #[test]
     fn json_with_hostile_text_means_the_same_and_steers_no_terminal() {

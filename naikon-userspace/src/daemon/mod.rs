@@ -23,6 +23,8 @@ mod hooks;
 mod host;
 mod http;
 mod metrics;
+mod page;
+mod ranking;
 mod reload;
 mod room;
 mod sessions;
@@ -56,6 +58,7 @@ use self::{
     hits::Account,
     hooks::Hooks,
     metrics::{Instruments, Metrics},
+    ranking::Ranking,
     reload::{Cause, Lists, Wish},
     snapshot::Snapshot,
     worker::{Asker, Enforcer, Worker},
@@ -252,8 +255,9 @@ async fn serve(
     let (worker, snapshots) =
         Worker::spawn(enforcer, retry).map_err(|error| RunError::System("starting the worker", error))?;
     let (hits, outlets) = (Arc::new(hits), Arc::new(Outlets::new()));
-    let meter = Meter::new(Arc::clone(&hits), Arc::clone(&outlets));
-    let metrics = Arc::new(Metrics::new(&instruments, counters, snapshots.clone(), meter, lines_lost));
+    let ranking = Ranking::new(Arc::clone(&hits));
+    let meter = Meter::new(Arc::clone(&outlets));
+    let metrics = Arc::new(Metrics::new(&instruments, counters, ranking, snapshots.clone(), meter, lines_lost));
     let wishes = events::Wishes {
         output: config.events.clone(),
         stdout,
