@@ -422,6 +422,25 @@ fn packets_of_pairs_that_made_room_are_told_without_their_pair() {
 }
 
 #[test]
+fn file_that_cannot_be_written_is_said_at_start_and_written_as_soon_as_it_can() {
+    if needs_root() {
+        return;
+    }
+    let lab = Lab::new();
+    let list = lab.write("c2.txt", "198.51.100.0/24\n");
+    let file = lab.path("log/events.json");
+    let daemon = Daemon::start(&lab, &["-l", text(&list), "--events", text(&file)]);
+    daemon.await_log("log/events.json: No such file or directory (os error 2); make its directory;");
+    let mut sent = knock(&lab, 0, 3);
+    daemon.await_metrics("lines should be lost", |metrics| missed(metrics, "output") == 3);
+    fs::create_dir(lab.path("log")).unwrap();
+    sent += knock(&lab, 3, 1);
+    eventually("all should be accounted for", || (packets(&lines(&file)) == sent).then_some(()));
+    assert_eq!(daemon.log().matches("writing events to ").count(), 1, "{}", daemon.log());
+    assert_eq!(daemon.stop(Signal::SIGTERM), Some(0));
+}
+
+#[test]
 fn file_that_is_rotated_or_removed_is_written_anew() {
     if needs_root() {
         return;
