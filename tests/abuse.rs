@@ -388,7 +388,8 @@ fn another_user_may_look_where_let_in_and_never_touch() {
     // An operator who opens the door to all still lets nobody change anything.
     lab.gateway.enter(|| fs::set_permissions(socket, fs::Permissions::from_mode(0o666))).unwrap();
     assert!(stranger(status).0.starts_with("{\"answer\":\"status\""), "who gets in may look");
-    for request in ["{\"command\":\"reload\",\"force\":true}", "{\"command\":\"detach\"}"] {
+    let capture = "{\"command\":\"capture\",\"bytes\":96}";
+    for request in ["{\"command\":\"reload\",\"force\":true}", "{\"command\":\"detach\"}", capture] {
         let answer = stranger(request).0;
         assert!(answer.starts_with("{\"answer\":\"refused\""), "{request}: {answer}");
     }

@@ -10,6 +10,7 @@
 mod abuse;
 mod audit;
 mod budget;
+mod capture;
 mod churn;
 mod cli;
 mod connect;

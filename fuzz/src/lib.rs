@@ -3,6 +3,7 @@
 //! libFuzzer looks for such bytes (`cargo xtask fuzz`); the inputs kept in `corpus/` are tried by plain `cargo test`,
 //! too. Only the public side of naikon is used.
 
+mod capture;
 mod frame;
 mod list;
 mod rules;
@@ -10,6 +11,7 @@ mod text;
 
 use std::{env, fs, process::ExitCode};
 
+pub use capture::capture;
 pub use frame::deep;
 pub use list::{csv, gzip, misp, plain, records, stix};
 pub use rules::{delta, ruleset};
@@ -54,7 +56,8 @@ mod tests {
 
     type Target = (&'static str, fn(&[u8]));
 
-    const TARGETS: [Target; 11] = [
+    const TARGETS: [Target; 12] = [
+        ("capture", capture),
         ("config", config),
         ("csv", csv),
         ("deep", deep),

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Two tables, so that whoever knocks from outside under many addresses cannot push out what an internal host does. Both hold a
-//! bounded number of entries; a new one takes the place of one that has been silent for long (`BPF_MAP_TYPE_LRU_HASH`).
+//! bounded number of entries; a new one takes the place of one that has been silent for long (`BPF_MAP_TYPE_LRU_HASH`), and no
+//! more than [`CPU_PAIRS`] are made in a second.
 //! Packets and bytes are exact, being added atomically. What tells bursts apart is written without a lock: where two processors
 //! meet one pair at the same moment, one of both is forgotten there.
 //!
@@ -24,6 +25,9 @@ pub const FLOW_NS: u64 = 150_000_000_000;
 pub const BURSTS_KEPT: usize = 32;
 /// How many flows are told from a new one: as many as a client that tries all its ways at once opens.
 pub const FLOWS_KEPT: usize = 4;
+/// New pairs that one processor makes in a second: making one takes ten times as long as counting for one, and a flood of
+/// addresses should not push out all others at once. Hits beyond it are counted as [`UNPAIRED`](crate::event::UNPAIRED).
+pub const CPU_PAIRS: u64 = 4096;
 /// Pairs of one direction unless told otherwise: 8 MiB of kernel memory for both.
 pub const PAIRS_DEFAULT: u32 = 8192;
 

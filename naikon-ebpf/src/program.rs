@@ -6,10 +6,11 @@
 
 use aya_log_ebpf::info;
 use naikon_ebpf::{
-    abi::{self, Action, Direction, Family},
+    abi::{self, Action, Family},
     embedded::{Embedded, Nat64, embedded, halves, isatap, may_carry},
     lookup,
     packet::{self, Sight, Unparsed},
+    verdict::{Hit, decide},
 };
 
 use crate::{
@@ -161,25 +162,6 @@ fn listed_v6(high: u64, low: u64, subnet: u64) -> u32 {
     lookup::action_v6(&Maps, high, low, subnet).to_raw()
 }
 
-/// A listed endpoint that decides over the frame.
-#[derive(Clone, Copy)]
-pub(crate) struct Hit {
-    pub(crate) action: Action,
-    pub(crate) direction: Direction,
-}
-
-/// Drop beats monitor; of equals the destination decides. An allowed endpoint is no hit.
-#[inline(always)]
-pub(crate) fn decide(destination: Action, source: Action) -> Option<Hit> {
-    if destination.is_drop() || (destination.is_monitor() && !source.is_drop()) {
-        Some(Hit { action: destination, direction: Direction::To })
-    } else if source.is_drop() || source.is_monitor() {
-        Some(Hit { action: source, direction: Direction::From })
-    } else {
-        None
-    }
-}
-
 /// Counts the frame, tells of it, and gives its verdict; `deep` as [`tell`] wants it.
 #[inline(always)]
 pub(crate) fn settle<H: Hook>(hook: &H, family: Family, hit: Option<Hit>, deep: bool) -> H::Verdict {
@@ -189,8 +171,7 @@ pub(crate) fn settle<H: Hook>(hook: &H, family: Family, hit: Option<Hit>, deep: 
     if H::IS_EGRESS && !action.is_drop() && was_judged(hook) {
         return H::PASS;
     }
-    let slot = slot(hook);
-    count_hit(hook, action.list(), slot, abi::hit_cell(action, direction, family));
+    let slot = count_hit(hook, family, Hit { action, direction });
     tell(hook, Hit { action, direction }, slot, deep);
     if action.is_drop() { H::DROP } else { pass(hook) }
 }
@@ -235,8 +216,10 @@ fn count_frame<H: Hook>(hook: &H, kind: u32) {
     }
 }
 
+/// Counts a hit. The slot of its interface.
 #[inline(always)]
-fn count_hit<H: Hook>(hook: &H, list: u16, slot: u16, cell: u16) {
+pub(crate) fn count_hit<H: Hook>(hook: &H, family: Family, Hit { action, direction }: Hit) -> u16 {
+    let (list, slot, cell) = (action.list(), slot(hook), abi::hit_cell(action, direction, family));
     let own = HITS.get_ptr_mut(abi::hits_key(list, slot, cell));
     if let Some(hits) = own.or_else(|| HITS.get_ptr_mut(abi::hits_key(list, abi::SLOT_OTHERS, cell))) {
         // SAFETY: the map returned a value of this CPU, which no other one writes.
@@ -244,6 +227,7 @@ fn count_hit<H: Hook>(hook: &H, list: u16, slot: u16, cell: u16) {
         *packet_count += 1;
         *byte_count += hook.bytes();
     }
+    slot
 }
 
 #[inline(always)]

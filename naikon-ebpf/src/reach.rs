@@ -19,12 +19,13 @@ use naikon_ebpf::{
     embedded::halves,
     packet::{Frame, Header},
     report::mapped,
+    verdict::{FROM, hit_of, is_unparsed, stronger},
 };
 
 use crate::{
     hook::{__sk_buff, Hook, Packet, Tc, Xdp, entry_points},
     maps::octets,
-    program::{Hit, drops_unparsed, listed_v4, pass, settle, stored_v6, unparsed, verdict_name},
+    program::{drops_unparsed, listed_v4, pass, settle, stored_v6, unparsed, verdict_name},
     record::note,
 };
 
@@ -32,7 +33,11 @@ use crate::{
 pub(crate) trait Reach: Hook {
     /// Beyond this no header is read; all ones.
     const BOUND: usize;
+    /// Headers are copied out by a helper, which takes as long for one as for all.
+    const COPIES: bool;
 
+    /// Copies so many bytes from the start of the packet; whether they lie there.
+    fn copy(&self, to: *mut c_void, bytes: u32) -> bool;
     /// Copies the header at this place; `None` when it does not lie there as a whole.
     fn read_at<T: Header>(&self, place: usize) -> Option<T>;
     /// [`deep::options`] of what lies at this place.
@@ -48,6 +53,13 @@ pub(crate) trait Reach: Hook {
 impl<const FRAGS: bool, const RAW: bool, const TRACE: bool> Reach for Xdp<FRAGS, RAW, TRACE> {
     /// More than one buffer holds, or than a walk that follows every chain to its longest.
     const BOUND: usize = if FRAGS { 0xffff } else { 0x3fff };
+    const COPIES: bool = FRAGS;
+
+    #[inline(always)]
+    fn copy(&self, to: *mut c_void, bytes: u32) -> bool {
+        // SAFETY: the helper takes the context that the kernel passed in; the verifier holds the room against the size.
+        FRAGS && unsafe { bpf_xdp_load_bytes(self.context(), 0, to, bytes) } == 0
+    }
 
     #[inline(always)]
     fn read_at<T: Header>(&self, place: usize) -> Option<T> {
@@ -87,6 +99,13 @@ impl<const FRAGS: bool, const RAW: bool, const TRACE: bool> Reach for Xdp<FRAGS,
 
 impl<const EGRESS: bool, const RAW: bool, const TRACE: bool> Reach for Tc<EGRESS, RAW, TRACE> {
     const BOUND: usize = 0xffff;
+    const COPIES: bool = true;
+
+    #[inline(always)]
+    fn copy(&self, to: *mut c_void, bytes: u32) -> bool {
+        // SAFETY: as at XDP.
+        unsafe { bpf_skb_load_bytes(self.context().cast(), 0, to, bytes) == 0 }
+    }
 
     #[inline(always)]
     fn read_at<T: Header>(&self, place: usize) -> Option<T> {
@@ -158,16 +177,20 @@ impl<H: Reach> Frame for Reached<H> {
 }
 
 impl<H: Reach> Reached<H> {
-    /// The verifier is not to know the place: it would tell apart all ways that lead to different places, and walk what
-    /// follows for each. To it, an unknown number less itself is another unknown one.
     #[inline(always)]
     pub(crate) fn at(context: *mut H::Context, place: usize) -> Self {
-        let unknown = H::new(context).ifindex() as usize;
-        let mut nothing = unknown;
-        // SAFETY: arithmetic on a register.
-        unsafe { core::arch::asm!("{0} -= {1}", inout(reg) nothing, in(reg) unknown, options(pure, nomem, nostack)) };
-        Reached { context, start: (place + nothing) & H::BOUND }
+        Reached { context, start: hidden(H::new(context).ifindex() as usize, place) & H::BOUND }
     }
+}
+
+/// A place that the verifier is not to know: it would tell apart all ways that lead to different places, and walk what follows
+/// for each. To it, an unknown number less itself is another unknown one.
+#[inline(always)]
+pub(crate) fn hidden(unknown: usize, place: usize) -> usize {
+    let mut nothing = unknown;
+    // SAFETY: arithmetic on a register.
+    unsafe { core::arch::asm!("{0} -= {1}", inout(reg) nothing, in(reg) unknown, options(pure, nomem, nostack)) };
+    place + nothing
 }
 
 /// Functions for the verifier as [`weigh_v4`]: it walks a chain of headers once, not once for each way that leads to one.
@@ -229,8 +252,6 @@ struct Weighed<H: Reach> {
     strongest: u64,
 }
 
-/// Bit of a weight: the address is a source.
-const FROM: u64 = 1 << 32;
 /// In place of a side: the answer is wanted for the log, not for the verdict.
 const ASIDE: u64 = 1 << 33;
 
@@ -335,23 +356,6 @@ fn tell_v6<C: EbpfContext>(context: &C, ifindex: u32, address: [u64; 2], answer:
 }
 
 #[inline(always)]
-fn hit_of(answer: u64) -> Option<Hit> {
-    let direction = if answer & FROM == 0 { Direction::To } else { Direction::From };
-    Some(Hit { action: Action::from_trie(answer as u32), direction }).filter(|_| answer != 0)
-}
-
-/// What was found first decides among equals. An allowed endpoint is no hit.
-#[inline(always)]
-fn stronger(strongest: u64, action: Action, side: u64) -> u64 {
-    let is_hit = action.is_drop() || action.is_monitor();
-    if is_hit && action.rank() > Action::from_trie(strongest as u32).rank() {
-        u64::from(action.to_raw()) | side
-    } else {
-        strongest
-    }
-}
-
-#[inline(always)]
 fn judge<H: Reach>(hook: &H) -> H::Verdict {
     let mut weighed = Weighed::<H> { context: hook.context(), strongest: 0 };
     let packet = Reached::<H>::at(hook.context(), 0);
@@ -360,10 +364,7 @@ fn judge<H: Reach>(hook: &H) -> H::Verdict {
     match reading {
         Reading::NotIp => pass(hook),
         Reading::Unparsed(reason) => unparsed(hook, reason),
-        // A drop beats a monitor: whoever drops what cannot be read drops it behind an address that is merely watched, too.
-        Reading::Ip { cut: Some(reason), .. } if !hit.is_some_and(|hit| hit.action.is_drop() || !drops_unparsed()) => {
-            unparsed(hook, reason)
-        }
+        Reading::Ip { cut: Some(reason), .. } if is_unparsed(hit, drops_unparsed) => unparsed(hook, reason),
         Reading::Ip { family, .. } => settle(hook, family, hit, true),
     }
 }

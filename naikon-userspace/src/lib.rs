@@ -7,6 +7,7 @@
 //! * domain (the rest): bytes and values in, values out; no IO, no clock.
 
 pub mod beacon;
+pub mod captured;
 pub mod cli;
 pub mod comparison;
 pub mod config;
@@ -26,9 +27,11 @@ pub mod kernel;
 pub mod ledger;
 pub mod list;
 mod parallel;
+pub mod pcap;
 pub mod prefix;
 pub mod protocol;
 pub mod provenance;
+pub mod replay;
 pub mod ruleset;
 pub mod safety;
 pub mod sources;

@@ -49,6 +49,11 @@ pub enum Request {
         #[serde(default)]
         clock: bool,
     },
+    /// Have the packets of hits handed over for as long as this connection is open; whoever asks reads them from the kernel.
+    Capture {
+        /// So many bytes of each.
+        bytes: u32,
+    },
     /// End enforcement and the daemon.
     Detach,
 }
@@ -57,7 +62,7 @@ impl Request {
     /// Whether it changes something, so that only root and the daemon's own user may ask.
     #[must_use]
     pub fn changes(&self) -> bool {
-        matches!(self, Request::Reload { .. } | Request::Detach)
+        matches!(self, Request::Reload { .. } | Request::Capture { .. } | Request::Detach)
     }
 }
 
@@ -75,6 +80,8 @@ pub enum Response {
     Following,
     /// To [`Request::Reload`].
     Reload(Reload),
+    /// To [`Request::Capture`]: it is on until the connection ends.
+    Capture(CaptureMaps),
     /// To [`Request::Detach`]: it is done.
     Detached,
     /// The peer may not ask this, or the request cannot be read or done.
@@ -112,6 +119,17 @@ pub struct Status {
     /// What the daemon's process may do; not known where none runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub privileges: Option<Privileges>,
+}
+
+/// The kernel's ids of the maps of a capture.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct CaptureMaps {
+    /// Where the packets come from.
+    pub packets: u32,
+    /// What turns them on.
+    pub switch: u32,
+    /// Names of lists and interfaces.
+    pub names: u32,
 }
 
 /// What a process may still do (capabilities(7), seccomp(2)).

@@ -85,6 +85,15 @@ impl Compiled {
         self.lists.get(usize::from(id))
     }
 
+    /// Says which lists are refused as a whole.
+    pub(super) fn tell_refused(&self) {
+        for (source, list) in &self.lists {
+            if let Some(fault) = &list.fault {
+                output::error(&format!("{}: list refused: {fault}", source.path.display()));
+            }
+        }
+    }
+
     /// Says which named directories hold no list.
     pub(super) fn tell_empty(&self) {
         for path in &self.empty {

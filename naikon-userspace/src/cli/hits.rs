@@ -67,9 +67,18 @@ pub(super) struct Command {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum ActionArg {
+pub(super) enum ActionArg {
     Drop,
     Monitor,
+}
+
+impl ActionArg {
+    pub(super) fn action(self) -> ListAction {
+        match self {
+            ActionArg::Drop => ListAction::Drop,
+            ActionArg::Monitor => ListAction::Monitor,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -87,10 +96,7 @@ impl Command {
             host: self.host,
             indicator: self.indicator,
             list: self.list.clone(),
-            action: self.action.map(|action| match action {
-                ActionArg::Drop => ListAction::Drop,
-                ActionArg::Monitor => ListAction::Monitor,
-            }),
+            action: self.action.map(ActionArg::action),
             since: self.since,
             order: match self.sort {
                 OrderArg::Last => Order::Last,

@@ -58,11 +58,7 @@ fn live(lookup: &Lookup) -> Result<Vec<Answer>, Failure> {
 fn offline(lookup: &Lookup) -> Result<Vec<Answer>, Failure> {
     let compiled = check::compile(&lookup.lists, &[], &HostFacts::default())?;
     compiled.tell_empty();
-    for (source, list) in &compiled.lists {
-        if let Some(fault) = &list.fault {
-            output::error(&format!("{}: list refused: {fault}", source.path.display()));
-        }
-    }
+    compiled.tell_refused();
     let is_listed = |role| matches!(role, Role::Listed(_));
     if !compiled.lists.iter().any(|(source, list)| is_listed(source.role) && list.fault.is_none()) {
         return Err(Failure::new(Code::Lists, "no usable list to look into"));

@@ -1,5 +1,6 @@
 //! The command line: what can be asked, and what the answer's exit code is.
 
+mod capture;
 mod check;
 mod client;
 mod context;
@@ -12,6 +13,7 @@ mod logging;
 mod lookup;
 mod output;
 mod remarks;
+mod replay;
 
 use std::{ffi::OsString, io, os::fd::AsFd as _, path::PathBuf, process::ExitCode};
 
@@ -31,6 +33,7 @@ Examples:
   naikon lookup 198.51.100.7                      is it blocked, by what
   naikon status                                   what is attached and counted
   naikon hits --sort beacon                       who called whom, how regularly
+  naikon replay day.pcap --list new.csv           what a list would have dropped
   naikon doctor                                   what could let packets past
 
 Exit codes: 0 done or yes, 1 no, 2 usage or configuration, 3 privilege,
@@ -63,6 +66,10 @@ enum Command {
     Status(client::Status),
     /// Show which internal hosts touched which indicators, and how regularly
     Hits(hits::Command),
+    /// Write the packets of hits to a file, as pcapng
+    Capture(capture::Command),
+    /// Say what lists would do to the packets of a capture
+    Replay(replay::Command),
     /// Follow hits as they happen, as JSON lines
     Events(events::Command),
     /// Read the lists again, now, and show the change
@@ -73,7 +80,7 @@ enum Command {
     Detach(client::Detach),
 }
 
-/// The lists that `run`, `check` and offline `lookup` work on.
+/// The lists that `run`, `check`, `replay` and offline `lookup` work on.
 #[derive(Clone, Debug, Default, Args)]
 struct Lists {
     /// TOML file with any of these settings
@@ -281,6 +288,8 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Code, Failure> {
         Command::Lookup(command) => logged(&|| lookup::run(&command)),
         Command::Status(command) => logged(&|| client::status(&command)),
         Command::Hits(command) => logged(&|| hits::run(&command)),
+        Command::Capture(command) => logged(&|| capture::run(&command)),
+        Command::Replay(command) => logged(&|| replay::run(&command)),
         Command::Events(command) => logged(&|| events::run(&command)),
         Command::Reload(command) => logged(&|| client::reload(&command)),
         Command::Doctor(command) => logged(&|| doctor::run(&command)),

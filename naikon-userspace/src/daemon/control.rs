@@ -15,13 +15,14 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader},
     net::{UnixListener, UnixStream},
     sync::{Semaphore, mpsc, watch},
     time::timeout,
 };
 
 use super::{
+    capture::Captures,
     events::{self, Outlets},
     hits::Account,
     metrics::Metrics,
@@ -58,6 +59,7 @@ pub(crate) struct Daemon {
     pub(crate) worker: Worker,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) hits: Arc<Account>,
+    pub(crate) captures: Arc<Captures>,
     pub(crate) events: Arc<Outlets>,
     pub(crate) snapshots: watch::Receiver<Arc<Snapshot>>,
     /// Told when enforcement has ended over the socket, so that the daemon ends too.
@@ -154,7 +156,7 @@ impl Drop for Control {
 }
 
 async fn connection(stream: UnixStream, desk: &Desk, stay: &Stay) -> io::Result<()> {
-    let peer = stream.peer_cred()?.uid();
+    let (peer, process) = (stream.peer_cred()?.uid(), stream.peer_cred()?.pid().unwrap_or_default());
     let (read, mut write) = stream.into_split();
     let mut line = Vec::new();
     let mut reader = BufReader::new(read.take(REQUEST_MAX));
@@ -166,6 +168,10 @@ async fn connection(stream: UnixStream, desk: &Desk, stay: &Stay) -> io::Result<
         Err(error) => (Response::Refused(format!("the request cannot be read: {error}")), false),
         Ok(request) if request.changes() && !may_change(peer) => {
             (Response::Refused("only root and the daemon's own user may change something".into()), false)
+        }
+        Ok(Request::Capture { bytes }) => {
+            stay.hold();
+            return capture(reader, write, &desk.daemon.captures, process, bytes).await;
         }
         Ok(Request::Events { filter }) => {
             stay.hold();
@@ -188,6 +194,27 @@ async fn connection(stream: UnixStream, desk: &Desk, stay: &Stay) -> io::Result<
         let _ending = desk.daemon.detached.try_send(());
     }
     written?
+}
+
+/// Lends the capture for as long as the peer keeps the connection, which nobody else's takes from it: there is only one.
+async fn capture(
+    mut read: impl AsyncRead + Unpin,
+    mut write: impl AsyncWrite + Unpin,
+    captures: &Arc<Captures>,
+    process: i32,
+    bytes: u32,
+) -> io::Result<()> {
+    let (response, loan) = match captures.lend(process, bytes) {
+        Ok(loan) => (loan.response(), Some(loan)),
+        Err(refusal) => (refusal, None),
+    };
+    let mut line = serde_json::to_vec(&response)?;
+    line.push(b'\n');
+    timeout(PEER_TIMEOUT, write.write_all(&line)).await??;
+    if let Some(loan) = loan {
+        loan.until_closed(&mut read).await;
+    }
+    Ok(())
 }
 
 /// What to do where no socket can be bound.
@@ -242,6 +269,8 @@ async fn respond(request: Request, desk: &Desk) -> (Response, bool) {
         Request::Reload { force, clock } => {
             daemon.worker.reload(Wish { force, clock }, Asker::Person).await.map_or_else(ended, Response::Reload)
         }
+        // It outlives its answer, see `capture`.
+        Request::Capture { .. } => Response::Refused("a capture needs a connection of its own".into()),
         Request::Detach => match daemon.worker.stop(OnExit::Detach).await {
             None => ended(),
             Some(Err(error)) if error.kind == ErrorKind::Foreign => {

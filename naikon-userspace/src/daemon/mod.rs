@@ -8,6 +8,7 @@
 //! tables that are not filled. A start that fails leaves what was enforced before. The end is what `--on-exit` says.
 
 mod audit;
+mod capture;
 mod clock;
 mod confinement;
 mod connects;
@@ -46,8 +47,8 @@ use tokio::{
     time::{interval, sleep, timeout},
 };
 
-pub use self::{confinement::Confined, reload::Origin};
 use self::{
+    capture::Captures,
     control::{Control, Daemon},
     events::{Meter, Outlets},
     hits::Account,
@@ -57,6 +58,7 @@ use self::{
     snapshot::Snapshot,
     worker::{Asker, Enforcer, Worker},
 };
+pub use self::{confinement::Confined, reload::Origin};
 use crate::{
     config::{Config, ConfigError, OnExit},
     kernel::{self, InterfaceChanges, Kernel, KernelError, Reports, Settings, Trace},
@@ -115,19 +117,20 @@ impl From<Cause> for RunError {
 /// What a start leaves to the running daemon.
 struct Started {
     enforcer: Enforcer,
+    enforced: Enforced,
+    looked_at: Fingerprint,
+}
+
+/// What there is once the kernel enforces.
+struct Enforced {
     control: Control,
-    metrics: MetricsParts,
+    counters: kernel::CounterReader,
     hits: Account,
+    captures: Captures,
     events: events::Source,
     trace: Option<Trace>,
     reports: Option<(Reports, PathBuf)>,
     changes: InterfaceChanges,
-    looked_at: Fingerprint,
-}
-
-struct MetricsParts {
-    instruments: Instruments,
-    reader: kernel::CounterReader,
 }
 
 /// Runs until SIGTERM or SIGINT, or until enforcement is ended over the socket.
@@ -198,29 +201,10 @@ fn start(origin: Origin, config: Config) -> Result<Started, RunError> {
         Err(error) => return Err(abandon(Hooks::default(), kernel, error.into())),
     };
     match enforce(&mut enforcer) {
-        Ok((control, reader, (hits, events), trace, reports, changes)) => Ok(Started {
-            metrics: MetricsParts { instruments: enforcer.instruments.clone(), reader },
-            hits,
-            events,
-            enforcer,
-            control,
-            trace,
-            reports,
-            changes,
-            looked_at,
-        }),
+        Ok(enforced) => Ok(Started { enforcer, enforced, looked_at }),
         Err(error) => Err(abandon(enforcer.hooks, enforcer.kernel, error)),
     }
 }
-
-type Enforced = (
-    Control,
-    kernel::CounterReader,
-    (Account, events::Source),
-    Option<Trace>,
-    Option<(Reports, PathBuf)>,
-    InterfaceChanges,
-);
 
 fn enforce(enforcer: &mut Enforcer) -> Result<Enforced, RunError> {
     Hooks::require(&enforcer.kernel, &enforcer.config)?;
@@ -235,10 +219,12 @@ fn enforce(enforcer: &mut Enforcer) -> Result<Enforced, RunError> {
     if let Some(cause) = enforcer.load() {
         return Err(cause.into());
     }
-    let reader = enforcer.kernel.counter_reader()?;
-    let hits = (Account::open(&enforcer.kernel, enforcer.config.hits)?, events::Source::open(&enforcer.kernel)?);
+    let counters = enforcer.kernel.counter_reader()?;
+    let hits = Account::open(&enforcer.kernel, enforcer.config.hits)?;
+    let captures = Captures::open(&enforcer.kernel)?;
+    let events = events::Source::open(&enforcer.kernel)?;
     enforcer.hooks.settle(&mut enforcer.kernel, &enforcer.config)?;
-    Ok((control, reader, hits, trace, reports, changes))
+    Ok(Enforced { control, counters, hits, captures, events, trace, reports, changes })
 }
 
 /// Leaves the kernel as it was before a start that failed.
@@ -255,15 +241,16 @@ async fn serve(
     stdout: io::Result<OwnedFd>,
     lines_lost: impl Fn() -> u64 + Send + Sync + 'static,
 ) -> Result<(), RunError> {
-    let Started { enforcer, control, metrics, hits, events, trace, reports, changes, looked_at } = started;
+    let Started { enforcer, enforced, looked_at } = started;
+    let Enforced { control, counters, hits, captures, events, trace, reports, changes } = enforced;
+    let instruments = enforcer.instruments.clone();
     let (config, config_file) = (enforcer.config.clone(), enforcer.origin.file.clone());
     let (retry, retries) = mpsc::channel(1);
     let (worker, snapshots) =
         Worker::spawn(enforcer, retry).map_err(|error| RunError::System("starting the worker", error))?;
-    let instruments = metrics.instruments.clone();
     let (hits, outlets) = (Arc::new(hits), Arc::new(Outlets::new()));
     let meter = Meter::new(Arc::clone(&hits), Arc::clone(&outlets));
-    let metrics = Arc::new(Metrics::new(&metrics.instruments, metrics.reader, snapshots.clone(), meter, lines_lost));
+    let metrics = Arc::new(Metrics::new(&instruments, counters, snapshots.clone(), meter, lines_lost));
     let wishes = events::Wishes {
         output: config.events.clone(),
         stdout,
@@ -276,8 +263,15 @@ async fn serve(
         tokio::spawn(http::serve(listen, Arc::clone(&metrics), snapshots.clone()));
     }
     let (detached, mut ended) = mpsc::channel(1);
-    let daemon =
-        Daemon { worker: worker.clone(), metrics, hits, events: outlets, snapshots: snapshots.clone(), detached };
+    let daemon = Daemon {
+        worker: worker.clone(),
+        metrics,
+        hits,
+        captures: Arc::new(captures),
+        events: outlets,
+        snapshots: snapshots.clone(),
+        detached,
+    };
     let control = tokio::spawn(control.serve(daemon));
     tokio::spawn(watch::follow(looked_at, config_file, worker.clone(), snapshots.clone()));
     let changes = hear_changes(changes).map_err(|error| RunError::System("watching the interfaces", error))?;

@@ -30,7 +30,7 @@ pub struct EventCounts {
     pub suppressed: u64,
     /// Nobody took the events before theirs.
     pub lost: u64,
-    /// Of all hits, those that no pair counts for want of room.
+    /// Of all hits, those that no pair counts for want of room, or because too many pairs were made just before.
     pub unpaired: u64,
 }
 

@@ -7,6 +7,7 @@
 mod apply;
 mod attach;
 mod audit;
+mod capture;
 mod connect;
 mod counters;
 mod error;
@@ -56,6 +57,7 @@ pub use self::{
     apply::{Enforced, Refused},
     attach::{Attached, Held},
     audit::{Agreement, AuditStep, Mended, TrieReader},
+    capture::{Capture, CaptureSwitch, Caught, SNAPLEN_MAX},
     connect::{Connected, cgroup_path},
     counters::CounterReader,
     error::{ErrorKind, KernelError},

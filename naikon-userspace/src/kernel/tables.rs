@@ -21,6 +21,7 @@ use naikon_ebpf::{
 };
 
 use super::{
+    capture::{CaptureSwitch, CaptureTables},
     counters::CounterReader,
     error::{ErrorKind, KernelError},
     hits::{Events, HitReader, HitTables},
@@ -56,6 +57,7 @@ pub(crate) struct Tables {
     names: Names,
     pub(super) meta: Array<MapData, u64>,
     met: HitTables,
+    capture: CaptureTables,
     /// Interfaces that this process marked as judged.
     judged: BTreeSet<u32>,
 }
@@ -81,6 +83,7 @@ impl Tables {
             names: typed(abi::NAMES, open(abi::NAMES)?)?,
             meta: typed(abi::META, open(abi::META)?)?,
             met: HitTables::from_maps(&mut open)?,
+            capture: CaptureTables::from_maps(&mut open)?,
             judged: BTreeSet::new(),
         })
     }
@@ -316,6 +319,11 @@ impl Tables {
         self.met.events()
     }
 
+    /// The switch of captures, with a descriptor of its own.
+    pub(crate) fn capture_switch(&self) -> Result<CaptureSwitch, KernelError> {
+        self.capture.switch(&self.names)
+    }
+
     /// A reader of the counters with file descriptors of its own, so that a scrape waits for no reload.
     pub(crate) fn reader(&self) -> Result<CounterReader, KernelError> {
         let mut reader = CounterReader::default();
@@ -431,7 +439,7 @@ pub(super) fn again<T: TryFrom<Map, Error = MapError>>(name: &str, map: &MapData
     typed.map_err(|error| KernelError::of(format!("opening the map {name} for reading"), &error))
 }
 
-fn again_data(name: &str, map: &MapData) -> Result<MapData, KernelError> {
+pub(super) fn again_data(name: &str, map: &MapData) -> Result<MapData, KernelError> {
     let operation = || format!("opening the map {name} for reading");
     let fd = map.fd().as_fd().try_clone_to_owned().map_err(|error| KernelError::of(operation(), &error))?;
     MapData::from_fd(fd).map_err(|error| KernelError::of(operation(), &error))

@@ -7,7 +7,7 @@ use naikon_ebpf::{
     embedded::{CARRIED_MAX, Carriers, halves},
 };
 
-use super::Rule;
+use super::{Rule, Ruleset};
 use crate::prefix::Prefix;
 
 /// The kernel's action for an address under any rules sorted by prefix, compiled or read back.
@@ -18,6 +18,18 @@ pub fn action_of(rules: &[Rule], carriers: &Carriers, address: IpAddr) -> Action
         .flatten()
         .map(|form| longest(rules, Lengths::ALL, &form.probe).map_or(Action::NONE, |(_, rule)| rule.action))
         .fold(Action::NONE, Action::or_stronger)
+}
+
+impl Ruleset {
+    /// The kernel's action for an address, without a reason: [`action_of`] the rules, and faster.
+    #[must_use]
+    pub fn action(&self, address: IpAddr) -> Action {
+        forms(&self.carriers, address)
+            .into_iter()
+            .flatten()
+            .map(|form| longest(&self.rules, self.lengths, &form.probe).map_or(Action::NONE, |(_, rule)| rule.action))
+            .fold(Action::NONE, Action::or_stronger)
+    }
 }
 
 /// One way an address is looked up.
