@@ -531,15 +531,18 @@ fn readers_that_do_not_read_lose_lines_and_cost_nobody_else_anything() {
     output.read_exact(&mut newlines).unwrap();
     let output = Heard::of(output);
     for reader in [&deaf, &output] {
-        reader.await_lines("it should be told what it missed", |lines| !of_type(lines, "lost").is_empty());
+        reader.await_lines("it should be told what it missed", |lines| {
+            of_type(lines, "lost").iter().any(|line| line["naikon"]["cause"] == "reader")
+        });
     }
     assert_eq!(daemon.stop(Signal::SIGTERM), Some(0));
     for (reader, name) in [(keen, "keen"), (deaf, "deaf"), (output, "output")] {
         let lines = reader.end();
         assert_eq!(packets(&lines), sent, "{name}");
-        let lost = of_type(&lines, "lost");
-        assert!(lost.iter().all(|line| line["naikon"]["cause"] == "reader"), "{lost:?}");
-        assert_eq!(lost.is_empty(), name == "keen");
+        let causes: Vec<&Value> = of_type(&lines, "lost").iter().map(|line| &line["naikon"]["cause"]).collect();
+        // So many pairs that some may have made room.
+        assert!(causes.iter().all(|cause| ["reader", "pairs"].contains(&cause.as_str().unwrap())), "{causes:?}");
+        assert_eq!(causes.iter().all(|cause| *cause != "reader"), name == "keen", "{name}: {causes:?}");
     }
 }
 
