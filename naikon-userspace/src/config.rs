@@ -18,6 +18,7 @@ use serde::Deserialize;
 mod nat64;
 
 use crate::{
+    busiest::SERIES_MAX,
     filter::{Filter, Tag},
     interface::Wanted,
     list::Format,
@@ -59,6 +60,8 @@ pub struct Config {
     pub events: EventOutput,
     /// Where metrics are served; `None` serves none.
     pub listen: Option<SocketAddr>,
+    /// What is served there beyond what everybody may see.
+    pub metrics: Metrics,
     /// Where to pin; `None` pins nothing.
     pub pin_dir: Option<PathBuf>,
     /// Where the last good lists are kept.
@@ -69,6 +72,16 @@ pub struct Config {
     pub on_exit: OnExit,
     /// Log every decision.
     pub trace: bool,
+}
+
+/// What metrics and page tell of addresses, which is nothing unless it is asked for.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(default, deny_unknown_fields)]
+pub struct Metrics {
+    /// So many of the busiest indicators have a series of their own.
+    pub indicators: usize,
+    /// The page shows addresses also where others than this machine may see it, and on this machine those of marked lists.
+    pub addresses: bool,
 }
 
 /// One configured list or directory of lists.
@@ -254,6 +267,8 @@ struct File {
     #[serde(default)]
     events: FileEvents,
     listen: Option<String>,
+    #[serde(default)]
+    metrics: Metrics,
     pin_dir: Option<PathBuf>,
     state_dir: Option<PathBuf>,
     control: Option<PathBuf>,
@@ -410,6 +425,7 @@ impl Config {
             hits: parse_hits(file.hits.unwrap_or(PAIRS_DEFAULT))?,
             events: event_output(cli.events.clone(), file.events.output, folder),
             listen: parse_listen(cli.listen.as_deref().or(file.listen.as_deref()).unwrap_or(LISTEN))?,
+            metrics: parse_metrics(file.metrics)?,
             pin_dir,
             state_dir: cli.state_dir.clone().or(file.state_dir.map(in_folder)).unwrap_or_else(|| STATE_DIR.into()),
             control: cli.control.clone().or(file.control.map(in_folder)).unwrap_or_else(|| CONTROL.into()),
@@ -474,6 +490,15 @@ fn event_output(cli: Option<PathBuf>, file: Option<PathBuf>, folder: &Path) -> E
         (Some(path), _) => EventOutput::File(path),
         (None, Some(path)) => EventOutput::File(folder.join(path)),
     }
+}
+
+/// Series are kept by whoever collects them, for months.
+fn parse_metrics(metrics: Metrics) -> Result<Metrics, ConfigError> {
+    if metrics.indicators <= SERIES_MAX {
+        return Ok(metrics);
+    }
+    let message = format!("metrics.indicators = {}: give a number from 0 to {SERIES_MAX}", metrics.indicators);
+    Err(ConfigError::new(message))
 }
 
 /// In one line, as logs want it.
@@ -665,6 +690,8 @@ mod tests {
         check("listen = '9887'", "9887");
         check("nat64 = ['2001:db8:64::/95']", "2001:db8:64::/95");
         check("hits = 255", "256 to 1048576");
+        check("[metrics]\nindicators = 1001", "0 to 1000");
+        check("[metrics]\nindicator = 10", "unknown field `indicator`");
         check("interfaces = ['eth0', 'eth0']", "given twice");
         check("[[list]]\npath = 'a'\n[[list]]\npath = './a'", "given twice");
         check("[[list]]\npath = 'a'\nname = 'x/y'", "slash");

@@ -7,6 +7,7 @@
 //! * domain (the rest): bytes and values in, values out; no IO, no clock.
 
 pub mod beacon;
+pub mod busiest;
 pub mod captured;
 pub mod cli;
 pub mod comparison;
@@ -29,6 +30,7 @@ pub mod list;
 mod parallel;
 pub mod pcap;
 pub mod prefix;
+pub mod protection;
 pub mod protocol;
 pub mod provenance;
 pub mod replay;
@@ -38,4 +40,5 @@ pub mod sources;
 pub mod tables;
 pub mod telemetry;
 pub mod text;
+pub mod top;
 pub mod warninglist;

@@ -14,6 +14,8 @@ mod lookup;
 mod output;
 mod remarks;
 mod replay;
+mod status;
+mod top;
 
 use std::{ffi::OsString, io, os::fd::AsFd as _, path::PathBuf, process::ExitCode};
 
@@ -33,6 +35,7 @@ Examples:
   naikon lookup 198.51.100.7                      is it blocked, by what
   naikon status                                   what is attached and counted
   naikon hits --sort beacon                       who called whom, how regularly
+  naikon top                                      the same and more, live
   naikon replay day.pcap --list new.csv           what a list would have dropped
   naikon doctor                                   what could let packets past
 
@@ -62,8 +65,8 @@ enum Command {
     Check(check::Check),
     /// Say whether addresses are blocked, by what and why
     Lookup(lookup::Lookup),
-    /// Show what is attached, loaded and counted
-    Status(client::Status),
+    /// Say whether this machine is protected: what is attached, loaded and counted
+    Status(status::Command),
     /// Show which internal hosts touched which indicators, and how regularly
     Hits(hits::Command),
     /// Write the packets of hits to a file, as pcapng
@@ -72,6 +75,8 @@ enum Command {
     Replay(replay::Command),
     /// Follow hits as they happen, as JSON lines
     Events(events::Command),
+    /// Watch totals, lists, indicators, hosts and interfaces live
+    Top(top::Command),
     /// Read the lists again, now, and show the change
     Reload(client::Reload),
     /// Look for what lets packets past naikon or keeps it from working
@@ -286,11 +291,12 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Code, Failure> {
         }
         Command::Check(command) => logged(&|| check::run(&command)),
         Command::Lookup(command) => logged(&|| lookup::run(&command)),
-        Command::Status(command) => logged(&|| client::status(&command)),
+        Command::Status(command) => logged(&|| status::run(&command)),
         Command::Hits(command) => logged(&|| hits::run(&command)),
         Command::Capture(command) => logged(&|| capture::run(&command)),
         Command::Replay(command) => logged(&|| replay::run(&command)),
         Command::Events(command) => logged(&|| events::run(&command)),
+        Command::Top(command) => logged(&|| top::run(&command)),
         Command::Reload(command) => logged(&|| client::reload(&command)),
         Command::Doctor(command) => logged(&|| doctor::run(&command)),
         Command::Detach(command) => logged(&|| client::detach(&command)),

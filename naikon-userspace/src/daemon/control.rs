@@ -37,7 +37,7 @@ use crate::{
     protocol::{Lookup, REQUEST_MAX, Request, Response},
 };
 
-/// `status`, `lookup` and `hits` at a time, each: who may only read must not take every thread and processor.
+/// `status` and `totals`, `lookup`, and `hits` at a time, each: who may only read must not take every thread and processor.
 const LOOKS_MAX: usize = 2;
 /// Longest time for the lookups of one request, and the most that is told of them.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -244,6 +244,15 @@ async fn respond(request: Request, desk: &Desk) -> (Response, bool) {
             let look = move || metrics.counters().map(|counters| snapshot.status(&counters));
             match one_of(&desk.statuses, look).await {
                 Ok(Ok(status)) => Response::Status(Box::new(status)),
+                Ok(Err(error)) => Response::Failed(error.to_string()),
+                Err(error) => Response::Failed(error.to_string()),
+            }
+        }
+        Request::Totals => {
+            let (metrics, snapshot) = (Arc::clone(&daemon.metrics), Arc::clone(&daemon.snapshots.borrow()));
+            let look = move || metrics.counters().map(|counters| snapshot.totals(&counters));
+            match one_of(&desk.statuses, look).await {
+                Ok(Ok(totals)) => Response::Totals(Box::new(totals)),
                 Ok(Err(error)) => Response::Failed(error.to_string()),
                 Err(error) => Response::Failed(error.to_string()),
             }

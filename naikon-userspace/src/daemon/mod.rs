@@ -16,12 +16,15 @@ mod control;
 mod events;
 mod fence;
 mod growth;
+mod history;
 mod hits;
 mod holds;
 mod hooks;
 mod host;
 mod http;
 mod metrics;
+mod page;
+mod ranking;
 mod reload;
 mod room;
 mod sessions;
@@ -51,9 +54,11 @@ use self::{
     capture::Captures,
     control::{Control, Daemon},
     events::{Meter, Outlets},
+    history::History,
     hits::Account,
     hooks::Hooks,
     metrics::{Instruments, Metrics},
+    ranking::Ranking,
     reload::{Cause, Lists, Wish},
     snapshot::Snapshot,
     worker::{Asker, Enforcer, Worker},
@@ -194,6 +199,7 @@ fn start(origin: Origin, config: Config) -> Result<Started, RunError> {
             started: config.clone(),
             config,
             instruments: Instruments::new(),
+            history: History::new(),
             refused: None,
             unrefreshed: None,
             may_pass: false,
@@ -249,8 +255,9 @@ async fn serve(
     let (worker, snapshots) =
         Worker::spawn(enforcer, retry).map_err(|error| RunError::System("starting the worker", error))?;
     let (hits, outlets) = (Arc::new(hits), Arc::new(Outlets::new()));
-    let meter = Meter::new(Arc::clone(&hits), Arc::clone(&outlets));
-    let metrics = Arc::new(Metrics::new(&instruments, counters, snapshots.clone(), meter, lines_lost));
+    let ranking = Ranking::new(Arc::clone(&hits));
+    let meter = Meter::new(Arc::clone(&outlets));
+    let metrics = Arc::new(Metrics::new(&instruments, counters, ranking, snapshots.clone(), meter, lines_lost));
     let wishes = events::Wishes {
         output: config.events.clone(),
         stdout,
