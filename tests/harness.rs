@@ -449,7 +449,7 @@ impl Lab {
         command.args(arguments);
         match arguments.first() {
             Some(&"status" | &"hits" | &"events" | &"top" | &"reload" | &"doctor") => {
-                drop(command.arg("--control").arg(socket))
+                command.arg("--control").arg(socket);
             }
             Some(&"detach" | &"capture") => drop(command.arg("--control").arg(socket)),
             Some(&"lookup") if !arguments.contains(&"--list") => drop(command.arg("--control").arg(socket)),
