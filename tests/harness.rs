@@ -448,7 +448,9 @@ impl Lab {
         let mut command = Command::new(naikon_binary());
         command.args(arguments);
         match arguments.first() {
-            Some(&"status" | &"hits" | &"reload" | &"doctor") => drop(command.arg("--control").arg(socket)),
+            Some(&"status" | &"hits" | &"events" | &"top" | &"reload" | &"doctor") => {
+                drop(command.arg("--control").arg(socket))
+            }
             Some(&"detach" | &"capture") => drop(command.arg("--control").arg(socket)),
             Some(&"lookup") if !arguments.contains(&"--list") => drop(command.arg("--control").arg(socket)),
             _ => {}

@@ -54,6 +54,17 @@ impl PairKey {
         let (action, _) = rest.split_first_chunk()?;
         Some(PairKey { host: *host, indicator: *indicator, action: u32::from_ne_bytes(*action), _reserved: 0 })
     }
+
+    /// The bytes of the key.
+    #[must_use]
+    pub fn to_bytes(&self) -> [u8; size_of::<Self>()] {
+        let mut bytes = [0; size_of::<Self>()];
+        let fields = self.host.iter().chain(&self.indicator).copied().chain(self.action.to_ne_bytes());
+        for (place, byte) in bytes.iter_mut().zip(fields) {
+            *place = byte;
+        }
+        bytes
+    }
 }
 
 /// What is known of a pair.
@@ -291,6 +302,7 @@ mod tests {
         let mut key = [0; size_of::<PairKey>()];
         (key[0], key[16]) = (1, 2);
         key[32..36].copy_from_slice(&Action::drop(7).to_raw().to_ne_bytes());
+        assert_eq!(PairKey::from_bytes(&key).unwrap().to_bytes(), key);
         let key = PairKey::from_bytes(&key).unwrap();
         assert_eq!((key.host[0], key.indicator[0], Action::from_raw(key.action)), (1, 2, Some(Action::drop(7))));
         let mut value = [0; size_of::<Pair>()];

@@ -212,14 +212,27 @@ impl Head {
     const LENGTH: usize = 14 + 4 * 4 + 8 + 40 + 14;
     /// What the walk steps over at most is less.
     const PLACES: usize = 31;
-    /// Wherever the verifier may think that one reads, in whole words.
-    const ROOM: usize = (Self::PLACES + 14 + 40 + 14 + 7) & !7;
+    /// Wherever the verifier may think that one copies to or reads.
+    const ROOM: usize = 128;
 
     #[inline(always)]
     fn of<H: Reach>(hook: &H, to: *mut [u8; Self::ROOM]) -> Self {
         let bytes = hook.bytes() as usize;
         let wanted = if bytes < Self::LENGTH { bytes } else { Self::LENGTH };
-        let length = if wanted > 0 && hook.copy(to.cast(), wanted as u32) { wanted } else { 0 };
+        let mut size = wanted;
+        // Nothing but bounds that older verifiers see: from 1 to the room.
+        // SAFETY: arithmetic on a register.
+        unsafe {
+            asm!(
+                "{0} -= 1",
+                "{0} &= {1}",
+                "{0} += 1",
+                inout(reg) size,
+                const Self::ROOM - 1,
+                options(pure, nomem, nostack)
+            );
+        }
+        let length = if wanted > 0 && hook.copy(to.cast(), size as u32) { wanted } else { 0 };
         let unknown = hook.ifindex() as usize;
         Head { bytes: to.cast(), length, unknown, place: hidden(unknown, 0) & Self::PLACES }
     }
@@ -231,10 +244,21 @@ impl Frame for Head {
         if self.place + offset + size_of::<T>() > self.length {
             return None;
         }
-        let mut start = self.bytes;
-        // One addition that varies, the same on all ways here; the rest of the place is a constant.
-        // SAFETY: arithmetic on a register.
-        unsafe { asm!("{0} += {1}", inout(reg) start, in(reg) self.place, options(pure, nomem, nostack)) };
+        let (mut start, mut place) = (self.bytes, self.place);
+        // One addition that varies, the same on all ways here; the rest of the place is a constant. Bounded right in front of it:
+        // older verifiers forget the bounds of what went over the stack.
+        // SAFETY: arithmetic on registers.
+        unsafe {
+            asm!(
+                "{0} &= {2}",
+                "{1} += {0}",
+                inout(reg) place,
+                inout(reg) start,
+                const Self::PLACES,
+                options(pure, nomem, nostack)
+            );
+        }
+        let _ = place;
         // SAFETY: it lies in the room that was copied to, and every byte pattern is a valid `Header`.
         Some(unsafe { start.add(offset).cast::<T>().read_unaligned() })
     }

@@ -56,6 +56,8 @@ pub struct Config {
     pub nat64: Vec<Nat64>,
     /// How many pairs of a host and an indicator are kept of each direction.
     pub hits: u32,
+    /// Where events are written.
+    pub events: EventOutput,
     /// Where metrics are served; `None` serves none.
     pub listen: Option<SocketAddr>,
     /// What is served there beyond what everybody may see.
@@ -117,6 +119,18 @@ pub enum WarnAction {
     Notice,
     /// It is not enforced.
     Refuse,
+}
+
+/// Where events are written, beside those who follow them at the control socket.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum EventOutput {
+    /// Nowhere.
+    #[default]
+    None,
+    /// To standard output.
+    Stdout,
+    /// To a file.
+    File(PathBuf),
 }
 
 /// How to attach for what comes in.
@@ -191,6 +205,8 @@ pub struct Overrides {
     pub unparsed: Option<Unparsed>,
     /// `--deep`.
     pub deep: bool,
+    /// `--events`.
+    pub events: Option<PathBuf>,
     /// `--listen`.
     pub listen: Option<String>,
     /// `--pin-dir`.
@@ -248,6 +264,8 @@ struct File {
     #[serde(default)]
     nat64: Vec<String>,
     hits: Option<u32>,
+    #[serde(default)]
+    events: FileEvents,
     listen: Option<String>,
     #[serde(default)]
     metrics: Metrics,
@@ -261,6 +279,12 @@ struct File {
     allow: Vec<FileAllow>,
     #[serde(default)]
     warnlist: Vec<FileWarnlist>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileEvents {
+    output: Option<PathBuf>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -399,6 +423,7 @@ impl Config {
             deep: cli.deep || file.deep,
             nat64: nat64::parse(&file.nat64)?,
             hits: parse_hits(file.hits.unwrap_or(PAIRS_DEFAULT))?,
+            events: event_output(cli.events.clone(), file.events.output, folder),
             listen: parse_listen(cli.listen.as_deref().or(file.listen.as_deref()).unwrap_or(LISTEN))?,
             metrics: parse_metrics(file.metrics)?,
             pin_dir,
@@ -436,6 +461,7 @@ impl Config {
         compare("deep", self.deep == running.deep);
         compare("nat64", self.nat64 == running.nat64);
         compare("hits", self.hits == running.hits);
+        compare("events", self.events == running.events);
         compare("listen", self.listen == running.listen);
         compare("pin_dir", self.pin_dir == running.pin_dir);
         compare("state_dir", self.state_dir == running.state_dir);
@@ -452,6 +478,18 @@ fn parse_hits(pairs: u32) -> Result<u32, ConfigError> {
         return Ok(pairs);
     }
     Err(ConfigError::new(format!("hits = {pairs}: give a number from {} to {}", USEFUL.start(), USEFUL.end())))
+}
+
+/// What the command line says, else what the file does, whose paths are relative to its folder.
+fn event_output(cli: Option<PathBuf>, file: Option<PathBuf>, folder: &Path) -> EventOutput {
+    let is = |path: &PathBuf, word: &str| path == Path::new(word);
+    match (cli, file) {
+        (None, None) => EventOutput::None,
+        (Some(path), _) | (None, Some(path)) if is(&path, "none") => EventOutput::None,
+        (Some(path), _) | (None, Some(path)) if is(&path, "-") || is(&path, "stdout") => EventOutput::Stdout,
+        (Some(path), _) => EventOutput::File(path),
+        (None, Some(path)) => EventOutput::File(folder.join(path)),
+    }
 }
 
 /// Series are kept by whoever collects them, for months.
@@ -623,6 +661,24 @@ mod tests {
     }
 
     #[test]
+    fn events_go_where_the_command_line_or_the_file_says() {
+        for (file, flag, expected) in [
+            ("", None, EventOutput::None),
+            ("[events]", None, EventOutput::None),
+            ("[events]\noutput = 'none'", None, EventOutput::None),
+            ("[events]\noutput = 'stdout'", None, EventOutput::Stdout),
+            ("[events]\noutput = 'log/events.json'", None, EventOutput::File("/etc/naikon/log/events.json".into())),
+            ("[events]\noutput = 'stdout'", Some("events.json"), EventOutput::File("events.json".into())),
+            ("[events]\noutput = 'events.json'", Some("none"), EventOutput::None),
+            ("", Some("-"), EventOutput::Stdout),
+        ] {
+            let overrides = Overrides { events: flag.map(PathBuf::from), ..Overrides::default() };
+            assert_eq!(merge(file, &overrides).unwrap().events, expected, "{file} {flag:?}");
+        }
+        assert!(merge("[events]\npath = 'x'", &Overrides::default()).is_err());
+    }
+
+    #[test]
     fn mistakes_are_named() {
         let check = |text: &str, part: &str| {
             let error = merge(text, &Overrides::default()).unwrap_err().to_string();
@@ -652,8 +708,8 @@ mod tests {
     #[test]
     fn keys_that_need_a_restart_are_named() {
         let running = merge("listen = 'none'", &Overrides::default()).unwrap();
-        let text = "mode = 'native'\ninterfaces = ['eth0']\nconnect = 'on'\ncgroup = 'x'";
+        let text = "mode = 'native'\ninterfaces = ['eth0']\nconnect = 'on'\ncgroup = 'x'\n[events]\noutput = 'stdout'";
         let changed = merge(text, &Overrides::default()).unwrap();
-        assert_eq!(changed.needs_restart(&running), ["mode", "connect", "cgroup", "listen"]);
+        assert_eq!(changed.needs_restart(&running), ["mode", "connect", "cgroup", "events", "listen"]);
     }
 }

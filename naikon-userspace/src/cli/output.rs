@@ -120,6 +120,34 @@ pub(super) fn table(out: &mut impl Write, rows: &[Vec<String>], paint: Paint) ->
     Ok(())
 }
 
+/// A number in few characters.
+pub(super) fn amount(number: u64) -> String {
+    const UNITS: [(f64, char); 5] = [(1e18, 'E'), (1e15, 'P'), (1e12, 'T'), (1e9, 'G'), (1e6, 'M')];
+    match UNITS.into_iter().find(|(unit, _)| number as f64 >= *unit) {
+        Some((unit, letter)) => format!("{:.1} {letter}", number as f64 / unit),
+        None => thousands(number),
+    }
+}
+
+/// A time between calls in few characters.
+pub(super) fn every(seconds: f64) -> String {
+    match seconds {
+        short if short < 120.0 => format!("{short:.0}s"),
+        middle if middle < 7200.0 => format!("{:.0}m", middle / 60.0),
+        long => format!("{:.0}h", long / 3600.0),
+    }
+}
+
+/// A time span in few characters. What lies ahead is none.
+pub(super) fn span(seconds: i64) -> String {
+    match seconds {
+        ..=119 => format!("{}s", seconds.max(0)),
+        120..=7_199 => format!("{}m", seconds / 60),
+        7_200..=172_799 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -297,6 +297,15 @@ fn when(boot_ns: u64) -> Option<Timestamp> {
     at.round(TimestampRound::new().smallest(Unit::Millisecond)).ok()
 }
 
+/// What stands in place of an address where many read, if its marking forbids to write it there. An indicator whose list tells of it
+/// no longer is withheld, too; any other address only where a list holds it.
+pub(super) fn withheld(snapshot: &Snapshot, address: IpAddr, is_indicator: bool) -> Option<String> {
+    match marking(snapshot, address) {
+        None if !is_indicator => None,
+        strictest => Marking::of(strictest).instead(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -33,6 +33,7 @@ use tokio::sync::watch;
 use super::{
     audit::AuditResult,
     connects::Told,
+    events::Meter,
     ranking::{Look, Ranking},
     room::Cut,
     snapshot::{ListView, Snapshot},
@@ -49,7 +50,7 @@ use crate::{
 /// Upper bounds in seconds: a small reload takes milliseconds, a million prefixes some seconds.
 const DURATION_BUCKETS: [f64; 10] = [0.001, 0.005, 0.02, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
 
-type Labels = Vec<(&'static str, String)>;
+pub(super) type Labels = Vec<(&'static str, String)>;
 
 /// What the daemon itself counts.
 #[derive(Clone)]
@@ -182,6 +183,7 @@ impl Metrics {
         reader: CounterReader,
         ranking: Ranking,
         snapshots: watch::Receiver<Arc<Snapshot>>,
+        events: Meter,
         lines_lost: impl Fn() -> u64 + Send + Sync + 'static,
     ) -> Self {
         let mut registry = Registry::with_prefix("naikon");
@@ -225,6 +227,7 @@ impl Metrics {
         let kernel =
             Arc::new(Kernel { reader: Mutex::new(reader), ranking, snapshots, lines_lost: Box::new(lines_lost) });
         registry.register_collector(Box::new(Arc::clone(&kernel)));
+        registry.register_collector(Box::new(events));
         Metrics { registry, kernel, instruments: instruments.clone() }
     }
 
@@ -510,7 +513,7 @@ pub(crate) fn family(family: Family) -> &'static str {
     }
 }
 
-fn counts(
+pub(super) fn counts(
     out: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,
