@@ -6,7 +6,7 @@
 
 use crate::{
     setup::{install_packages, setup},
-    shell::{find, output_of, run, say},
+    shell::{as_root, find, output_of, run, say},
     test::{REQUIRE_ROOT, elevating_cargo},
 };
 use anyhow::{Context as _, Result, bail};
@@ -83,7 +83,11 @@ fn prometheus(workspace: &Path, program: &str) -> Result<PathBuf> {
         command.args(["-qq", "-o", "APT::Sandbox::User=", "download", "prometheus"]).current_dir(&folder);
         output_of(&mut command)
     };
-    download().context("cure where the package lists are missing: apt-get update")?;
+    if download().is_err() {
+        say("board", "fetching Debian's package lists first");
+        run(as_root("apt-get", "fetching package lists")?.args(["-qq", "update"]))?;
+        download().context("fetching Debian's package of Prometheus; cure: install Prometheus by hand")?;
+    }
     let package = fs::read_dir(&folder)?.flatten().map(|entry| entry.path());
     let package = package.into_iter().find(|path| path.extension().is_some_and(|extension| extension == "deb"));
     let package = package.with_context(|| format!("apt-get left no package in {}", folder.display()))?;
