@@ -682,7 +682,7 @@ fn crowds_leave_descriptors_for_lists_where_those_are_few() {
 }
 
 /// Mounts a disk of this size on the gateway.
-fn small_disk(lab: &Lab, name: &str, size: &str) -> PathBuf {
+pub(crate) fn small_disk(lab: &Lab, name: &str, size: &str) -> PathBuf {
     let place = lab.path(name);
     fs::create_dir(&place).unwrap();
     let options = format!("size={size}");
@@ -693,7 +693,7 @@ fn small_disk(lab: &Lab, name: &str, size: &str) -> PathBuf {
 }
 
 /// Writes until nothing more fits.
-fn fill(lab: &Lab, disk: &Path) {
+pub(crate) fn fill(lab: &Lab, disk: &Path) {
     let filled = lab.gateway.enter(|| fs::write(disk.join("ballast"), vec![0; 1 << 20]));
     assert_eq!(filled.unwrap_err().kind(), io::ErrorKind::StorageFull, "the disk should be full");
 }

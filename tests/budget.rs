@@ -55,7 +55,7 @@ const LEAST_DEEP: KernelVersion = KernelVersion::new(6, 18, 0);
 const LEAST_TRACE: KernelVersion = KernelVersion::new(7, 2, 0);
 
 /// With what words the verifier refuses a program that needs `CAP_PERFMON`, to which alone it shows addresses.
-const SECRETS: [&str; 6] = [
+const SECRETS: [&str; 7] = [
     // The length of a frame, from its start and end.
     "pointer -= pointer prohibited",
     // Whether a header ends inside the frame; allowed to all since 6.6 and in what was mended after it.
@@ -68,6 +68,8 @@ const SECRETS: [&str; 6] = [
     "jumps is too complex",
     // A place in a frame that varies, copied to the stack in a way that only addresses would show to be right.
     "min value is outside of the allowed memory range",
+    // A pointer that came back from the stack as a number.
+    "invalid mem access 'inv'",
 ];
 
 /// One row a program, each number some 20 % above what the costliest way to load it takes on kernel 6.18: room for another
@@ -80,7 +82,7 @@ const BUDGETS: [Budget; 40] = [
     // may run ahead of a branch adds a fifth.
     Budget {
         program: entry_point(FRAGS_XDP, false, false),
-        verified: 28_000,
+        verified: 44_000,
         stack: 440,
         jitted: 23_000,
         least: Some(LEAST),
@@ -89,21 +91,21 @@ const BUDGETS: [Budget; 40] = [
     Budget {
         program: entry_point(LINEAR_XDP, false, false),
         verified: 14_000,
-        stack: 384,
+        stack: 424,
         jitted: 21_000,
         least: None,
     },
     // The walk stands in them twice: what seems cut short is looked at again in one piece.
     Budget {
         program: entry_point(Ingress, false, false),
-        verified: 30_000,
+        verified: 49_000,
         stack: 472,
         jitted: 24_000,
         least: Some(LEAST),
     },
     Budget {
         program: entry_point(Egress, false, false),
-        verified: 29_000,
+        verified: 48_000,
         stack: 472,
         jitted: 22_000,
         least: Some(LEAST),
@@ -111,15 +113,15 @@ const BUDGETS: [Budget; 40] = [
     // No tags to step over.
     Budget {
         program: entry_point(FRAGS_XDP, true, false),
-        verified: 26_000,
+        verified: 28_000,
         stack: 400,
         jitted: 19_000,
         least: Some(LEAST),
     },
-    Budget { program: entry_point(LINEAR_XDP, true, false), verified: 11_200, stack: 360, jitted: 18_000, least: None },
+    Budget { program: entry_point(LINEAR_XDP, true, false), verified: 12_000, stack: 408, jitted: 18_000, least: None },
     Budget {
         program: entry_point(Ingress, true, false),
-        verified: 26_000,
+        verified: 29_000,
         stack: 416,
         jitted: 19_000,
         least: Some(LEAST),
@@ -181,7 +183,7 @@ const BUDGETS: [Budget; 40] = [
     // verified apart, once. Where no helper copies headers out, places are parts of pointers, and the verifier tells them apart.
     Budget {
         program: deep_entry_point(FRAGS_XDP, false, false),
-        verified: 49_000,
+        verified: 65_000,
         stack: 512,
         jitted: 23_000,
         least: Some(LEAST_DEEP),
@@ -189,20 +191,20 @@ const BUDGETS: [Budget; 40] = [
     Budget {
         program: deep_entry_point(LINEAR_XDP, false, false),
         verified: 300_000,
-        stack: 390,
+        stack: 456,
         jitted: 21_000,
         least: None,
     },
     Budget {
         program: deep_entry_point(Ingress, false, false),
-        verified: 49_000,
+        verified: 69_000,
         stack: 544,
         jitted: 23_000,
         least: Some(LEAST_DEEP),
     },
     Budget {
         program: deep_entry_point(Egress, false, false),
-        verified: 49_000,
+        verified: 69_000,
         stack: 544,
         jitted: 23_000,
         least: Some(LEAST_DEEP),
@@ -217,7 +219,7 @@ const BUDGETS: [Budget; 40] = [
     Budget {
         program: deep_entry_point(LINEAR_XDP, true, false),
         verified: 300_000,
-        stack: 390,
+        stack: 440,
         jitted: 19_000,
         least: None,
     },
@@ -237,7 +239,7 @@ const BUDGETS: [Budget; 40] = [
     },
     Budget {
         program: deep_entry_point(FRAGS_XDP, false, true),
-        verified: 67_000,
+        verified: 83_000,
         stack: 584,
         jitted: 28_000,
         least: Some(LEAST_DEEP),
@@ -245,27 +247,27 @@ const BUDGETS: [Budget; 40] = [
     Budget {
         program: deep_entry_point(LINEAR_XDP, false, true),
         verified: 300_000,
-        stack: 470,
+        stack: 504,
         jitted: 26_000,
         least: None,
     },
     Budget {
         program: deep_entry_point(Ingress, false, true),
-        verified: 67_000,
+        verified: 86_000,
         stack: 616,
         jitted: 28_000,
         least: Some(LEAST_DEEP),
     },
     Budget {
         program: deep_entry_point(Egress, false, true),
-        verified: 67_000,
+        verified: 86_000,
         stack: 616,
         jitted: 28_000,
         least: Some(LEAST_DEEP),
     },
     Budget {
         program: deep_entry_point(FRAGS_XDP, true, true),
-        verified: 62_000,
+        verified: 68_000,
         stack: 536,
         jitted: 25_000,
         least: Some(LEAST_DEEP),
@@ -279,14 +281,14 @@ const BUDGETS: [Budget; 40] = [
     },
     Budget {
         program: deep_entry_point(Ingress, true, true),
-        verified: 62_000,
+        verified: 68_000,
         stack: 552,
         jitted: 25_000,
         least: Some(LEAST_DEEP),
     },
     Budget {
         program: deep_entry_point(Egress, true, true),
-        verified: 62_000,
+        verified: 68_000,
         stack: 552,
         jitted: 25_000,
         least: Some(LEAST_DEEP),

@@ -62,7 +62,7 @@ impl Offline {
 #[test]
 fn every_command_explains_itself() {
     let offline = Offline::new();
-    for command in ["run", "check", "lookup", "status", "reload", "doctor", "detach"] {
+    for command in ["run", "check", "lookup", "status", "hits", "top", "reload", "doctor", "detach"] {
         let run = offline.naikon(&[command, "--help"]).exits(0);
         assert!(run.out.contains("Usage: ") && run.out.contains(command), "{command}: {run}");
         assert!(offline.naikon(&["--help"]).exits(0).out.contains(command), "{command} should be in the overview");

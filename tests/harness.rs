@@ -448,7 +448,9 @@ impl Lab {
         let mut command = Command::new(naikon_binary());
         command.args(arguments);
         match arguments.first() {
-            Some(&"status" | &"hits" | &"reload" | &"doctor") => drop(command.arg("--control").arg(socket)),
+            Some(&"status" | &"hits" | &"events" | &"top" | &"reload" | &"doctor") => {
+                drop(command.arg("--control").arg(socket))
+            }
             Some(&"detach" | &"capture") => drop(command.arg("--control").arg(socket)),
             Some(&"lookup") if !arguments.contains(&"--list") => drop(command.arg("--control").arg(socket)),
             _ => {}
@@ -871,6 +873,11 @@ impl Metrics {
     pub(crate) fn rows<const N: usize>(&self, name: &str, labels: [&str; N]) -> BTreeMap<[String; N], f64> {
         let rows = self.series.iter().filter(|(found, _, value)| found == name && *value != 0.0);
         rows.map(|(_, has, value)| (labels.map(|label| has.get(label).cloned().unwrap_or_default()), *value)).collect()
+    }
+
+    /// The labels of each series of `name`.
+    pub(crate) fn labels(&self, name: &str) -> impl Iterator<Item = &BTreeMap<String, String>> {
+        self.series.iter().filter(move |(found, ..)| found == name).map(|(_, labels, _)| labels)
     }
 
     fn matching(&self, name: &str, labels: &[(&str, &str)]) -> impl Iterator<Item = f64> {

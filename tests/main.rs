@@ -9,6 +9,7 @@
 
 mod abuse;
 mod audit;
+mod board;
 mod budget;
 mod capture;
 mod churn;
@@ -20,6 +21,7 @@ mod deep;
 mod docs;
 mod doctor;
 mod enforcement;
+mod events;
 mod guards;
 mod harness;
 mod hits;
@@ -41,6 +43,7 @@ mod strace;
 mod swap;
 mod tables;
 mod takeover;
+mod top;
 mod traffic;
 mod tun;
 mod upgrade;

@@ -473,6 +473,7 @@ fn socket_is_given_to_the_group_before_the_right_to_do_so_is_given_up() {
         lab.run(command)
     };
     member(&["status"]).exits(0);
+    member(&["top", "--once"]).exits(0);
     assert_ne!(member(&["reload"]).code, Some(0), "members may read, not change");
     member(&["capture", "-w", "-"]).exits(3).says("only root and the daemon's own user");
     ask(&lab, &["status"]).exits(3);

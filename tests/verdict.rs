@@ -16,7 +16,7 @@ use aya::{Ebpf, EbpfLoader};
 use naikon_ebpf::abi::{self, Action, Direction, Family, Place};
 use naikon_ebpf::embedded::{Carriers, halves};
 use naikon_ebpf::packet::{self, Sight, Unparsed};
-use naikon_ebpf::{hosts, prefixes, report};
+use naikon_ebpf::{event, hosts, pair, prefixes, report};
 use naikon_userspace::delta::{self, Op};
 use naikon_userspace::kernel::{KernelError, Mapped, OBJECT, load_alone};
 use naikon_userspace::prefix::Prefix;
@@ -966,6 +966,11 @@ fn maps_of_the_object_are_those_of_the_contract() {
         (abi::REPORTS_LOST, MapType::PerCpuArray, 4, 8, 1),
         (abi::NAMES, MapType::Hash, 256, 4, abi::LISTS_MAX + abi::SLOTS_MAX),
         (abi::META, MapType::Array, 4, 8, abi::META_LEN),
+        (abi::PAIRS_TO, MapType::LruHash, 40, 368, pair::PAIRS_DEFAULT),
+        (abi::PAIRS_FROM, MapType::LruHash, 40, 368, pair::PAIRS_DEFAULT),
+        (abi::EVENTS, MapType::RingBuf, 0, 0, abi::EVENTS_BYTES),
+        (abi::EVENT_COUNTS, MapType::PerCpuArray, 4, 8, event::EVENT_COUNTS_LEN),
+        (abi::CAPTURE, MapType::Array, 4, 4, 1),
     ];
     for (name, kind, key, value, entries) in expected {
         let map = ebpf.map(name).unwrap_or_else(|| panic!("the object should hold {name}"));
@@ -979,13 +984,15 @@ fn maps_of_the_object_are_those_of_the_contract() {
         .map(|(name, _)| name)
         .filter(|name| !expected.iter().any(|(known, ..)| known == name))
         .filter(|name| !name.starts_with('.') && !name.starts_with("AYA_LOG"))
+        // As many as there are processors; what is gathered of one hit.
+        .filter(|name| ![abi::CAPTURES, "RECORD"].contains(name))
         .collect();
     assert!(others.is_empty(), "maps beside the contract: {others:?}");
 }
 
 fn data(map: &Map) -> &MapData {
     match map {
-        Map::Array(data) | Map::HashMap(data) | Map::LpmTrie(data) => data,
+        Map::Array(data) | Map::HashMap(data) | Map::LruHashMap(data) | Map::LpmTrie(data) => data,
         Map::PerCpuArray(data) | Map::PerCpuHashMap(data) | Map::RingBuf(data) => data,
         other => panic!("the contract knows no such map: {other:?}"),
     }

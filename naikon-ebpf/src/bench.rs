@@ -21,12 +21,13 @@ use naikon_ebpf::{
     embedded::{self, Embedded},
     lookup::Tables,
     packet::{self, Sight},
+    verdict::{Hit, decide},
 };
 
 use crate::{
     hook::{__sk_buff, Hook as _, Packet, Xdp},
     maps::Maps,
-    program::{decide, settle},
+    program::{count_hit, pass, settle},
 };
 
 /// Pairs of one round; a power of two. User space fills all of them.
@@ -173,13 +174,33 @@ fn trie_v6(address: [u8; 16]) -> Action {
 #[xdp(frags)]
 pub(crate) fn plain(ctx: XdpContext) -> u32 {
     match packet::endpoints(frame_of(&ctx)) {
-        Sight::V4 { source, destination } => {
-            settle(&Xdp::<true, false, false>::new(ctx.ctx), Family::V4, decide(trie_v4(destination), trie_v4(source)))
-        }
-        Sight::V6 { source, destination } => {
-            settle(&Xdp::<true, false, false>::new(ctx.ctx), Family::V6, decide(trie_v6(destination), trie_v6(source)))
-        }
+        Sight::V4 { source, destination } => settle(
+            &Xdp::<true, false, false>::new(ctx.ctx),
+            Family::V4,
+            decide(trie_v4(destination), trie_v4(source)),
+            false,
+        ),
+        Sight::V6 { source, destination } => settle(
+            &Xdp::<true, false, false>::new(ctx.ctx),
+            Family::V6,
+            decide(trie_v6(destination), trie_v6(source)),
+            false,
+        ),
         Sight::NotIp | Sight::Unparsed(_) => XDP_ABORTED,
+    }
+}
+
+/// As [`plain`], IPv4 only, without telling of a hit: what the pair and the event add is the difference.
+#[xdp(frags)]
+pub(crate) fn untold(ctx: XdpContext) -> u32 {
+    let Sight::V4 { source, destination } = packet::endpoints(frame_of(&ctx)) else { return XDP_ABORTED };
+    let hook = Xdp::<true, false, false>::new(ctx.ctx);
+    match decide(trie_v4(destination), trie_v4(source)) {
+        Some(hit @ Hit { action, .. }) => {
+            count_hit(&hook, Family::V4, hit);
+            if action.is_drop() { XDP_DROP } else { XDP_PASS }
+        }
+        None => pass(&hook),
     }
 }
 

@@ -18,7 +18,7 @@ pub const TOLD: u32 = 0;
 pub const SUPPRESSED: u32 = 1;
 /// Index in `EVENT_COUNTS`: packets whose event found the ring full.
 pub const LOST: u32 = 2;
-/// Index in `EVENT_COUNTS`: packets that no pair counts, because there was no room for one.
+/// Index in `EVENT_COUNTS`: packets that no pair counts, because there was no room for one, or too many were made just before.
 pub const UNPAIRED: u32 = 3;
 /// Entries of `EVENT_COUNTS`.
 pub const EVENT_COUNTS_LEN: u32 = 4;

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Two tables, so that whoever knocks from outside under many addresses cannot push out what an internal host does. Both hold a
-//! bounded number of entries; a new one takes the place of one that has been silent for long (`BPF_MAP_TYPE_LRU_HASH`).
+//! bounded number of entries; a new one takes the place of one that has been silent for long (`BPF_MAP_TYPE_LRU_HASH`), and no
+//! more than [`CPU_PAIRS`] are made in a second.
 //! Packets and bytes are exact, being added atomically. What tells bursts apart is written without a lock: where two processors
 //! meet one pair at the same moment, one of both is forgotten there.
 //!
@@ -24,6 +25,9 @@ pub const FLOW_NS: u64 = 150_000_000_000;
 pub const BURSTS_KEPT: usize = 32;
 /// How many flows are told from a new one: as many as a client that tries all its ways at once opens.
 pub const FLOWS_KEPT: usize = 4;
+/// New pairs that one processor makes in a second: making one takes ten times as long as counting for one, and a flood of
+/// addresses should not push out all others at once. Hits beyond it are counted as [`UNPAIRED`](crate::event::UNPAIRED).
+pub const CPU_PAIRS: u64 = 4096;
 /// Pairs of one direction unless told otherwise: 8 MiB of kernel memory for both.
 pub const PAIRS_DEFAULT: u32 = 8192;
 
@@ -49,6 +53,17 @@ impl PairKey {
         let (indicator, rest) = rest.split_first_chunk()?;
         let (action, _) = rest.split_first_chunk()?;
         Some(PairKey { host: *host, indicator: *indicator, action: u32::from_ne_bytes(*action), _reserved: 0 })
+    }
+
+    /// The bytes of the key.
+    #[must_use]
+    pub fn to_bytes(&self) -> [u8; size_of::<Self>()] {
+        let mut bytes = [0; size_of::<Self>()];
+        let fields = self.host.iter().chain(&self.indicator).copied().chain(self.action.to_ne_bytes());
+        for (place, byte) in bytes.iter_mut().zip(fields) {
+            *place = byte;
+        }
+        bytes
     }
 }
 
@@ -287,6 +302,7 @@ mod tests {
         let mut key = [0; size_of::<PairKey>()];
         (key[0], key[16]) = (1, 2);
         key[32..36].copy_from_slice(&Action::drop(7).to_raw().to_ne_bytes());
+        assert_eq!(PairKey::from_bytes(&key).unwrap().to_bytes(), key);
         let key = PairKey::from_bytes(&key).unwrap();
         assert_eq!((key.host[0], key.indicator[0], Action::from_raw(key.action)), (1, 2, Some(Action::drop(7))));
         let mut value = [0; size_of::<Pair>()];

@@ -171,8 +171,7 @@ pub(crate) fn settle<H: Hook>(hook: &H, family: Family, hit: Option<Hit>, deep: 
     if H::IS_EGRESS && !action.is_drop() && was_judged(hook) {
         return H::PASS;
     }
-    let slot = slot(hook);
-    count_hit(hook, action.list(), slot, abi::hit_cell(action, direction, family));
+    let slot = count_hit(hook, family, Hit { action, direction });
     tell(hook, Hit { action, direction }, slot, deep);
     if action.is_drop() { H::DROP } else { pass(hook) }
 }
@@ -217,8 +216,10 @@ fn count_frame<H: Hook>(hook: &H, kind: u32) {
     }
 }
 
+/// Counts a hit. The slot of its interface.
 #[inline(always)]
-fn count_hit<H: Hook>(hook: &H, list: u16, slot: u16, cell: u16) {
+pub(crate) fn count_hit<H: Hook>(hook: &H, family: Family, Hit { action, direction }: Hit) -> u16 {
+    let (list, slot, cell) = (action.list(), slot(hook), abi::hit_cell(action, direction, family));
     let own = HITS.get_ptr_mut(abi::hits_key(list, slot, cell));
     if let Some(hits) = own.or_else(|| HITS.get_ptr_mut(abi::hits_key(list, abi::SLOT_OTHERS, cell))) {
         // SAFETY: the map returned a value of this CPU, which no other one writes.
@@ -226,6 +227,7 @@ fn count_hit<H: Hook>(hook: &H, list: u16, slot: u16, cell: u16) {
         *packet_count += 1;
         *byte_count += hook.bytes();
     }
+    slot
 }
 
 #[inline(always)]

@@ -33,7 +33,11 @@ use crate::{
 pub(crate) trait Reach: Hook {
     /// Beyond this no header is read; all ones.
     const BOUND: usize;
+    /// Headers are copied out by a helper, which takes as long for one as for all.
+    const COPIES: bool;
 
+    /// Copies so many bytes from the start of the packet; whether they lie there.
+    fn copy(&self, to: *mut c_void, bytes: u32) -> bool;
     /// Copies the header at this place; `None` when it does not lie there as a whole.
     fn read_at<T: Header>(&self, place: usize) -> Option<T>;
     /// [`deep::options`] of what lies at this place.
@@ -49,6 +53,13 @@ pub(crate) trait Reach: Hook {
 impl<const FRAGS: bool, const RAW: bool, const TRACE: bool> Reach for Xdp<FRAGS, RAW, TRACE> {
     /// More than one buffer holds, or than a walk that follows every chain to its longest.
     const BOUND: usize = if FRAGS { 0xffff } else { 0x3fff };
+    const COPIES: bool = FRAGS;
+
+    #[inline(always)]
+    fn copy(&self, to: *mut c_void, bytes: u32) -> bool {
+        // SAFETY: the helper takes the context that the kernel passed in; the verifier holds the room against the size.
+        FRAGS && unsafe { bpf_xdp_load_bytes(self.context(), 0, to, bytes) } == 0
+    }
 
     #[inline(always)]
     fn read_at<T: Header>(&self, place: usize) -> Option<T> {
@@ -88,6 +99,13 @@ impl<const FRAGS: bool, const RAW: bool, const TRACE: bool> Reach for Xdp<FRAGS,
 
 impl<const EGRESS: bool, const RAW: bool, const TRACE: bool> Reach for Tc<EGRESS, RAW, TRACE> {
     const BOUND: usize = 0xffff;
+    const COPIES: bool = true;
+
+    #[inline(always)]
+    fn copy(&self, to: *mut c_void, bytes: u32) -> bool {
+        // SAFETY: as at XDP.
+        unsafe { bpf_skb_load_bytes(self.context().cast(), 0, to, bytes) == 0 }
+    }
 
     #[inline(always)]
     fn read_at<T: Header>(&self, place: usize) -> Option<T> {
@@ -159,16 +177,20 @@ impl<H: Reach> Frame for Reached<H> {
 }
 
 impl<H: Reach> Reached<H> {
-    /// The verifier is not to know the place: it would tell apart all ways that lead to different places, and walk what
-    /// follows for each. To it, an unknown number less itself is another unknown one.
     #[inline(always)]
     pub(crate) fn at(context: *mut H::Context, place: usize) -> Self {
-        let unknown = H::new(context).ifindex() as usize;
-        let mut nothing = unknown;
-        // SAFETY: arithmetic on a register.
-        unsafe { core::arch::asm!("{0} -= {1}", inout(reg) nothing, in(reg) unknown, options(pure, nomem, nostack)) };
-        Reached { context, start: (place + nothing) & H::BOUND }
+        Reached { context, start: hidden(H::new(context).ifindex() as usize, place) & H::BOUND }
     }
+}
+
+/// A place that the verifier is not to know: it would tell apart all ways that lead to different places, and walk what follows
+/// for each. To it, an unknown number less itself is another unknown one.
+#[inline(always)]
+pub(crate) fn hidden(unknown: usize, place: usize) -> usize {
+    let mut nothing = unknown;
+    // SAFETY: arithmetic on a register.
+    unsafe { core::arch::asm!("{0} -= {1}", inout(reg) nothing, in(reg) unknown, options(pure, nomem, nostack)) };
+    place + nothing
 }
 
 /// Functions for the verifier as [`weigh_v4`]: it walks a chain of headers once, not once for each way that leads to one.

@@ -16,13 +16,14 @@ use naikon_ebpf::{
     abi::{self, Direction},
     event::{CPU_EVENTS, EVENT_COUNTS_LEN, Event, LOST, MINUTE_NS, NO_VLAN, PAIR_EVENTS, SUPPRESSED, TOLD, UNPAIRED},
     headers,
-    pair::{BURST_NS, PAIRS_DEFAULT, Pair, PairKey, begins_burst, flow, knows, place},
+    packet::{Frame, Header},
+    pair::{BURST_NS, CPU_PAIRS, PAIRS_DEFAULT, Pair, PairKey, begins_burst, flow, knows, place},
     verdict::Hit,
 };
 
 use crate::{
     hook::{__sk_buff, Hook, Tc, Xdp},
-    reach::{Reach, Reached},
+    reach::{Reach, Reached, hidden},
 };
 
 #[map]
@@ -46,11 +47,15 @@ static CAPTURE: Array<u32> = Array::with_max_entries(1, 0);
 struct Record {
     event: Event,
     key: PairKey,
+    /// The beginning of the packet.
+    head: [u8; Head::ROOM],
     /// What a new entry is made of.
     empty: Pair,
-    /// The second in which events of this processor are counted against their bound, and their number.
-    second_ns: u64,
+    /// Events and new pairs of this processor in the second that began then. Not beside each other: the compiler would call
+    /// a function that clears memory for both.
     second_events: u64,
+    second_ns: u64,
+    second_pairs: u64,
     /// The address that a deep walk found last in the place of a destination.
     called: [u64; 2],
     /// The deep walk knows host and indicator, see [`FOUND_HOST`].
@@ -162,8 +167,16 @@ pub(crate) extern "C" fn record_tc_raw(context: *mut __sk_buff) -> u64 {
 #[inline(always)]
 fn record<H: Reach>(context: *mut H::Context, aside: u16) -> u64 {
     let (hook, packet) = (H::new(context), Reached::<H>::at(context, 0));
-    let read = if H::IS_RAW { headers::of_packet(&packet) } else { headers::of_frame(packet) };
     let Some(record) = RECORD.get_ptr_mut(0) else { return 0 };
+    let read = if H::COPIES {
+        // SAFETY: the map returned its one value of this CPU, which no other one touches.
+        let head = Head::of(&hook, unsafe { &raw mut (*record).head });
+        if H::IS_RAW { headers::of_packet(&head) } else { headers::of_frame(head) }
+    } else if H::IS_RAW {
+        headers::of_packet(&packet)
+    } else {
+        headers::of_frame(packet)
+    };
     let [outer, inner] = read.vlans;
     let vlans = if aside == NO_VLAN { [outer, inner] } else { [aside, outer] };
     // SAFETY: the map returned its one value of this CPU, which no other one touches.
@@ -185,6 +198,77 @@ fn record<H: Reach>(context: *mut H::Context, aside: u16) -> u64 {
     0
 }
 
+/// The beginning of a packet, copied out at once: a helper for each header would take longer than all else here.
+struct Head {
+    bytes: *const u8,
+    length: usize,
+    /// See [`hidden`].
+    unknown: usize,
+    place: usize,
+}
+
+impl Head {
+    /// Behind as much as can stand in front of the IP header, this and the flags of TCP.
+    const LENGTH: usize = 14 + 4 * 4 + 8 + 40 + 14;
+    /// What the walk steps over at most is less.
+    const PLACES: usize = 31;
+    /// Wherever the verifier may think that one copies to or reads.
+    const ROOM: usize = 128;
+
+    #[inline(always)]
+    fn of<H: Reach>(hook: &H, to: *mut [u8; Self::ROOM]) -> Self {
+        let bytes = hook.bytes() as usize;
+        let wanted = if bytes < Self::LENGTH { bytes } else { Self::LENGTH };
+        let mut size = wanted;
+        // Nothing but bounds that older verifiers see: from 1 to the room.
+        // SAFETY: arithmetic on a register.
+        unsafe {
+            asm!(
+                "{0} -= 1",
+                "{0} &= {1}",
+                "{0} += 1",
+                inout(reg) size,
+                const Self::ROOM - 1,
+                options(pure, nomem, nostack)
+            );
+        }
+        let length = if wanted > 0 && hook.copy(to.cast(), size as u32) { wanted } else { 0 };
+        let unknown = hook.ifindex() as usize;
+        Head { bytes: to.cast(), length, unknown, place: hidden(unknown, 0) & Self::PLACES }
+    }
+}
+
+impl Frame for Head {
+    #[inline(always)]
+    fn read<T: Header>(&self, offset: usize) -> Option<T> {
+        if self.place + offset + size_of::<T>() > self.length {
+            return None;
+        }
+        let (mut start, mut place) = (self.bytes, self.place);
+        // One addition that varies, the same on all ways here; the rest of the place is a constant. Bounded right in front of it:
+        // older verifiers forget the bounds of what went over the stack.
+        // SAFETY: arithmetic on registers.
+        unsafe {
+            asm!(
+                "{0} &= {2}",
+                "{1} += {0}",
+                inout(reg) place,
+                inout(reg) start,
+                const Self::PLACES,
+                options(pure, nomem, nostack)
+            );
+        }
+        let _ = place;
+        // SAFETY: it lies in the room that was copied to, and every byte pattern is a valid `Header`.
+        Some(unsafe { start.add(offset).cast::<T>().read_unaligned() })
+    }
+
+    #[inline(always)]
+    fn advance(self, bytes: usize) -> Self {
+        Head { place: hidden(self.unknown, self.place + bytes) & Self::PLACES, ..self }
+    }
+}
+
 /// Completes the event of this processor without the packet, counts its pair, and hands it over unless there were enough of its
 /// kind. How many bytes of the packet somebody asks for.
 #[unsafe(no_mangle)]
@@ -198,20 +282,23 @@ extern "C" fn pair() -> u64 {
         (&raw mut (*event).boot_ns).write(now);
         let is_from = (&raw const (*event).direction).read() != 0;
         if (&raw const (*record).found).read() != FOUND_HOST {
-            let (host, indicator) = if is_from {
-                (&raw const (*event).destination, &raw const (*event).source)
-            } else {
-                (&raw const (*event).source, &raw const (*event).destination)
-            };
-            copy(&raw mut (*event).host, host);
-            copy(&raw mut (*event).indicator, indicator);
+            // Values, not places: the verifier takes no place that varies with the way.
+            let (source, destination) = (load(&raw const (*event).source), load(&raw const (*event).destination));
+            let (host, indicator) = if is_from { (destination, source) } else { (source, destination) };
+            (&raw mut (*event).host).cast::<[u64; 2]>().write(host);
+            (&raw mut (*event).indicator).cast::<[u64; 2]>().write(indicator);
         }
         (&raw mut (*record).found).write(0);
         let key = &raw mut (*record).key;
-        copy(&raw mut (*key).host, &raw const (*event).host);
-        copy(&raw mut (*key).indicator, &raw const (*event).indicator);
+        (&raw mut (*key).host).cast::<[u64; 2]>().write(load(&raw const (*event).host));
+        (&raw mut (*key).indicator).cast::<[u64; 2]>().write(load(&raw const (*event).indicator));
         (&raw mut (*key).action).write((&raw const (*event).action).read());
 
+        if now - (&raw const (*record).second_ns).read() >= BURST_NS {
+            (&raw mut (*record).second_ns).write(now);
+            (&raw mut (*record).second_events).write(0);
+            (&raw mut (*record).second_pairs).write(0);
+        }
         let pair = if is_from { entry(&PAIRS_FROM, record) } else { entry(&PAIRS_TO, record) };
         let may_tell = match pair {
             Some(pair) => meet(pair, event, now),
@@ -220,7 +307,7 @@ extern "C" fn pair() -> u64 {
                 true
             }
         };
-        if !may_tell || !has_room(record, now) {
+        if !may_tell || !is_below(&raw mut (*record).second_events, CPU_EVENTS) {
             count(SUPPRESSED);
             if let Some(pair) = pair {
                 add(&raw mut (*pair).suppressed, 1);
@@ -244,7 +331,7 @@ fn capture<H: Hook>(hook: &H, wanted: u32) {
     CAPTURES.output(hook, event, bytes);
 }
 
-/// The entry of the record's key, made if there is none.
+/// The entry of the record's key, made if there is none and this processor has not made too many in this second.
 ///
 /// # Safety
 ///
@@ -255,6 +342,10 @@ unsafe fn entry(pairs: &LruHashMap<PairKey, Pair>, record: *mut Record) -> Optio
     let (key, empty) = unsafe { (&*(&raw const (*record).key), &*(&raw const (*record).empty)) };
     if let Some(pair) = pairs.get_ptr_mut(key) {
         return Some(pair);
+    }
+    // SAFETY: as above.
+    if !unsafe { is_below(&raw mut (*record).second_pairs, CPU_PAIRS) } {
+        return None;
     }
     // Another CPU may have made it in between.
     let _exists = pairs.insert(key, empty, u64::from(aya_ebpf::bindings::BPF_NOEXIST));
@@ -315,22 +406,18 @@ unsafe fn meet(pair: *mut Pair, event: *const Event, now: u64) -> bool {
     }
 }
 
-/// Whether this processor may tell one more event in this second.
+/// Counts one more, and whether that is still within the bound.
 ///
 /// # Safety
 ///
-/// `record` is the value of this CPU.
+/// The counter is of the record of this CPU.
 #[inline(always)]
-unsafe fn has_room(record: *mut Record, now: u64) -> bool {
+unsafe fn is_below(counter: *mut u64, bound: u64) -> bool {
     // SAFETY: the caller's promise.
     unsafe {
-        if now - (&raw const (*record).second_ns).read() >= BURST_NS {
-            (&raw mut (*record).second_ns).write(now);
-            (&raw mut (*record).second_events).write(0);
-        }
-        let events = (&raw const (*record).second_events).read();
-        (&raw mut (*record).second_events).write(events + 1);
-        events < CPU_EVENTS
+        let before = counter.read();
+        counter.write(before + 1);
+        before < bound
     }
 }
 
@@ -358,15 +445,15 @@ unsafe fn store(place: *mut [u8; 16], [high, low]: [u64; 2]) {
     unsafe { place.cast::<[u64; 2]>().write([high.to_be(), low.to_be()]) };
 }
 
-/// Copies an address in whole words.
+/// Reads an address as it lies there, in whole words.
 ///
 /// # Safety
 ///
-/// Both are as aligned as two words are.
+/// It is as aligned as two words are.
 #[inline(always)]
-unsafe fn copy(to: *mut [u8; 16], from: *const [u8; 16]) {
+unsafe fn load(place: *const [u8; 16]) -> [u64; 2] {
     // SAFETY: the caller's promise.
-    unsafe { to.cast::<[u64; 2]>().write(from.cast::<[u64; 2]>().read()) };
+    unsafe { place.cast::<[u64; 2]>().read() }
 }
 
 /// Adds in one step, with the instruction that every kernel knows (`BPF_XADD`); the compiler's own choice may need 5.12.

@@ -20,6 +20,9 @@ const CONTINUOUS_MS: f64 = 1.5 * (BURST_NS / 1_000_000) as f64;
 /// A gap of more than so many middle ones ends a row of regular ones.
 const PAUSE: f64 = 3.0;
 
+/// What pauses for less has not ended: who looks once a minute should see it.
+const GRACE_SECONDS: f64 = 300.0;
+
 /// What a part of the score counts; together they are one.
 const INTERVAL_DISPERSION: f64 = 0.4;
 /// Of some thirty values it is the less certain one.
@@ -122,6 +125,13 @@ impl Beacon {
     #[must_use]
     pub fn is_regular(&self) -> bool {
         self.score.is_some_and(|score| score >= REGULAR)
+    }
+
+    /// Whether they are, and go on after a silence of so many seconds.
+    #[must_use]
+    pub fn goes_on(&self, silent_seconds: f64) -> bool {
+        self.is_regular()
+            && self.interval.is_some_and(|interval| silent_seconds <= (PAUSE * interval).max(GRACE_SECONDS))
     }
 }
 

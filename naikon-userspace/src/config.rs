@@ -18,6 +18,7 @@ use serde::Deserialize;
 mod nat64;
 
 use crate::{
+    busiest::SERIES_MAX,
     filter::{Filter, Tag},
     interface::Wanted,
     list::Format,
@@ -55,8 +56,12 @@ pub struct Config {
     pub nat64: Vec<Nat64>,
     /// How many pairs of a host and an indicator are kept of each direction.
     pub hits: u32,
+    /// Where events are written.
+    pub events: EventOutput,
     /// Where metrics are served; `None` serves none.
     pub listen: Option<SocketAddr>,
+    /// What is served there beyond what everybody may see.
+    pub metrics: Metrics,
     /// Where to pin; `None` pins nothing.
     pub pin_dir: Option<PathBuf>,
     /// Where the last good lists are kept.
@@ -67,6 +72,16 @@ pub struct Config {
     pub on_exit: OnExit,
     /// Log every decision.
     pub trace: bool,
+}
+
+/// What metrics and page tell of addresses, which is nothing unless it is asked for.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(default, deny_unknown_fields)]
+pub struct Metrics {
+    /// So many of the busiest indicators have a series of their own.
+    pub indicators: usize,
+    /// The page shows addresses also where others than this machine may see it, and on this machine those of marked lists.
+    pub addresses: bool,
 }
 
 /// One configured list or directory of lists.
@@ -104,6 +119,18 @@ pub enum WarnAction {
     Notice,
     /// It is not enforced.
     Refuse,
+}
+
+/// Where events are written, beside those who follow them at the control socket.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum EventOutput {
+    /// Nowhere.
+    #[default]
+    None,
+    /// To standard output.
+    Stdout,
+    /// To a file.
+    File(PathBuf),
 }
 
 /// How to attach for what comes in.
@@ -178,6 +205,8 @@ pub struct Overrides {
     pub unparsed: Option<Unparsed>,
     /// `--deep`.
     pub deep: bool,
+    /// `--events`.
+    pub events: Option<PathBuf>,
     /// `--listen`.
     pub listen: Option<String>,
     /// `--pin-dir`.
@@ -235,7 +264,11 @@ struct File {
     #[serde(default)]
     nat64: Vec<String>,
     hits: Option<u32>,
+    #[serde(default)]
+    events: FileEvents,
     listen: Option<String>,
+    #[serde(default)]
+    metrics: Metrics,
     pin_dir: Option<PathBuf>,
     state_dir: Option<PathBuf>,
     control: Option<PathBuf>,
@@ -246,6 +279,12 @@ struct File {
     allow: Vec<FileAllow>,
     #[serde(default)]
     warnlist: Vec<FileWarnlist>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileEvents {
+    output: Option<PathBuf>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -384,7 +423,9 @@ impl Config {
             deep: cli.deep || file.deep,
             nat64: nat64::parse(&file.nat64)?,
             hits: parse_hits(file.hits.unwrap_or(PAIRS_DEFAULT))?,
+            events: event_output(cli.events.clone(), file.events.output, folder),
             listen: parse_listen(cli.listen.as_deref().or(file.listen.as_deref()).unwrap_or(LISTEN))?,
+            metrics: parse_metrics(file.metrics)?,
             pin_dir,
             state_dir: cli.state_dir.clone().or(file.state_dir.map(in_folder)).unwrap_or_else(|| STATE_DIR.into()),
             control: cli.control.clone().or(file.control.map(in_folder)).unwrap_or_else(|| CONTROL.into()),
@@ -420,6 +461,7 @@ impl Config {
         compare("deep", self.deep == running.deep);
         compare("nat64", self.nat64 == running.nat64);
         compare("hits", self.hits == running.hits);
+        compare("events", self.events == running.events);
         compare("listen", self.listen == running.listen);
         compare("pin_dir", self.pin_dir == running.pin_dir);
         compare("state_dir", self.state_dir == running.state_dir);
@@ -436,6 +478,27 @@ fn parse_hits(pairs: u32) -> Result<u32, ConfigError> {
         return Ok(pairs);
     }
     Err(ConfigError::new(format!("hits = {pairs}: give a number from {} to {}", USEFUL.start(), USEFUL.end())))
+}
+
+/// What the command line says, else what the file does, whose paths are relative to its folder.
+fn event_output(cli: Option<PathBuf>, file: Option<PathBuf>, folder: &Path) -> EventOutput {
+    let is = |path: &PathBuf, word: &str| path == Path::new(word);
+    match (cli, file) {
+        (None, None) => EventOutput::None,
+        (Some(path), _) | (None, Some(path)) if is(&path, "none") => EventOutput::None,
+        (Some(path), _) | (None, Some(path)) if is(&path, "-") || is(&path, "stdout") => EventOutput::Stdout,
+        (Some(path), _) => EventOutput::File(path),
+        (None, Some(path)) => EventOutput::File(folder.join(path)),
+    }
+}
+
+/// Series are kept by whoever collects them, for months.
+fn parse_metrics(metrics: Metrics) -> Result<Metrics, ConfigError> {
+    if metrics.indicators <= SERIES_MAX {
+        return Ok(metrics);
+    }
+    let message = format!("metrics.indicators = {}: give a number from 0 to {SERIES_MAX}", metrics.indicators);
+    Err(ConfigError::new(message))
 }
 
 /// In one line, as logs want it.
@@ -598,6 +661,24 @@ mod tests {
     }
 
     #[test]
+    fn events_go_where_the_command_line_or_the_file_says() {
+        for (file, flag, expected) in [
+            ("", None, EventOutput::None),
+            ("[events]", None, EventOutput::None),
+            ("[events]\noutput = 'none'", None, EventOutput::None),
+            ("[events]\noutput = 'stdout'", None, EventOutput::Stdout),
+            ("[events]\noutput = 'log/events.json'", None, EventOutput::File("/etc/naikon/log/events.json".into())),
+            ("[events]\noutput = 'stdout'", Some("events.json"), EventOutput::File("events.json".into())),
+            ("[events]\noutput = 'events.json'", Some("none"), EventOutput::None),
+            ("", Some("-"), EventOutput::Stdout),
+        ] {
+            let overrides = Overrides { events: flag.map(PathBuf::from), ..Overrides::default() };
+            assert_eq!(merge(file, &overrides).unwrap().events, expected, "{file} {flag:?}");
+        }
+        assert!(merge("[events]\npath = 'x'", &Overrides::default()).is_err());
+    }
+
+    #[test]
     fn mistakes_are_named() {
         let check = |text: &str, part: &str| {
             let error = merge(text, &Overrides::default()).unwrap_err().to_string();
@@ -609,6 +690,8 @@ mod tests {
         check("listen = '9887'", "9887");
         check("nat64 = ['2001:db8:64::/95']", "2001:db8:64::/95");
         check("hits = 255", "256 to 1048576");
+        check("[metrics]\nindicators = 1001", "0 to 1000");
+        check("[metrics]\nindicator = 10", "unknown field `indicator`");
         check("interfaces = ['eth0', 'eth0']", "given twice");
         check("[[list]]\npath = 'a'\n[[list]]\npath = './a'", "given twice");
         check("[[list]]\npath = 'a'\nname = 'x/y'", "slash");
@@ -625,8 +708,8 @@ mod tests {
     #[test]
     fn keys_that_need_a_restart_are_named() {
         let running = merge("listen = 'none'", &Overrides::default()).unwrap();
-        let text = "mode = 'native'\ninterfaces = ['eth0']\nconnect = 'on'\ncgroup = 'x'";
+        let text = "mode = 'native'\ninterfaces = ['eth0']\nconnect = 'on'\ncgroup = 'x'\n[events]\noutput = 'stdout'";
         let changed = merge(text, &Overrides::default()).unwrap();
-        assert_eq!(changed.needs_restart(&running), ["mode", "connect", "cgroup", "listen"]);
+        assert_eq!(changed.needs_restart(&running), ["mode", "connect", "cgroup", "events", "listen"]);
     }
 }

@@ -7,6 +7,7 @@
 //! * domain (the rest): bytes and values in, values out; no IO, no clock.
 
 pub mod beacon;
+pub mod busiest;
 pub mod captured;
 pub mod cli;
 pub mod comparison;
@@ -16,6 +17,7 @@ pub mod coverage;
 pub mod daemon;
 pub mod delta;
 pub mod doctor;
+pub mod event;
 pub mod explain;
 pub mod features;
 pub mod filter;
@@ -23,10 +25,12 @@ pub mod hits;
 pub mod hook;
 pub mod interface;
 pub mod kernel;
+pub mod ledger;
 pub mod list;
 mod parallel;
 pub mod pcap;
 pub mod prefix;
+pub mod protection;
 pub mod protocol;
 pub mod provenance;
 pub mod replay;
@@ -36,4 +40,5 @@ pub mod sources;
 pub mod tables;
 pub mod telemetry;
 pub mod text;
+pub mod top;
 pub mod warninglist;

@@ -1,6 +1,6 @@
 //! What the daemon and its commands say to each other over the control socket, and what `--json` prints.
 //!
-//! One request and one response per connection, each one line of JSON. Fields may be added, never renamed. Times
+//! One request and one response per connection, each one line of JSON; who follows the events gets their lines behind it. Fields may be added, never renamed. Times
 //! are RFC 3339.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,9 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    event::Filter,
     hits::{Hits, Query},
     interface::{self, Interface},
-    provenance::Context,
+    provenance::{Context, Time},
     safety::Covered,
 };
 
@@ -28,11 +29,19 @@ pub enum Request {
         /// Addresses or CIDR prefixes as text.
         addresses: Vec<String>,
     },
+    /// What `naikon top` draws beside hits.
+    Totals,
     /// Who touched what.
     Hits {
         /// Which of it.
         #[serde(default)]
         query: Query,
+    },
+    /// Each event from now on, as a line of its own behind the response.
+    Events {
+        /// Which of them.
+        #[serde(default)]
+        filter: Filter,
     },
     /// Read the lists again, now.
     Reload {
@@ -67,8 +76,12 @@ pub enum Response {
     Status(Box<Status>),
     /// To [`Request::Lookup`].
     Lookup(Vec<Lookup>),
+    /// To [`Request::Totals`].
+    Totals(Box<Totals>),
     /// To [`Request::Hits`].
     Hits(Hits),
+    /// To [`Request::Events`]: lines follow.
+    Following,
     /// To [`Request::Reload`].
     Reload(Reload),
     /// To [`Request::Capture`]: it is on until the connection ends.
@@ -107,6 +120,12 @@ pub struct Status {
     pub monitored: Traffic,
     /// What is degraded, in words.
     pub notices: Vec<String>,
+    /// The kernel confirms all that is wanted, and lists are loaded.
+    #[serde(default)]
+    pub protected: bool,
+    /// What is wanted and not enforced, in words.
+    #[serde(default)]
+    pub problems: Vec<String>,
     /// What the daemon's process may do; not known where none runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub privileges: Option<Privileges>,
@@ -121,6 +140,70 @@ pub struct CaptureMaps {
     pub switch: u32,
     /// Names of lists and interfaces.
     pub names: u32,
+}
+
+/// What `naikon top` draws beside hits: counters by list and by interface, and how the last reloads went.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Totals {
+    /// The rest, at the same moment.
+    pub status: Status,
+    /// When this daemon started.
+    pub started: Time,
+    /// Each list that ever counted, since the counters exist.
+    pub lists: Vec<ListTotals>,
+    /// Each interface that ever counted, since the counters exist.
+    pub interfaces: Vec<InterfaceTotals>,
+    /// The last changes that this daemon made or refused, the latest first.
+    pub reloads: Vec<PastReload>,
+}
+
+/// What one list counted.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ListTotals {
+    /// Its name.
+    pub name: String,
+    /// Frames.
+    pub dropped: Traffic,
+    /// Frames.
+    pub monitored: Traffic,
+    /// Calls of local processes, refused or reported.
+    pub connects: u64,
+}
+
+/// What one interface counted.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct InterfaceTotals {
+    /// Its name.
+    pub interface: String,
+    /// Frames.
+    pub dropped: Traffic,
+    /// Frames.
+    pub monitored: Traffic,
+    /// Frames that passed, monitored and unreadable ones among them.
+    pub passed: u64,
+    /// Frames that could not be read.
+    pub unparsed: u64,
+}
+
+/// How a change of what is enforced went.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct PastReload {
+    /// When it was done.
+    pub at: Time,
+    /// Whether nothing was read, and it came by the time of entries or this host's own connectivity.
+    pub by_itself: bool,
+    /// The whole.
+    pub result: ReloadResult,
+    /// Sets applied then.
+    pub generation: u64,
+    /// As [`Reload`] has it.
+    pub added: usize,
+    /// As [`Reload`] has it.
+    pub removed: usize,
+    /// How long it took.
+    pub seconds: f64,
+    /// What was refused, and why. Hostile text.
+    pub refused: Vec<String>,
 }
 
 /// What a process may still do (capabilities(7), seccomp(2)).

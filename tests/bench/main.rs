@@ -17,6 +17,7 @@ mod egress;
 #[expect(dead_code, reason = "shared with the system tests, which need all of it")]
 #[path = "../harness.rs"]
 mod harness;
+mod hits;
 mod lists;
 mod lookups;
 mod machine;
@@ -86,6 +87,8 @@ enum Part {
     Egress,
     /// What `--deep` costs innocent packets
     Deep,
+    /// What hits and events cost a dropped packet
+    Hits,
     /// End to end over veth, against other filters
     Veth,
     /// Reloads and memory
@@ -145,6 +148,13 @@ fn run(options: &Options) -> Result<bool> {
                 Ok(outcome) => results.deep.push(outcome),
                 Err(error) => results.missing.push(format!("--deep, {}: {error:#}", family.name())),
             }
+        }
+    }
+    if options.wants(Part::Hits) {
+        quiet.look();
+        match hits::measure(&object, INTERFACE, if options.quick { 3 } else { 24 }) {
+            Ok(outcomes) => results.hits = outcomes,
+            Err(error) => results.missing.push(format!("telling of hits: {error:#}")),
         }
     }
     if options.wants(Part::Veth) {

@@ -87,8 +87,10 @@ pub(crate) const NULL: &str = "null";
 pub(crate) const NULL_DROP: &str = "null_drop";
 pub(crate) const PARSE: &str = "parse";
 pub(crate) const PLAIN: &str = "plain";
+/// As [`PLAIN`], without telling of a hit.
+pub(crate) const UNTOLD: &str = "untold";
 pub(crate) const TRANSMIT: &str = "transmit";
-const PROGRAMS: [&str; 8] = ["drive_v4", "drive_v6", "drive_fixed", NULL, NULL_DROP, PARSE, PLAIN, TRANSMIT];
+const PROGRAMS: [&str; 9] = ["drive_v4", "drive_v6", "drive_fixed", NULL, NULL_DROP, PARSE, PLAIN, UNTOLD, TRANSMIT];
 
 /// The loaded object.
 pub(crate) struct Object {

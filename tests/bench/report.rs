@@ -21,6 +21,7 @@ pub(crate) fn markdown(results: &Results) -> String {
     }
     lookups(results, &mut text);
     deep(results, &mut text);
+    hits(results, &mut text);
     veth(results, &mut text);
     control(results, &mut text);
     let missing = results.not_measured();
@@ -115,6 +116,30 @@ fn deep(results: &Results, text: &mut String) {
                 outcome.default.minimum,
                 outcome.deep.minimum,
                 outcome.ratio()
+            ),
+        );
+    }
+}
+
+fn hits(results: &Results, text: &mut String) {
+    if results.hits.is_empty() {
+        return;
+    }
+    text.push_str(
+        "\n## What hits and events cost\n\nNanoseconds a packet of two trie lookups that count a hit, and of the same that also \
+         tell of it: its pair, its event or that it was one too many.\n\n\
+         | traffic | null | counted | and told | added |\n|---|---|---|---|---|\n",
+    );
+    for outcome in &results.hits {
+        line(
+            text,
+            format_args!(
+                "| {} | {:.1} | {:.1} | {:.1} | {:.1} |",
+                outcome.traffic,
+                outcome.null.minimum,
+                outcome.untold.minimum,
+                outcome.told.minimum,
+                outcome.added()
             ),
         );
     }

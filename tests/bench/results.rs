@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use crate::control::{self, Reload};
 use crate::deep;
 use crate::egress;
+use crate::hits;
 use crate::lists::Family;
 use crate::lookups::Row;
 use crate::object::Caps;
@@ -20,6 +21,7 @@ pub(crate) struct Results {
     pub(crate) lookups: Vec<Row>,
     pub(crate) egress: Option<egress::Outcome>,
     pub(crate) deep: Vec<deep::Outcome>,
+    pub(crate) hits: Vec<hits::Outcome>,
     pub(crate) veth: Vec<veth::Outcome>,
     pub(crate) control: Vec<control::Outcome>,
     /// Parts that failed, with the reason.
@@ -45,7 +47,8 @@ impl Results {
     pub(crate) fn wrong(&self) -> usize {
         let reloads = self.control.iter().flat_map(control::Outcome::reloads).map(|reload| reload.wrong);
         let deep = self.deep.iter().map(|outcome| outcome.wrong);
-        self.lookups.iter().map(|row| row.wrong).chain(deep).chain(reloads).sum()
+        let hits = self.hits.iter().map(|outcome| outcome.wrong);
+        self.lookups.iter().map(|row| row.wrong).chain(deep).chain(hits).chain(reloads).sum()
     }
 
     pub(crate) fn is_busy(&self) -> bool {
@@ -67,6 +70,7 @@ impl Results {
             "lookups": self.lookups.iter().map(Row::json).collect::<Vec<_>>(),
             "egress": self.egress.as_ref().map(egress::Outcome::json),
             "deep": self.deep.iter().map(deep::Outcome::json).collect::<Vec<_>>(),
+            "hits": self.hits.iter().map(hits::Outcome::json).collect::<Vec<_>>(),
             "veth": self.veth.iter().map(veth::Outcome::json).collect::<Vec<_>>(),
             "control": self.control.iter().map(control::Outcome::json).collect::<Vec<_>>(),
             "not_measured": self.not_measured(),
@@ -125,7 +129,8 @@ impl Results {
         self.control_goals(&mut goals);
         let reloads = self.control.iter().flat_map(control::Outcome::reloads).map(|reload| reload.asked);
         let deep = self.deep.iter().map(|outcome| outcome.asked);
-        let asked: usize = self.lookups.iter().map(|row| row.asked).chain(deep).chain(reloads).sum();
+        let hits = self.hits.iter().map(|outcome| outcome.asked);
+        let asked: usize = self.lookups.iter().map(|row| row.asked).chain(deep).chain(hits).chain(reloads).sum();
         goals.push(Goal {
             what: "verdicts that the truth contradicts, at rest and during reloads".to_owned(),
             target: "0".to_owned(),

@@ -2,7 +2,7 @@
 //! repeat it; ends with the summary of the tests.
 
 use crate::{
-    fuzz,
+    board, fuzz,
     kernel::Toolchain,
     setup::{install_packages, setup},
     shell::{cargo, find, output_of, run, say},
@@ -30,6 +30,7 @@ pub(crate) fn ci(workspace: &Path) -> Result<ExitCode> {
             .map_err(|error| anyhow!("{error:#}; cure: cargo fmt --all"))
     })?;
     gate("house rules", || tidy::tidy(workspace))?;
+    gate("alert rules", || board::check_rules(workspace))?;
     gate("lints, host", || {
         run(cargo()
             .current_dir(workspace)

@@ -1,7 +1,8 @@
-//! What plain cargo cannot do: `cargo xtask setup | run | test | bench | soak | kernels | fuzz | faults | ci | tidy`. Each of them can be typed
+//! What plain cargo cannot do: `cargo xtask setup | run | test | bench | board | soak | kernels | fuzz | faults | ci | tidy`. Each of them can be typed
 //! first in a fresh clone; what it needs is set up on the way.
 
 mod bench;
+mod board;
 mod ci;
 mod faults;
 mod fuzz;
@@ -78,6 +79,15 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Try dashboard and alert rules on a real Prometheus that scrapes naikon under traffic; needs root and uses sudo.
+    ///
+    /// Everything happens in network namespaces; Prometheus comes out of Debian's package and is not installed. Takes two
+    /// minutes and writes docs/board.md.
+    Board {
+        /// Also take a picture of the page in headless Chromium: docs/page.png.
+        #[arg(long)]
+        page: bool,
+    },
     /// Change lists without end under a flood, native and generic in turn; needs root and uses sudo.
     ///
     /// Every frame must get the verdict of the lists that stay, and be counted: prints a line every ten seconds and the
@@ -139,6 +149,7 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Test { runner_arguments } => return test::test(&shell::workspace()?, &runner_arguments),
         Task::Kernels { suites, tests } => return kernels::kernels(&shell::workspace()?, &suites, &tests),
         Task::Bench { arguments } => return bench::bench(&shell::workspace()?, &arguments),
+        Task::Board { page } => return board::board(&shell::workspace()?, page),
         Task::Soak { duration } => return soak::soak(&shell::workspace()?, duration),
         Task::Fuzz { seconds, targets } => {
             fuzz::fuzz(&shell::workspace()?, &targets, fuzz::Time::Each(Duration::from_secs(seconds)))?;

@@ -106,7 +106,7 @@ pub(super) fn run(command: &Command) -> Result<Code, Failure> {
         require_free(&command.write, command.force)?;
     }
     let snaplen = command.snaplen.min(SNAPLEN_MAX);
-    let (response, lease) = client::begin(&command.control, &Request::Capture { bytes: snaplen })?;
+    let (response, lease) = client::converse(&command.control, &Request::Capture { bytes: snaplen })?;
     let maps = match response {
         Response::Capture(maps) => maps,
         other => return Err(client::unexpected(&other)),
@@ -122,7 +122,7 @@ pub(super) fn run(command: &Command) -> Result<Code, Failure> {
     };
     let mut session = Session::new(command, snaplen, capture, out).map_err(writing)?;
     session.say_begun();
-    let ended = session.follow(&lease, &asked);
+    let ended = session.follow(lease.get_ref(), &asked);
     if let Err(error) = session.capture.stop() {
         output::error(&format!("{error}; the daemon does it when this process has gone"));
     }

@@ -1,4 +1,4 @@
-//! Commands that talk to the daemon: `status`, `reload`, `detach`, and live `lookup`.
+//! Talking to the daemon; the commands that change something: `reload` and `detach`.
 
 use std::{
     io::{self, BufRead, BufReader, Write},
@@ -19,11 +19,8 @@ use super::{
 };
 use crate::{
     config::{CONTROL, PIN_DIR},
-    coverage,
-    daemon::ways_past,
-    kernel::{self, ErrorKind, KernelError},
-    protocol::{self, Hook, ReloadResult, Request, Response},
-    ruleset::ListAction,
+    kernel,
+    protocol::{self, ReloadResult, Request, Response},
     text,
 };
 
@@ -35,18 +32,6 @@ struct Socket {
     /// Control socket of the daemon
     #[arg(long, value_name = "PATH", default_value = CONTROL)]
     control: PathBuf,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct Status {
-    #[command(flatten)]
-    socket: Socket,
-    /// Where to look when no daemon answers
-    #[arg(long, value_name = "DIR", default_value = PIN_DIR)]
-    pin_dir: PathBuf,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -78,11 +63,11 @@ pub(super) struct Detach {
 
 /// Asks the daemon.
 pub(super) fn ask(control: &Path, request: &Request) -> Result<Response, Failure> {
-    Ok(begin(control, request)?.0)
+    converse(control, request).map(|(response, _)| response)
 }
 
-/// Asks the daemon, and keeps the connection.
-pub(super) fn begin(control: &Path, request: &Request) -> Result<(Response, UnixStream), Failure> {
+/// Asks the daemon; what may come behind the answer can be read.
+pub(super) fn converse(control: &Path, request: &Request) -> Result<(Response, BufReader<UnixStream>), Failure> {
     let failed = |doing: &str, error: &io::Error| {
         let place = control.display();
         match error.kind() {
@@ -101,21 +86,22 @@ pub(super) fn begin(control: &Path, request: &Request) -> Result<(Response, Unix
             _ => Failure::new(Code::NoDaemon, format!("{doing} the daemon at {place}: {error}")),
         }
     };
-    let mut stream = UnixStream::connect(control).map_err(|error| failed("asking", &error))?;
-    let exchange = |stream: &mut UnixStream| -> io::Result<String> {
+    let stream = UnixStream::connect(control).map_err(|error| failed("asking", &error))?;
+    let exchange = |mut stream: UnixStream| -> io::Result<(String, BufReader<UnixStream>)> {
         stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
         let mut bytes = serde_json::to_vec(request)?;
         bytes.push(b'\n');
         stream.write_all(&bytes)?;
         let mut line = String::new();
-        BufReader::new(stream).read_line(&mut line)?;
-        Ok(line)
+        let mut reader = BufReader::new(stream);
+        reader.read_line(&mut line)?;
+        Ok((line, reader))
     };
-    let line = exchange(&mut stream).map_err(|error| failed("asking", &error))?;
+    let (line, reader) = exchange(stream).map_err(|error| failed("asking", &error))?;
     let response = serde_json::from_str(&line).map_err(|error| {
         Failure::new(Code::NoDaemon, format!("the answer of {} cannot be read: {error}", control.display()))
     })?;
-    Ok((response, stream))
+    Ok((response, reader))
 }
 
 /// A response that does not fit the request: another version, or a refusal.
@@ -127,145 +113,6 @@ pub(super) fn unexpected(response: &Response) -> Failure {
         Response::Ending => Failure::new(Code::NoDaemon, "the daemon is ending; ask again when it is back"),
         _ => Failure::new(Code::NoDaemon, "the daemon answered something else; is it of another version?"),
     }
-}
-
-pub(super) fn status(command: &Status) -> Result<Code, Failure> {
-    match ask(&command.socket.control, &Request::Status) {
-        Ok(Response::Status(status)) => {
-            if command.json {
-                output::json(&status)?;
-            } else {
-                show_status(&status)?;
-            }
-            Ok(Code::Done)
-        }
-        Ok(other) => Err(unexpected(&other)),
-        Err(failure) if failure.code == Code::NoDaemon => from_pins(command, failure),
-        Err(failure) => Err(failure),
-    }
-}
-
-/// Without a daemon the pins tell what is still enforced.
-fn from_pins(command: &Status, no_daemon: Failure) -> Result<Code, Failure> {
-    let inspection = match kernel::has_pins(&command.pin_dir) {
-        Ok(false) => return Err(no_daemon),
-        Ok(true) => kernel::inspect(&command.pin_dir),
-        Err(error) => Err(error),
-    };
-    let inspection = match inspection {
-        Ok(inspection) => inspection,
-        Err(KernelError { kind: ErrorKind::Privilege, .. }) => {
-            let message =
-                format!("{}; what is pinned at {} only root can read", no_daemon.message, command.pin_dir.display());
-            return Err(Failure::new(Code::NoDaemon, message));
-        }
-        Err(KernelError { kind: ErrorKind::Locked, .. }) => {
-            let message = format!("{}; a daemon works with {}", no_daemon.message, command.pin_dir.display());
-            return Err(Failure::new(Code::NoDaemon, message));
-        }
-        Err(error) => return Err(error.into()),
-    };
-    let calls = inspection.cgroup.map(|cgroup| Hook {
-        // Its path is known to the daemon alone.
-        interface: format!("cgroup {cgroup}"),
-        ifindex: 0,
-        hook: "connect".into(),
-        mode: "cgroup".into(),
-    });
-    let attached: Vec<Hook> = inspection
-        .attached
-        .iter()
-        .map(|(interface, spot, stance)| Hook {
-            interface: interface.clone(),
-            ifindex: spot.ifindex,
-            hook: spot.point.as_str().into(),
-            mode: stance.as_str().into(),
-        })
-        .chain(calls)
-        .collect();
-    let notice = "daemon not running; enforcement continues from pins".to_owned();
-    let status = protocol::Status {
-        version: env!("CARGO_PKG_VERSION").into(),
-        generation: inspection.generation,
-        covered: protocol::Cover::list(&kernel::interfaces()?, &coverage::protected(&attached)),
-        lists: Vec::new(),
-        prefixes: inspection.prefixes.into(),
-        dropped: inspection.counters.total(ListAction::Drop).into(),
-        monitored: inspection.counters.total(ListAction::Monitor).into(),
-        notices: [notice].into_iter().chain(inspection.notices).chain(ways_past(&attached)).collect(),
-        attached,
-        privileges: None,
-    };
-    if command.json {
-        output::json(&status)?;
-    } else {
-        show_status(&status)?;
-    }
-    Ok(Code::NoDaemon)
-}
-
-fn show_status(status: &protocol::Status) -> io::Result<()> {
-    let paint = Paint::stdout();
-    let mut out = io::stdout().lock();
-    let protected = !status.attached.is_empty() && status.attached.iter().all(|hook| hook.mode != "none");
-    let headline = if protected { paint.green("protected") } else { paint.red("NOT PROTECTED") };
-    writeln!(
-        out,
-        "{headline}: generation {}, {} IPv4 and {} IPv6 prefixes",
-        status.generation,
-        output::thousands(status.prefixes.ipv4 as u64),
-        output::thousands(status.prefixes.ipv6 as u64)
-    )?;
-    for notice in &status.notices {
-        writeln!(out, "{} {}", paint.yellow("!"), text::escape(notice))?;
-    }
-    let traffic = |traffic: protocol::Traffic| {
-        format!("{} packets, {} bytes", output::thousands(traffic.packets), output::thousands(traffic.bytes))
-    };
-    writeln!(out, "dropped    {}", traffic(status.dropped))?;
-    writeln!(out, "monitored  {}", traffic(status.monitored))?;
-    let mut hooks = vec![["INTERFACE", "INDEX", "HOOK", "MODE"].map(str::to_owned).to_vec()];
-    for hook in &status.attached {
-        let index = if hook.ifindex == 0 { "-".to_owned() } else { hook.ifindex.to_string() };
-        hooks.push(vec![text::escape(&hook.interface), index, hook.hook.clone(), hook.mode.clone()]);
-    }
-    writeln!(out)?;
-    output::table(&mut out, &hooks, paint)?;
-    if !status.covered.is_empty() {
-        let mut covered = vec![["COVERED", "INDEX", "BY"].map(str::to_owned).to_vec()];
-        for cover in &status.covered {
-            let condition = cover.condition.as_ref().map_or_else(String::new, |condition| format!(" ({condition})"));
-            let by = text::escape(&(cover.by.join(", ") + &condition));
-            covered.push(vec![text::escape(&cover.interface), cover.ifindex.to_string(), by]);
-        }
-        writeln!(out)?;
-        output::table(&mut out, &covered, paint)?;
-    }
-    if !status.lists.is_empty() {
-        let mut lists = vec![["LIST", "ACTION", "UP", "IPV4", "IPV6", "LAST SUCCESS"].map(str::to_owned).to_vec()];
-        for list in &status.lists {
-            lists.push(vec![
-                text::escape(&list.name),
-                list.action.clone(),
-                if list.up { "yes".into() } else { "NO".into() },
-                output::thousands(list.entries.ipv4 as u64),
-                output::thousands(list.entries.ipv6 as u64),
-                list.last_success.clone().unwrap_or_else(|| "never".into()),
-            ]);
-        }
-        writeln!(out)?;
-        output::table(&mut out, &lists, paint)?;
-        for list in &status.lists {
-            let expired = (list.expired > 0).then(|| format!("{} expired", output::thousands(list.expired as u64)));
-            let waiting = (list.waiting > 0).then(|| format!("{} wait", output::thousands(list.waiting as u64)));
-            let next = list.next_change.as_ref().map(|next| format!("next change {next}"));
-            let told: Vec<String> = [expired, waiting, next].into_iter().flatten().collect();
-            if !told.is_empty() {
-                writeln!(out, "{}: {}", text::escape(&list.name), told.join(", "))?;
-            }
-        }
-    }
-    Ok(())
 }
 
 pub(super) fn reload(command: &Reload) -> Result<Code, Failure> {

@@ -184,8 +184,8 @@ fn show(out: &mut impl Write, hits: &Hits, paint: Paint) -> io::Result<()> {
         let action = hit.action.to_string();
         let list = context::short(&text::escape(&hit.list), second.saturating_sub(action.len() + 2));
         let score = hit.beacon.score.map_or_else(|| "-".to_owned(), |score| format!("{score:.2}"));
-        let every = hit.beacon.interval.map_or_else(|| "-".to_owned(), every);
-        let (packets, bytes) = (amount(hit.packets), amount(hit.bytes));
+        let every = hit.beacon.interval.map_or_else(|| "-".to_owned(), output::every);
+        let (packets, bytes) = (output::amount(hit.packets), output::amount(hit.bytes));
         line([&host(hit), &hit.last_seen.to_string(), &packets, &score], &|text| match text.strip_suffix(&score) {
             Some(text) if hit.beacon.is_regular() => format!("{text}{}", paint.red(&score)),
             _ => text,
@@ -213,24 +213,6 @@ fn indicator(hit: &Hit) -> String {
         Direction::From => '<',
     };
     format!("{arrow} {}", hit.indicator)
-}
-
-/// A number in few characters.
-fn amount(number: u64) -> String {
-    const UNITS: [(f64, char); 5] = [(1e18, 'E'), (1e15, 'P'), (1e12, 'T'), (1e9, 'G'), (1e6, 'M')];
-    match UNITS.into_iter().find(|(unit, _)| number as f64 >= *unit) {
-        Some((unit, letter)) => format!("{:.1} {letter}", number as f64 / unit),
-        None => output::thousands(number),
-    }
-}
-
-/// A time between calls in few characters.
-fn every(seconds: f64) -> String {
-    match seconds {
-        short if short < 120.0 => format!("{short:.0}s"),
-        middle if middle < 7200.0 => format!("{:.0}m", middle / 60.0),
-        long => format!("{:.0}h", long / 3600.0),
-    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ mod client;
 mod context;
 mod difference;
 mod doctor;
+mod events;
 mod exit;
 mod hits;
 mod logging;
@@ -13,8 +14,10 @@ mod lookup;
 mod output;
 mod remarks;
 mod replay;
+mod status;
+mod top;
 
-use std::{ffi::OsString, path::PathBuf, process::ExitCode};
+use std::{ffi::OsString, io, os::fd::AsFd as _, path::PathBuf, process::ExitCode};
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
@@ -32,6 +35,7 @@ Examples:
   naikon lookup 198.51.100.7                      is it blocked, by what
   naikon status                                   what is attached and counted
   naikon hits --sort beacon                       who called whom, how regularly
+  naikon top                                      the same and more, live
   naikon replay day.pcap --list new.csv           what a list would have dropped
   naikon doctor                                   what could let packets past
 
@@ -61,14 +65,18 @@ enum Command {
     Check(check::Check),
     /// Say whether addresses are blocked, by what and why
     Lookup(lookup::Lookup),
-    /// Show what is attached, loaded and counted
-    Status(client::Status),
+    /// Say whether this machine is protected: what is attached, loaded and counted
+    Status(status::Command),
     /// Show which internal hosts touched which indicators, and how regularly
     Hits(hits::Command),
     /// Write the packets of hits to a file, as pcapng
     Capture(capture::Command),
     /// Say what lists would do to the packets of a capture
     Replay(replay::Command),
+    /// Follow hits as they happen, as JSON lines
+    Events(events::Command),
+    /// Watch totals, lists, indicators, hosts and interfaces live
+    Top(top::Command),
     /// Read the lists again, now, and show the change
     Reload(client::Reload),
     /// Look for what lets packets past naikon or keeps it from working
@@ -148,6 +156,9 @@ struct Run {
     /// Look into tunnels, MPLS, SNAP, source routes and ISATAP addresses, too
     #[arg(long)]
     deep: bool,
+    /// Where events go as JSON lines: 'none', '-' (stdout), or a file [default: none]
+    #[arg(long, value_name = "PATH")]
+    events: Option<PathBuf>,
     /// Address and port of the metrics, or 'none'
     #[arg(long, value_name = "ADDR", help = format!("Address and port of the metrics, or 'none' [default: {LISTEN}]"))]
     listen: Option<String>,
@@ -219,6 +230,7 @@ impl Run {
                 UnparsedArg::Drop => Unparsed::Drop,
             }),
             deep: self.deep,
+            events: self.events,
             listen: self.listen,
             pin_dir: self.pin_dir,
             state_dir: self.state_dir,
@@ -268,7 +280,10 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Code, Failure> {
             // Before the log, which starts a thread: one that was there before would keep what the others give up.
             let confined = daemon::Confined::enter()?;
             let log = log();
-            let Err(error) = daemon::run(confined, run.origin(), log.lines_lost()) else { return Ok(Code::Done) };
+            let stdout = io::stdout().as_fd().try_clone_to_owned();
+            let Err(error) = daemon::run(confined, run.origin(), stdout, log.lines_lost()) else {
+                return Ok(Code::Done);
+            };
             let Failure { code, message } = error.into();
             // By the log: who does not read what a daemon says keeps it from no end.
             log.say(&output::error_lines(&message));
@@ -276,10 +291,12 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Code, Failure> {
         }
         Command::Check(command) => logged(&|| check::run(&command)),
         Command::Lookup(command) => logged(&|| lookup::run(&command)),
-        Command::Status(command) => logged(&|| client::status(&command)),
+        Command::Status(command) => logged(&|| status::run(&command)),
         Command::Hits(command) => logged(&|| hits::run(&command)),
         Command::Capture(command) => logged(&|| capture::run(&command)),
         Command::Replay(command) => logged(&|| replay::run(&command)),
+        Command::Events(command) => logged(&|| events::run(&command)),
+        Command::Top(command) => logged(&|| top::run(&command)),
         Command::Reload(command) => logged(&|| client::reload(&command)),
         Command::Doctor(command) => logged(&|| doctor::run(&command)),
         Command::Detach(command) => logged(&|| client::detach(&command)),

@@ -8,6 +8,7 @@ use std::{
 use serde::Serialize;
 
 use crate::text;
+pub(super) use crate::text::thousands;
 
 /// The terminal's colours, or none.
 #[derive(Clone, Copy)]
@@ -119,29 +120,37 @@ pub(super) fn table(out: &mut impl Write, rows: &[Vec<String>], paint: Paint) ->
     Ok(())
 }
 
-/// `1234567` as `1 234 567`.
-pub(super) fn thousands(number: impl Into<u64>) -> String {
-    let digits = number.into().to_string();
-    let mut text = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            text.push(' ');
-        }
-        text.push(digit);
+/// A number in few characters.
+pub(super) fn amount(number: u64) -> String {
+    const UNITS: [(f64, char); 5] = [(1e18, 'E'), (1e15, 'P'), (1e12, 'T'), (1e9, 'G'), (1e6, 'M')];
+    match UNITS.into_iter().find(|(unit, _)| number as f64 >= *unit) {
+        Some((unit, letter)) => format!("{:.1} {letter}", number as f64 / unit),
+        None => thousands(number),
     }
-    text
+}
+
+/// A time between calls in few characters.
+pub(super) fn every(seconds: f64) -> String {
+    match seconds {
+        short if short < 120.0 => format!("{short:.0}s"),
+        middle if middle < 7200.0 => format!("{:.0}m", middle / 60.0),
+        long => format!("{:.0}h", long / 3600.0),
+    }
+}
+
+/// A time span in few characters. What lies ahead is none.
+pub(super) fn span(seconds: i64) -> String {
+    match seconds {
+        ..=119 => format!("{}s", seconds.max(0)),
+        120..=7_199 => format!("{}m", seconds / 60),
+        7_200..=172_799 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn thousands_are_grouped() {
-        for (number, text) in [(0_u64, "0"), (999, "999"), (1000, "1 000"), (1_234_567, "1 234 567")] {
-            assert_eq!(thousands(number), text);
-        }
-    }
 
     #[test]
     fn json_with_hostile_text_means_the_same_and_steers_no_terminal() {

@@ -125,6 +125,13 @@ pub(crate) fn boot() -> BootTime {
     BootTime(i128::try_from(now.as_nanos()).unwrap_or(i128::MAX).saturating_sub(since_boot))
 }
 
+/// Nanoseconds since the machine started.
+pub(crate) fn since_boot_ns() -> u64 {
+    let boot = clock_gettime(ClockId::Boottime);
+    let (seconds, rest) = (u64::try_from(boot.tv_sec), u64::try_from(boot.tv_nsec));
+    seconds.unwrap_or_default().saturating_mul(1_000_000_000).saturating_add(rest.unwrap_or_default())
+}
+
 /// Seconds since the machine started.
 fn real_seconds() -> i64 {
     clock_gettime(ClockId::Boottime).tv_sec

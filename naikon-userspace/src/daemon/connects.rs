@@ -23,9 +23,10 @@ use naikon_ebpf::{abi::Action, report::Report};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
 
+pub(super) use self::line::Marking;
 use self::{
     caller::Callers,
-    line::{Line, Marking, address_of},
+    line::{Line, address_of},
     throttle::Throttle,
 };
 use super::{RunError, metrics::Instruments, snapshot::Snapshot};
@@ -281,7 +282,7 @@ impl Teller {
 }
 
 /// The strictest marking that lists give to an address in any of its forms, where one holds it.
-fn marking(snapshot: &Snapshot, address: IpAddr) -> Option<Option<crate::provenance::Tlp>> {
+pub(super) fn marking(snapshot: &Snapshot, address: IpAddr) -> Option<Option<crate::provenance::Tlp>> {
     let listed = snapshot.lists.iter().filter(|list| list.role != Role::Allow);
     let carriers = snapshot.ruleset.carriers();
     listed.filter_map(|list| list.content.as_ref()?.marking(address, carriers)).max()
@@ -294,6 +295,15 @@ fn when(boot_ns: u64) -> Option<Timestamp> {
     let age = Duration::from_nanos(now_ns.saturating_sub(boot_ns));
     let at = Timestamp::now().checked_sub(age).ok()?;
     at.round(TimestampRound::new().smallest(Unit::Millisecond)).ok()
+}
+
+/// What stands in place of an address where many read, if its marking forbids to write it there. An indicator whose list tells of it
+/// no longer is withheld, too; any other address only where a list holds it.
+pub(super) fn withheld(snapshot: &Snapshot, address: IpAddr, is_indicator: bool) -> Option<String> {
+    match marking(snapshot, address) {
+        None if !is_indicator => None,
+        strictest => Marking::of(strictest).instead(),
+    }
 }
 
 #[cfg(test)]

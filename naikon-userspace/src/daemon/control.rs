@@ -1,4 +1,5 @@
-//! The control socket: one request and one response a connection, asked by local users whom the kernel names.
+//! The control socket: one request and one response a connection, asked by local users whom the kernel names. Who follows the events
+//! keeps the connection.
 //!
 //! Root and the daemon's own user may change things; who else can open the socket may read.
 
@@ -22,6 +23,7 @@ use tokio::{
 
 use super::{
     capture::Captures,
+    events::{self, Outlets},
     hits::Account,
     metrics::Metrics,
     reload::Wish,
@@ -35,7 +37,7 @@ use crate::{
     protocol::{Lookup, REQUEST_MAX, Request, Response},
 };
 
-/// `status`, `lookup` and `hits` at a time, each: who may only read must not take every thread and processor.
+/// `status` and `totals`, `lookup`, and `hits` at a time, each: who may only read must not take every thread and processor.
 const LOOKS_MAX: usize = 2;
 /// Longest time for the lookups of one request, and the most that is told of them.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -58,6 +60,7 @@ pub(crate) struct Daemon {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) hits: Arc<Account>,
     pub(crate) captures: Arc<Captures>,
+    pub(crate) events: Arc<Outlets>,
     pub(crate) snapshots: watch::Receiver<Arc<Snapshot>>,
     /// Told when enforcement has ended over the socket, so that the daemon ends too.
     pub(crate) detached: mpsc::Sender<()>,
@@ -110,7 +113,9 @@ impl Control {
     /// Serves until the daemon ends.
     pub(crate) async fn serve(self, daemon: Daemon) {
         let mut room = Room::new("control", daemon.metrics.instruments());
-        let desk = Arc::new(Desk { daemon, statuses: limit(), lookups: limit(), hits: limit() });
+        // Most places are for those who ask once.
+        let followers = (room.places() / 2).min(events::FOLLOWERS_MAX);
+        let desk = Arc::new(Desk { daemon, statuses: limit(), lookups: limit(), hits: limit(), followers });
         loop {
             match self.listener.accept().await {
                 Ok((stream, _)) => {
@@ -134,6 +139,8 @@ struct Desk {
     statuses: Arc<Semaphore>,
     lookups: Arc<Semaphore>,
     hits: Arc<Semaphore>,
+    /// Who may follow the events at a time.
+    followers: usize,
 }
 
 fn limit() -> Arc<Semaphore> {
@@ -165,6 +172,10 @@ async fn connection(stream: UnixStream, desk: &Desk, stay: &Stay) -> io::Result<
         Ok(Request::Capture { bytes }) => {
             stay.hold();
             return capture(reader, write, &desk.daemon.captures, process, bytes).await;
+        }
+        Ok(Request::Events { filter }) => {
+            stay.hold();
+            return events::follow(&desk.daemon.events, filter, desk.followers, reader, write).await;
         }
         Ok(request) => {
             // Lookups may take long: they give way to others.
@@ -237,6 +248,15 @@ async fn respond(request: Request, desk: &Desk) -> (Response, bool) {
                 Err(error) => Response::Failed(error.to_string()),
             }
         }
+        Request::Totals => {
+            let (metrics, snapshot) = (Arc::clone(&daemon.metrics), Arc::clone(&daemon.snapshots.borrow()));
+            let look = move || metrics.counters().map(|counters| snapshot.totals(&counters));
+            match one_of(&desk.statuses, look).await {
+                Ok(Ok(totals)) => Response::Totals(Box::new(totals)),
+                Ok(Err(error)) => Response::Failed(error.to_string()),
+                Err(error) => Response::Failed(error.to_string()),
+            }
+        }
         Request::Lookup { addresses } => {
             let snapshot = Arc::clone(&daemon.snapshots.borrow());
             match one_of(&desk.lookups, move || lookup(&snapshot, &addresses)).await {
@@ -253,6 +273,8 @@ async fn respond(request: Request, desk: &Desk) -> (Response, bool) {
                 Err(error) => Response::Failed(error.to_string()),
             }
         }
+        // It has a connection of its own.
+        Request::Events { .. } => Response::Failed("events are followed, not answered".into()),
         Request::Reload { force, clock } => {
             daemon.worker.reload(Wish { force, clock }, Asker::Person).await.map_or_else(ended, Response::Reload)
         }

@@ -1,9 +1,11 @@
 //! Who touched what, for those who ask: the kernel's pairs with the names, dates and contexts of this moment.
 
+use std::collections::BTreeMap;
+
 use super::{clock, snapshot::Snapshot};
 use crate::{
-    hits::{self, Hits, Query},
-    kernel::{HitReader, Kernel, KernelError},
+    hits::{self, Hits, Met, Query},
+    kernel::{EventCounts, HitReader, Kernel, KernelError},
 };
 
 /// The kernel's pairs, read beside whoever works with them.
@@ -23,6 +25,21 @@ impl Account {
             );
         }
         Ok(Account { reader })
+    }
+
+    /// What became of the events of all hits.
+    pub(crate) fn counts(&self) -> Result<EventCounts, KernelError> {
+        self.reader.counts()
+    }
+
+    /// Hands on every pair, in no order, some perhaps twice.
+    pub(crate) fn each_pair(&self, each: impl FnMut(Met)) -> Result<(), KernelError> {
+        self.reader.each_pair(each)
+    }
+
+    /// The names of all lists that there were, by id.
+    pub(crate) fn lists(&self) -> Result<BTreeMap<u16, String>, KernelError> {
+        self.reader.lists()
     }
 
     /// Those that somebody wants to see.

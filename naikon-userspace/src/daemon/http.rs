@@ -1,12 +1,15 @@
-//! `/metrics`, `/healthz`, `/readyz` over HTTP/1.1, for scrapers that may be slow or hostile.
+//! `/`, `/metrics`, `/healthz`, `/readyz` over HTTP/1.1, for scrapers that may be slow or hostile.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, fmt::Display, net::SocketAddr, sync::Arc, time::Duration};
 
 use http_body_util::Full;
 use hyper::{
     Method, Request, Response, StatusCode,
     body::{Bytes, Incoming},
-    header::{ACCEPT, ALLOW, CONTENT_TYPE},
+    header::{
+        ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, HeaderValue, REFERRER_POLICY,
+        X_CONTENT_TYPE_OPTIONS,
+    },
     server::conn::http1,
     service::service_fn,
 };
@@ -18,10 +21,13 @@ use tokio::{
 };
 
 use super::{
+    clock,
     metrics::Metrics,
+    page::{self, Addresses},
     room::{Cut, Room, Stay},
     snapshot::Snapshot,
 };
+use crate::kernel::KernelError;
 
 /// Scrapes that are put together at a time: each reads every counter, and none may keep others from their threads.
 const SCRAPES_MAX: usize = 2;
@@ -43,13 +49,14 @@ struct Source {
     metrics: Arc<Metrics>,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     scrapes: Arc<Semaphore>,
+    listen: SocketAddr,
 }
 
 /// Serves until the daemon ends. A taken port is said and tried again: enforcement does not depend on it.
 pub(crate) async fn serve(listen: SocketAddr, metrics: Arc<Metrics>, snapshots: watch::Receiver<Arc<Snapshot>>) {
     let listener = bind(listen).await;
     let mut room = Room::new("metrics", metrics.instruments());
-    let source = Source { metrics, snapshots, scrapes: Arc::new(Semaphore::new(SCRAPES_MAX)) };
+    let source = Source { metrics, snapshots, scrapes: Arc::new(Semaphore::new(SCRAPES_MAX)), listen };
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
@@ -118,30 +125,31 @@ async fn connection(stream: TcpStream, source: Source, stay: Stay) -> Option<Cut
 async fn answer(request: Request<Incoming>, source: Source) -> Response<Full<Bytes>> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
-        response.headers_mut().insert(ALLOW, hyper::header::HeaderValue::from_static("GET, HEAD"));
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return response;
     }
     match request.uri().path() {
+        "/" => {
+            let Source { metrics, snapshots, scrapes, listen } = source;
+            let snapshot = Arc::clone(&snapshots.borrow());
+            let host = request.headers().get(HOST).map(|host| host.to_str().unwrap_or_default());
+            let addresses = Addresses::of(listen, host, snapshot.config.metrics.addresses);
+            let render = move || {
+                let overview = metrics.overview(&snapshot).map_err(|error| {
+                    tracing::error!("{error}");
+                    error
+                })?;
+                Ok::<_, KernelError>(page::render(&snapshot, &overview, addresses, clock::wall()))
+            };
+            off_these_threads(&scrapes, render).await.map_or_else(refusal, shown)
+        }
         "/metrics" => {
             let accept = request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
             let open_metrics = accept.contains("application/openmetrics-text");
             let Source { metrics, scrapes, .. } = source;
-            // It is closed with the process.
-            let Ok(permit) = scrapes.acquire_owned().await else {
-                return plain(StatusCode::SERVICE_UNAVAILABLE, "ending\n");
-            };
-            // Reading every counter is many syscalls: not on the threads that serve.
-            let encode = move || {
-                let encoded = metrics.encode(open_metrics);
-                // Whether or not anybody waits for it still.
-                drop(permit);
-                encoded
-            };
-            match tokio::task::spawn_blocking(encode).await {
-                Ok(Ok(body)) => typed(StatusCode::OK, if open_metrics { OPEN_METRICS } else { CLASSIC }, body),
-                Ok(Err(error)) => plain(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
-                Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
-            }
+            let content_type = if open_metrics { OPEN_METRICS } else { CLASSIC };
+            let encoded = off_these_threads(&scrapes, move || metrics.encode(open_metrics)).await;
+            encoded.map_or_else(refusal, |body| typed(StatusCode::OK, content_type, body))
         }
         "/healthz" => plain(StatusCode::OK, "ok\n"),
         "/readyz" => {
@@ -157,8 +165,48 @@ async fn answer(request: Request<Incoming>, source: Source) -> Response<Full<Byt
                 plain(StatusCode::SERVICE_UNAVAILABLE, waits)
             }
         }
-        _ => plain(StatusCode::NOT_FOUND, "/metrics, /healthz, /readyz\n"),
+        _ => plain(StatusCode::NOT_FOUND, "/, /metrics, /healthz, /readyz\n"),
     }
+}
+
+/// Reading every counter is many system calls: not on the threads that serve, and not for everybody at once.
+async fn off_these_threads<E: Display + Send + 'static>(
+    turns: &Arc<Semaphore>,
+    work: impl FnOnce() -> Result<String, E> + Send + 'static,
+) -> Result<String, (StatusCode, String)> {
+    let failed = |error: &dyn Display| (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n"));
+    // It is closed with the process.
+    let turn = Arc::clone(turns).acquire_owned().await;
+    let turn = turn.map_err(|_closed| (StatusCode::SERVICE_UNAVAILABLE, "ending\n".to_owned()))?;
+    let worked = tokio::task::spawn_blocking(move || {
+        let made = work();
+        // Whether or not anybody waits for it still.
+        drop(turn);
+        made
+    });
+    match worked.await {
+        Ok(Ok(body)) => Ok(body),
+        Ok(Err(error)) => Err(failed(&error)),
+        Err(error) => Err(failed(&error)),
+    }
+}
+
+fn refusal((status, body): (StatusCode, String)) -> Response<Full<Bytes>> {
+    plain(status, &body)
+}
+
+/// A page, which nobody keeps, quotes or takes for something else.
+fn shown(body: String) -> Response<Full<Bytes>> {
+    let mut response = typed(StatusCode::OK, "text/html; charset=utf-8", body);
+    for (name, value) in [
+        (CONTENT_SECURITY_POLICY, page::POLICY),
+        (CACHE_CONTROL, "no-store"),
+        (REFERRER_POLICY, "no-referrer"),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ] {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
 }
 
 fn plain(status: StatusCode, body: &str) -> Response<Full<Bytes>> {
@@ -168,6 +216,6 @@ fn plain(status: StatusCode, body: &str) -> Response<Full<Bytes>> {
 fn typed(status: StatusCode, content_type: &'static str, body: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(content_type));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }

@@ -1,6 +1,9 @@
 //! Prometheus metrics: what the kernel counted, what the worker published, what happened here, and this process.
 //!
-//! Names and labels are PRODUCT.md's contract, told in the README's table. No address is ever a label.
+//! Names and labels are a contract, told in the README's table. No address is a label but where an operator asks for the busiest
+//! indicators, and then none that a list marks TLP:AMBER or stricter.
+
+mod process;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,11 +33,14 @@ use tokio::sync::watch;
 use super::{
     audit::AuditResult,
     connects::Told,
+    events::Meter,
+    ranking::{Look, Ranking},
     room::Cut,
     snapshot::{ListView, Snapshot},
 };
 use crate::{
-    kernel::{CounterReader, KernelError},
+    hits::Direction as Way,
+    kernel::{CounterReader, EventCounts, KernelError},
     protocol::{Families, ReloadResult},
     ruleset::ListAction,
     sources::Role,
@@ -44,7 +50,7 @@ use crate::{
 /// Upper bounds in seconds: a small reload takes milliseconds, a million prefixes some seconds.
 const DURATION_BUCKETS: [f64; 10] = [0.001, 0.005, 0.02, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
 
-type Labels = Vec<(&'static str, String)>;
+pub(super) type Labels = Vec<(&'static str, String)>;
 
 /// What the daemon itself counts.
 #[derive(Clone)]
@@ -104,6 +110,11 @@ impl Instruments {
         self.retried(retries);
     }
 
+    /// How many reloads ended so.
+    pub(crate) fn reloads(&self, result: ReloadResult) -> u64 {
+        self.reloads.get_or_create(&vec![("result", result.as_str().into())]).get()
+    }
+
     pub(crate) fn audited(&self, result: AuditResult) {
         self.audits.get_or_create(&vec![("result", result.as_str().into())]).inc();
     }
@@ -151,6 +162,14 @@ fn cut_labels(server: &'static str, cut: Cut) -> Labels {
     vec![("server", server.into()), ("reason", cut.as_str().into())]
 }
 
+/// What the page shows of counts.
+pub(crate) struct Overview {
+    pub(crate) counters: Counters,
+    pub(crate) look: Arc<Look>,
+    pub(crate) events: EventCounts,
+    pub(crate) reloads: [(ReloadResult, u64); 3],
+}
+
 /// Everything that a scrape reads.
 pub(crate) struct Metrics {
     registry: Registry,
@@ -162,7 +181,9 @@ impl Metrics {
     pub(crate) fn new(
         instruments: &Instruments,
         reader: CounterReader,
+        ranking: Ranking,
         snapshots: watch::Receiver<Arc<Snapshot>>,
+        events: Meter,
         lines_lost: impl Fn() -> u64 + Send + Sync + 'static,
     ) -> Self {
         let mut registry = Registry::with_prefix("naikon");
@@ -203,8 +224,10 @@ impl Metrics {
             "Times that the state directory could not be written",
             instruments.state_failures.clone(),
         );
-        let kernel = Arc::new(Kernel { reader: Mutex::new(reader), snapshots, lines_lost: Box::new(lines_lost) });
+        let kernel =
+            Arc::new(Kernel { reader: Mutex::new(reader), ranking, snapshots, lines_lost: Box::new(lines_lost) });
         registry.register_collector(Box::new(Arc::clone(&kernel)));
+        registry.register_collector(Box::new(events));
         Metrics { registry, kernel, instruments: instruments.clone() }
     }
 
@@ -218,11 +241,21 @@ impl Metrics {
         self.kernel.counters()
     }
 
+    /// Everything that the page shows and a snapshot does not tell.
+    pub(crate) fn overview(&self, snapshot: &Snapshot) -> Result<Overview, KernelError> {
+        Ok(Overview {
+            counters: self.counters()?,
+            look: self.kernel.ranking.look(snapshot)?,
+            events: self.kernel.ranking.events()?,
+            reloads: ReloadResult::ALL.map(|result| (result, self.instruments.reloads(result))),
+        })
+    }
+
     /// The exposition, as OpenMetrics or as the older text format 0.0.4.
     pub(crate) fn encode(&self, open_metrics: bool) -> Result<String, fmt::Error> {
         let mut body = String::new();
         text::encode_registry(&mut body, &self.registry)?;
-        body.push_str(&process()?);
+        body.push_str(&process::process()?);
         text::encode_eof(&mut body)?;
         Ok(if open_metrics { body } else { classic(&body) })
     }
@@ -265,17 +298,9 @@ fn classic(open_metrics: &str) -> String {
     text
 }
 
-/// The standard process metrics, which have no prefix of ours. What /proc does not tell is left out.
-fn process() -> Result<String, fmt::Error> {
-    let mut registry = Registry::default();
-    registry.register_collector(Box::new(Process));
-    let mut body = String::new();
-    text::encode_registry(&mut body, &registry)?;
-    Ok(body)
-}
-
 struct Kernel {
     reader: Mutex<CounterReader>,
+    ranking: Ranking,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     lines_lost: Box<dyn Fn() -> u64 + Send + Sync>,
 }
@@ -296,15 +321,20 @@ impl Kernel {
 impl Collector for Kernel {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         // A scrape that fails shows as such; one without counters would look like a quiet network.
-        let counters = self.counters().map_err(|error| {
+        let said = |error: KernelError| {
             tracing::error!("{error}");
             fmt::Error
-        })?;
+        };
         let snapshot = Arc::clone(&self.snapshots.borrow());
+        let counters = self.counters().map_err(said)?;
+        let look = self.ranking.look(&snapshot).map_err(said)?;
+        let told = self.ranking.events().map_err(said)?;
         let out = &mut encoder;
         hits(out, &counters, &snapshot)?;
         frames(out, &counters)?;
         connects(out, &counters, &snapshot)?;
+        events(out, told)?;
+        pairs(out, &look, &snapshot)?;
         lists(out, &snapshot)?;
         let (ipv4, ipv6) = snapshot.ruleset.count();
         gauges(out, "prefixes", "Prefixes that are dropped or monitored", by_family(&[], Families { ipv4, ipv6 }))?;
@@ -369,6 +399,49 @@ fn connects(out: &mut DescriptorEncoder<'_>, counters: &Counters, snapshot: &Sna
         (count.connects > 0 || snapshot.lists.iter().any(is_wanted)).then_some((labels, count.connects))
     });
     counts(out, "connects", "Calls of local processes that were refused or, of a monitor list, reported", series)
+}
+
+fn events(out: &mut DescriptorEncoder<'_>, counts_of: EventCounts) -> fmt::Result {
+    let EventCounts { told, suppressed, lost, unpaired } = counts_of;
+    let by_result = [("told", told), ("suppressed", suppressed)];
+    let results = by_result.map(|(result, count)| (vec![("result", result.to_owned())], count));
+    counts(
+        out,
+        "events",
+        "Frames that hit a list and have an event of their own, or are counted in a later one",
+        results,
+    )?;
+    counts(out, "events_lost", "Frames that hit a list and whose event found no room", [(Vec::new(), lost)])?;
+    counts(out, "hits_unpaired", "Frames that hit a list and that no pair counts", [(Vec::new(), unpaired)])
+}
+
+/// Who touched what, as far as everybody may see it.
+fn pairs(out: &mut DescriptorEncoder<'_>, look: &Look, snapshot: &Snapshot) -> fmt::Result {
+    let configured = snapshot.lists.iter().filter_map(|list| match list.role {
+        Role::Listed(action) => Some((list.name.as_str(), action, 0)),
+        Role::Allow => None,
+    });
+    let mut beaconing: BTreeMap<Labels, usize> = BTreeMap::new();
+    for (list, action, hosts) in configured.chain(look.beaconing()) {
+        *beaconing.entry(vec![("list", list.to_owned()), ("action", action.to_string())]).or_default() += hosts;
+    }
+    let beaconing = beaconing.into_iter().map(|(labels, hosts)| (labels, hosts as f64));
+    gauges(
+        out,
+        "hosts_beaconing",
+        "Internal hosts that call indicators of a list as regularly as a beacon, now",
+        beaconing,
+    )?;
+    let series = look.series(snapshot).into_iter().map(|(indicator, list, way, action, packets)| {
+        let labels = vec![
+            ("indicator", indicator.to_string()),
+            ("list", list.to_owned()),
+            ("direction", if way == Way::To { "to" } else { "from" }.to_owned()),
+            ("action", action.to_string()),
+        ];
+        (labels, packets)
+    });
+    counts(out, "indicator_packets", "Frames of the busiest indicators, where the operator asks for them", series)
 }
 
 fn lists(out: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Result {
@@ -440,7 +513,7 @@ pub(crate) fn family(family: Family) -> &'static str {
     }
 }
 
-fn counts(
+pub(super) fn counts(
     out: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,
@@ -498,47 +571,6 @@ impl EncodeLabelSet for Escaped<'_> {
     }
 }
 
-/// Reads this process's own numbers at each scrape.
-#[derive(Debug)]
-struct Process;
-
-impl Collector for Process {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let Ok(process) = procfs::process::Process::myself() else { return Ok(()) };
-        let ticks = procfs::ticks_per_second() as f64;
-        let out = &mut encoder;
-        let one = |value: f64| [(Vec::new(), value)];
-        if let Ok(stat) = process.stat() {
-            let cpu = (stat.utime + stat.stime) as f64 / ticks;
-            let metric = out.encode_descriptor(
-                "process_cpu_seconds",
-                "User and system time of this process",
-                None,
-                MetricType::Counter,
-            )?;
-            ConstCounter::new(cpu).encode(metric)?;
-            gauges(out, "process_virtual_memory_bytes", "Virtual memory", one(stat.vsize as f64))?;
-            let resident = stat.rss as f64 * rustix::param::page_size() as f64;
-            gauges(out, "process_resident_memory_bytes", "Resident memory", one(resident))?;
-            gauges(out, "process_threads", "Threads", one(stat.num_threads as f64))?;
-            if let Ok(boot) = procfs::boot_time_secs() {
-                let start = boot as f64 + stat.starttime as f64 / ticks;
-                gauges(out, "process_start_time_seconds", "When this process started", one(start))?;
-            }
-        }
-        if let Ok(open) = process.fd_count() {
-            gauges(out, "process_open_fds", "Open file descriptors", one(open as f64))?;
-        }
-        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-        gauges(
-            out,
-            "process_max_fds",
-            "Most open file descriptors",
-            one(limit.map_or(f64::INFINITY, |limit| limit as f64)),
-        )
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -584,18 +616,5 @@ mod tests {
         let mut body = String::new();
         text::encode(&mut body, &registry).unwrap();
         assert!(body.contains(r#"odd{list="a\"b\\c\nd"} 1.0"#), "{body}");
-    }
-
-    #[test]
-    fn process_metrics_are_there() {
-        let body = process().unwrap();
-        for name in [
-            "process_cpu_seconds_total",
-            "process_open_fds",
-            "process_resident_memory_bytes",
-            "process_start_time_seconds",
-        ] {
-            assert!(body.contains(name), "{name} is missing in {body}");
-        }
     }
 }

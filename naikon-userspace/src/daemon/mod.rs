@@ -13,14 +13,18 @@ mod clock;
 mod confinement;
 mod connects;
 mod control;
+mod events;
 mod fence;
 mod growth;
+mod history;
 mod hits;
 mod holds;
 mod hooks;
 mod host;
 mod http;
 mod metrics;
+mod page;
+mod ranking;
 mod reload;
 mod room;
 mod sessions;
@@ -31,6 +35,7 @@ mod worker;
 
 use std::{
     io,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::Arc,
     thread,
@@ -48,9 +53,12 @@ use tokio::{
 use self::{
     capture::Captures,
     control::{Control, Daemon},
+    events::{Meter, Outlets},
+    history::History,
     hits::Account,
     hooks::Hooks,
     metrics::{Instruments, Metrics},
+    ranking::Ranking,
     reload::{Cause, Lists, Wish},
     snapshot::Snapshot,
     worker::{Asker, Enforcer, Worker},
@@ -114,19 +122,20 @@ impl From<Cause> for RunError {
 /// What a start leaves to the running daemon.
 struct Started {
     enforcer: Enforcer,
-    control: Control,
-    metrics: MetricsParts,
-    hits: Account,
-    captures: Captures,
-    trace: Option<Trace>,
-    reports: Option<(Reports, PathBuf)>,
-    changes: InterfaceChanges,
+    enforced: Enforced,
     looked_at: Fingerprint,
 }
 
-struct MetricsParts {
-    instruments: Instruments,
-    reader: kernel::CounterReader,
+/// What there is once the kernel enforces.
+struct Enforced {
+    control: Control,
+    counters: kernel::CounterReader,
+    hits: Account,
+    captures: Captures,
+    events: events::Source,
+    trace: Option<Trace>,
+    reports: Option<(Reports, PathBuf)>,
+    changes: InterfaceChanges,
 }
 
 /// Runs until SIGTERM or SIGINT, or until enforcement is ended over the socket.
@@ -138,6 +147,7 @@ struct MetricsParts {
 pub fn run(
     confined: Confined,
     origin: Origin,
+    stdout: io::Result<OwnedFd>,
     lines_lost: impl Fn() -> u64 + Send + Sync + 'static,
 ) -> Result<(), RunError> {
     let (starter, faults) = confined.into_parts();
@@ -156,7 +166,7 @@ pub fn run(
         }
         let begun = starter.run(move || start(origin, config)).await;
         let started = begun.map_err(|error| RunError::System("starting", error))??;
-        serve(started, signals, lines_lost).await
+        serve(started, signals, stdout, lines_lost).await
     })
 }
 
@@ -189,6 +199,7 @@ fn start(origin: Origin, config: Config) -> Result<Started, RunError> {
             started: config.clone(),
             config,
             instruments: Instruments::new(),
+            history: History::new(),
             refused: None,
             unrefreshed: None,
             may_pass: false,
@@ -196,23 +207,10 @@ fn start(origin: Origin, config: Config) -> Result<Started, RunError> {
         Err(error) => return Err(abandon(Hooks::default(), kernel, error.into())),
     };
     match enforce(&mut enforcer) {
-        Ok((control, reader, hits, captures, trace, reports, changes)) => Ok(Started {
-            metrics: MetricsParts { instruments: enforcer.instruments.clone(), reader },
-            hits,
-            captures,
-            enforcer,
-            control,
-            trace,
-            reports,
-            changes,
-            looked_at,
-        }),
+        Ok(enforced) => Ok(Started { enforcer, enforced, looked_at }),
         Err(error) => Err(abandon(enforcer.hooks, enforcer.kernel, error)),
     }
 }
-
-type Enforced =
-    (Control, kernel::CounterReader, Account, Captures, Option<Trace>, Option<(Reports, PathBuf)>, InterfaceChanges);
 
 fn enforce(enforcer: &mut Enforcer) -> Result<Enforced, RunError> {
     Hooks::require(&enforcer.kernel, &enforcer.config)?;
@@ -227,11 +225,12 @@ fn enforce(enforcer: &mut Enforcer) -> Result<Enforced, RunError> {
     if let Some(cause) = enforcer.load() {
         return Err(cause.into());
     }
-    let reader = enforcer.kernel.counter_reader()?;
+    let counters = enforcer.kernel.counter_reader()?;
     let hits = Account::open(&enforcer.kernel, enforcer.config.hits)?;
     let captures = Captures::open(&enforcer.kernel)?;
+    let events = events::Source::open(&enforcer.kernel)?;
     enforcer.hooks.settle(&mut enforcer.kernel, &enforcer.config)?;
-    Ok((control, reader, hits, captures, trace, reports, changes))
+    Ok(Enforced { control, counters, hits, captures, events, trace, reports, changes })
 }
 
 /// Leaves the kernel as it was before a start that failed.
@@ -245,15 +244,28 @@ fn abandon(hooks: Hooks, kernel: Kernel, error: RunError) -> RunError {
 async fn serve(
     started: Started,
     mut signals: Signals,
+    stdout: io::Result<OwnedFd>,
     lines_lost: impl Fn() -> u64 + Send + Sync + 'static,
 ) -> Result<(), RunError> {
-    let Started { enforcer, control, metrics, hits, captures, trace, reports, changes, looked_at } = started;
+    let Started { enforcer, enforced, looked_at } = started;
+    let Enforced { control, counters, hits, captures, events, trace, reports, changes } = enforced;
+    let instruments = enforcer.instruments.clone();
     let (config, config_file) = (enforcer.config.clone(), enforcer.origin.file.clone());
     let (retry, retries) = mpsc::channel(1);
     let (worker, snapshots) =
         Worker::spawn(enforcer, retry).map_err(|error| RunError::System("starting the worker", error))?;
-    let instruments = metrics.instruments.clone();
-    let metrics = Arc::new(Metrics::new(&metrics.instruments, metrics.reader, snapshots.clone(), lines_lost));
+    let (hits, outlets) = (Arc::new(hits), Arc::new(Outlets::new()));
+    let ranking = Ranking::new(Arc::clone(&hits));
+    let meter = Meter::new(Arc::clone(&outlets));
+    let metrics = Arc::new(Metrics::new(&instruments, counters, ranking, snapshots.clone(), meter, lines_lost));
+    let wishes = events::Wishes {
+        output: config.events.clone(),
+        stdout,
+        state_dir: config.state_dir.clone(),
+        instruments: instruments.clone(),
+    };
+    let telling = events::tell(events, snapshots.clone(), wishes, Arc::clone(&outlets))
+        .map_err(|error| RunError::System("following the events", error))?;
     if let Some(listen) = config.listen {
         tokio::spawn(http::serve(listen, Arc::clone(&metrics), snapshots.clone()));
     }
@@ -261,8 +273,9 @@ async fn serve(
     let daemon = Daemon {
         worker: worker.clone(),
         metrics,
-        hits: Arc::new(hits),
+        hits,
         captures: Arc::new(captures),
+        events: outlets,
         snapshots: snapshots.clone(),
         detached,
     };
@@ -320,6 +333,7 @@ async fn serve(
     } else {
         tracing::info!("detached over the control socket; enforcement has ended");
     }
+    telling.end().await;
     control.abort();
     // Its end removes the socket.
     let _aborted = control.await;

@@ -113,6 +113,11 @@ impl Room {
         Room { server, places, guests: VecDeque::new(), left: Arc::default(), instruments, said: BTreeMap::new() }
     }
 
+    /// Connections at a time.
+    pub(crate) fn places(&self) -> usize {
+        self.places
+    }
+
     /// Serves one more connection: at once, or when one has left or been closed. What it gives is why it was cut, if
     /// it was.
     pub(crate) async fn take_in<F>(&mut self, serve: impl FnOnce(Stay) -> F)

@@ -17,7 +17,8 @@ use crate::{
     hits::Told,
     kernel,
     prefix::Prefix,
-    protocol::{Cover, Families, Hook, ListStatus, Lookup, Status},
+    protocol::{Cover, Families, Hook, ListStatus, Lookup, PastReload, Status, Totals},
+    provenance::Time,
     ruleset::{ListAction, Ruleset},
     sources::Role,
     telemetry::Counters,
@@ -43,6 +44,10 @@ pub(crate) struct Snapshot {
     pub(crate) host: Arc<Facts>,
     /// The time that lists go by.
     pub(crate) clock: Arc<Clock>,
+    /// When the daemon started.
+    pub(crate) started: Time,
+    /// How the last changes went.
+    pub(crate) reloads: Vec<PastReload>,
 }
 
 /// One configured list.
@@ -89,7 +94,7 @@ pub(crate) fn families(prefixes: &[Prefix]) -> Families {
 impl Snapshot {
     /// Attached wherever it should be: what `/readyz` answers.
     pub(crate) fn is_ready(&self) -> bool {
-        !self.hooks.is_empty() && self.hooks.iter().all(|hook| hook.mode != "none")
+        !self.hooks.is_empty() && !self.hooks.iter().any(Hook::is_bare)
     }
 
     /// One line for the service manager.
@@ -132,6 +137,19 @@ impl Snapshot {
                 .chain(ways_past(&self.hooks))
                 .collect(),
             privileges: Some(kernel::own_privileges()),
+            ..Status::default()
+        }
+        .judged()
+    }
+
+    /// What `top` draws beside hits.
+    pub(crate) fn totals(&self, counters: &Counters) -> Totals {
+        Totals {
+            status: self.status(counters),
+            started: self.started,
+            lists: counters.by_list(),
+            interfaces: counters.by_interface(),
+            reloads: self.reloads.clone(),
         }
     }
 
@@ -184,7 +202,7 @@ impl Snapshot {
 }
 
 impl ListView {
-    fn status(&self) -> ListStatus {
+    pub(crate) fn status(&self) -> ListStatus {
         ListStatus {
             name: self.name.clone(),
             action: self.role.as_str().into(),

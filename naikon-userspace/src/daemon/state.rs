@@ -113,6 +113,8 @@ const SAVED: &str = "# saved-unix-seconds ";
 const COMMON: &str = "# common ";
 /// Ends the name of a file that is still being written.
 const DRAFT: &str = "draft";
+/// The file that keeps what has been told of events.
+const EVENTS: &str = "events";
 /// The file that keeps the time of lists.
 const CLOCK: &str = "clock";
 
@@ -175,6 +177,20 @@ impl StateDir {
     /// Stores what the time of lists is.
     pub(crate) fn save_time(&self, now: Time) -> io::Result<()> {
         self.replace(&self.0.join(CLOCK), &[now.to_string().as_bytes(), b"\n"])
+    }
+
+    /// What has been told of events when it was last stored.
+    pub(crate) fn events(&self) -> io::Result<Option<String>> {
+        match fs::read_to_string(self.0.join(EVENTS)) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Stores what has been told of events.
+    pub(crate) fn save_events(&self, text: &str) -> io::Result<()> {
+        self.replace(&self.0.join(EVENTS), &[text.as_bytes(), b"\n"])
     }
 
     /// Puts a file in the place of another, whole or not at all.

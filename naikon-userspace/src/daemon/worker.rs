@@ -16,6 +16,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::{
     audit, connects,
+    history::History,
     hooks::Hooks,
     host::Facts,
     metrics::Instruments,
@@ -26,7 +27,7 @@ use crate::{
     config::{Config, OnExit},
     kernel::{Enforced, ErrorKind, Kernel, KernelError},
     list::spoken,
-    protocol::{Reload, ReloadResult},
+    protocol::{Hook, Reload, ReloadResult},
 };
 
 /// Jobs that wait at most: more than can ask at once, so that one reload answers all who wait for one.
@@ -89,6 +90,8 @@ pub(crate) struct Enforcer {
     /// The configuration of the start, which some keys stick to.
     pub(crate) started: Config,
     pub(crate) instruments: Instruments,
+    /// How the last changes went.
+    pub(crate) history: History,
     /// Why the last reload was refused as a whole.
     pub(crate) refused: Option<String>,
     /// Why what holds now could not be enforced, although nothing was read.
@@ -324,7 +327,7 @@ impl Enforcer {
 
     /// Enforces what holds now. Whether the kernel refused what is worth trying again.
     fn refresh(&mut self, host: Option<Arc<Facts>>) -> bool {
-        let mut retries = 0;
+        let (begun, mut retries) = (Instant::now(), 0);
         let refreshed = self.lists.refresh(&mut self.kernel, host, &mut retries);
         self.instruments.retried(retries);
         self.instruments.state_failed(self.lists.store.take_failures());
@@ -335,6 +338,7 @@ impl Enforcer {
                 let (added, removed) = (delta.added, delta.removed);
                 // Holes alone are no news.
                 if added + removed > 0 {
+                    self.history.refreshed(generation, added, removed, begun.elapsed());
                     tracing::info!(
                         "generation {generation}: +{added} -{removed} prefixes, by their time or this host's own connectivity"
                     );
@@ -361,6 +365,7 @@ impl Enforcer {
         let outcome = self.lists.reload(&mut self.kernel, &self.origin, wish, enforced);
         let elapsed = started.elapsed();
         self.instruments.reloaded(outcome.report.result, elapsed, outcome.retries);
+        self.history.reloaded(&outcome.report, elapsed);
         self.instruments.state_failed(self.lists.store.take_failures());
         let Reload { result, generation, added, removed, reason, lists } = &outcome.report;
         let has_good = |name: &str| self.lists.states().any(|list| list.source.name == name && list.good.is_some());
@@ -419,10 +424,9 @@ impl Enforcer {
             self.instruments.protected(&hook.interface);
         }
         let lists: Vec<ListView> = self.lists.states().map(ListView::from).collect();
-        let not_up =
-            lists.iter().filter_map(|list| Some(format!("list {} is not up: {}", list.name, list.fault.as_ref()?)));
-        let bare = self.hooks.confirmed.iter().filter(|hook| hook.mode == "none");
-        let unprotected = bare.map(|hook| format!("{} is not protected at {}", hook.interface, hook.hook));
+        let not_up = lists.iter().filter_map(|list| list.status().told_down());
+        let bare = self.hooks.confirmed.iter().filter(|hook| hook.is_bare());
+        let unprotected = bare.map(Hook::told_bare);
         let warninglists = self.lists.warninglist_faults().cloned();
         Snapshot {
             config: Arc::new(self.config.clone()),
@@ -441,6 +445,8 @@ impl Enforcer {
             clock: self.lists.clock(),
             hooks: self.hooks.confirmed.clone(),
             covered: self.hooks.covered.clone(),
+            started: self.history.started(),
+            reloads: self.history.past(),
             lists,
         }
     }

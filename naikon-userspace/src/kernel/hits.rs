@@ -1,6 +1,6 @@
 //! Who touched what, and the events of it: read from the kernel's tables beside whoever else reads them.
 
-use std::{collections::BTreeMap, io, net::Ipv6Addr, time::Duration};
+use std::{collections::BTreeMap, io, net::Ipv6Addr, os::fd::AsFd, time::Duration};
 
 use aya::maps::{HashMap, IterableMap as _, Map, MapData, MapError, PerCpuArray, RingBuf};
 use naikon_ebpf::{
@@ -15,14 +15,11 @@ use super::{
     error::{ErrorKind, KernelError},
     tables::{Names, again, names_of},
 };
-use crate::hits::Met;
+use crate::{hits::Met, ledger::PairId};
 
 type KeyBytes = [u8; size_of::<PairKey>()];
 type PairBytes = [u8; size_of::<Pair>()];
 type Pairs = HashMap<MapData, KeyBytes, PairBytes>;
-
-/// Events at one look: as many as the ring holds.
-const BATCH: usize = abi::EVENTS_BYTES as usize / size_of::<Event>();
 
 /// What became of the events of all hits since the tables were made.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -33,7 +30,7 @@ pub struct EventCounts {
     pub suppressed: u64,
     /// Nobody took the events before theirs.
     pub lost: u64,
-    /// Of all hits, those that no pair counts for want of room.
+    /// Of all hits, those that no pair counts for want of room, or because too many pairs were made just before.
     pub unpaired: u64,
 }
 
@@ -115,6 +112,27 @@ impl HitReader {
         Ok(names_of(&self.names, abi::NAME_LIST)?.into_iter().map(|(name, id)| (id, name)).collect())
     }
 
+    /// The names of all interfaces that have a slot of their own, by it.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses a read.
+    pub fn interfaces(&self) -> Result<BTreeMap<u16, String>, KernelError> {
+        let slots = names_of(&self.names, abi::NAME_INTERFACE)?.into_iter().map(|(name, slot)| (slot, name));
+        Ok(slots.filter(|(slot, _)| *slot != abi::SLOT_OTHERS).collect())
+    }
+
+    /// Which tables these are: others have another number, until the machine starts again.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not tell.
+    pub fn table_id(&self) -> Result<u32, KernelError> {
+        let info = self.counts.map().info();
+        let info = info.map_err(|error| KernelError::of(format!("reading the id of {}", abi::EVENT_COUNTS), &error))?;
+        Ok(info.id())
+    }
+
     /// How many pairs of one direction there is room for.
     ///
     /// # Errors
@@ -134,6 +152,16 @@ impl HitReader {
     /// When the kernel refuses a read.
     pub fn pairs(&self) -> Result<Vec<Met>, KernelError> {
         let mut met = Vec::new();
+        self.each_pair(|pair| met.push(pair))?;
+        Ok(met)
+    }
+
+    /// Hands on every pair as [`HitReader::pairs`] finds it: a long table is much to hold at once.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses a read.
+    pub fn each_pair(&self, mut each: impl FnMut(Met)) -> Result<(), KernelError> {
         let room = self.room()? as usize;
         for (name, map, direction) in
             [(abi::PAIRS_TO, &self.to, Direction::To), (abi::PAIRS_FROM, &self.from, Direction::From)]
@@ -145,10 +173,31 @@ impl HitReader {
                     continue;
                 };
                 let (host, indicator) = (Ipv6Addr::from(key.host), Ipv6Addr::from(key.indicator));
-                met.push(Met { host, indicator, action, direction, pair: Pair::from_bytes(&pair) });
+                each(Met { host, indicator, action, direction, pair: Pair::from_bytes(&pair) });
             }
         }
-        Ok(met)
+        Ok(())
+    }
+
+    /// One pair, if it is there.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses a read.
+    pub fn pair(&self, id: &PairId) -> Result<Option<Met>, KernelError> {
+        let PairId { host, indicator, action, .. } = *id;
+        let Some(stored) = Action::from_raw(action) else { return Ok(None) };
+        let key = PairKey { host: host.octets(), indicator: indicator.octets(), action, _reserved: 0 }.to_bytes();
+        let direction = id.table();
+        let (name, map) = match direction {
+            Direction::To => (abi::PAIRS_TO, &self.to),
+            Direction::From => (abi::PAIRS_FROM, &self.from),
+        };
+        match map.get(&key, 0) {
+            Ok(pair) => Ok(Some(Met { host, indicator, action: stored, direction, pair: Pair::from_bytes(&pair) })),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(KernelError::of(format!("reading {name}"), &error)),
+        }
     }
 
     /// What became of the events of all hits.
@@ -177,24 +226,24 @@ pub struct Events {
 }
 
 impl Events {
-    /// Waits until there is an event, or so long.
+    /// Waits until there is an event, or the bell can be read, or so long.
     ///
     /// # Errors
     ///
     /// When the kernel refuses to wait.
-    pub fn wait(&self, at_most: Duration) -> io::Result<()> {
+    pub fn wait(&self, at_most: Duration, bell: &impl AsFd) -> io::Result<()> {
         let timeout = Timespec { tv_sec: at_most.as_secs() as i64, tv_nsec: i64::from(at_most.subsec_nanos()) };
-        match poll(&mut [PollFd::new(&self.ring, PollFlags::IN)], Some(&timeout)) {
+        match poll(&mut [PollFd::new(&self.ring, PollFlags::IN), PollFd::new(bell, PollFlags::IN)], Some(&timeout)) {
             // Nothing is lost by looking once too often.
             Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Gives each event that is there to `take`, not more than the ring holds. How many there were.
-    pub fn take(&mut self, mut take: impl FnMut(Event)) -> usize {
+    /// Gives each event that is there to `take`, not more than so many. How many there were.
+    pub fn take(&mut self, at_most: usize, mut take: impl FnMut(Event)) -> usize {
         let mut count = 0;
-        while count < BATCH
+        while count < at_most
             && let Some(record) = self.ring.next()
         {
             let event = Event::from_bytes(&record);

@@ -18,7 +18,7 @@ const ARGUMENTS_MAX: usize = 32;
 
 /// What may be told of the address.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Marking {
+pub(in crate::daemon) enum Marking {
     /// Everything.
     Free,
     /// Nothing that holds it: the marking of the list.
@@ -29,7 +29,7 @@ pub(super) enum Marking {
 
 impl Marking {
     /// By the strictest marking that lists give to an address, where they hold it at all.
-    pub(super) fn of(strictest: Option<Option<Tlp>>) -> Self {
+    pub(in crate::daemon) fn of(strictest: Option<Option<Tlp>>) -> Self {
         match strictest {
             None => Marking::Unknown,
             Some(Some(tlp)) if tlp >= Tlp::Amber => Marking::Withheld(tlp),
@@ -38,7 +38,7 @@ impl Marking {
     }
 
     /// What stands in place of the address.
-    fn instead(self) -> Option<String> {
+    pub(in crate::daemon) fn instead(self) -> Option<String> {
         match self {
             Marking::Free => None,
             Marking::Withheld(tlp) => Some(format!("[TLP:{}]", tlp.as_str().to_uppercase())),

@@ -1,0 +1,86 @@
+//! `naikon events`: hits as JSON lines as they happen, until enough have come, the reader goes, or the daemon does.
+
+use std::{
+    io::{self, BufRead as _, Write as _},
+    path::PathBuf,
+};
+
+use clap::{Args, ValueEnum};
+
+use super::{
+    client,
+    exit::{Code, Failure},
+};
+use crate::{
+    config::CONTROL,
+    event::{Filter, LOST},
+    prefix::Prefix,
+    protocol::{Request, Response},
+    ruleset::ListAction,
+};
+
+#[derive(Debug, Args)]
+pub(super) struct Command {
+    /// Internal hosts in here: an address or a CIDR prefix
+    #[arg(long, value_name = "IP")]
+    host: Option<Prefix>,
+    /// Indicators in here: an address or a CIDR prefix
+    #[arg(long, value_name = "IP")]
+    indicator: Option<Prefix>,
+    /// Hits of this list
+    #[arg(long, value_name = "NAME")]
+    list: Option<String>,
+    /// What is dropped, or what is only monitored
+    #[arg(long, value_enum)]
+    action: Option<ActionArg>,
+    /// End after so many; lines about lost ones do not count
+    #[arg(long, value_name = "N")]
+    count: Option<u64>,
+    /// Control socket of the daemon
+    #[arg(long, value_name = "PATH", default_value = CONTROL)]
+    control: PathBuf,
+    /// Print JSON lines, as it does in any case
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ActionArg {
+    Drop,
+    Monitor,
+}
+
+pub(super) fn run(command: &Command) -> Result<Code, Failure> {
+    let filter = Filter {
+        host: command.host,
+        indicator: command.indicator,
+        list: command.list.clone(),
+        action: command.action.map(|action| match action {
+            ActionArg::Drop => ListAction::Drop,
+            ActionArg::Monitor => ListAction::Monitor,
+        }),
+    };
+    let (response, mut lines) = client::converse(&command.control, &Request::Events { filter })?;
+    let Response::Following = response else { return Err(client::unexpected(&response)) };
+    let lost = |error: io::Error| {
+        Failure::new(Code::NoDaemon, format!("following the daemon at {}: {error}", command.control.display()))
+    };
+    // However long nothing happens.
+    lines.get_ref().set_read_timeout(None).map_err(lost)?;
+    let mut out = io::stdout().lock();
+    let (mut line, mut left) = (String::new(), command.count);
+    while left != Some(0) {
+        line.clear();
+        let length = lines.read_line(&mut line).map_err(lost)?;
+        // A line without an end is none: the daemon was killed while it wrote.
+        if length == 0 || !line.ends_with('\n') {
+            return Err(Failure::new(Code::NoDaemon, "the daemon has ended; follow again when it is back"));
+        }
+        // Its text is escaped, so it steers no terminal.
+        out.write_all(line.as_bytes())?;
+        out.flush()?;
+        let is_event = !line.contains(&format!("\"event_type\":\"{LOST}\""));
+        left = left.map(|left| left - u64::from(is_event));
+    }
+    Ok(Code::Done)
+}

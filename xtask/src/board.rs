@@ -1,0 +1,93 @@
+//! `cargo xtask board`: dashboard and alert rules on a real Prometheus that scrapes naikon under traffic, with `--page` also the page
+//! in a browser; and the check of the rules that `ci` makes.
+//!
+//! What is tried stands in `tests/board/trial.rs`. Prometheus is taken out of Debian's package and not installed: an installed one
+//! would be started as a service.
+
+use crate::{
+    setup::{install_packages, setup},
+    shell::{find, output_of, run, say},
+    test::{REQUIRE_ROOT, elevating_cargo},
+};
+use anyhow::{Context as _, Result, bail};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+};
+
+const DOCUMENT: &str = "docs/board.md";
+const PICTURE: &str = "docs/page.png";
+const RULES: &str = "packaging/prometheus";
+/// Where Debian's package is unpacked; some 100 MB.
+const UNPACKED: &str = "target/prometheus";
+/// A browser takes its time on a busy machine.
+const SLOWNESS: (&str, &str) = ("NAIKON_SLOWNESS", "6");
+
+/// Tries dashboard and rules, and the page where it is asked for; the exit code is 0 when all is as it should be.
+pub(crate) fn board(workspace: &Path, with_page: bool) -> Result<ExitCode> {
+    setup(workspace, false)?;
+    check_rules(workspace)?;
+    let mut command = elevating_cargo(workspace)?;
+    command.env("NAIKON_PROMETHEUS", prometheus(workspace, "prometheus")?);
+    command.env("NAIKON_BOARD_DOCUMENT", workspace.join(DOCUMENT));
+    if with_page {
+        if find("chromium").is_none() {
+            install_packages(&["chromium"], "the picture of the page")?;
+        }
+        command.env("NAIKON_CHROMIUM", find("chromium").context("there is no chromium even after installing it")?);
+        command.env("NAIKON_BOARD_PICTURE", workspace.join(PICTURE));
+    }
+    command.env(REQUIRE_ROOT, "1").env(SLOWNESS.0, SLOWNESS.1);
+    command.args(["test", "--quiet", "--package", "naikon-tests", "--test", "system", "--"]);
+    command.args(["board::every_metric_and_label", "--test-threads", "1"]);
+    say("board", "a minute under traffic");
+    let status = command.status().context("starting the tests")?;
+    if !status.success() {
+        return Ok(ExitCode::FAILURE);
+    }
+    say(
+        "board",
+        format_args!("written to {DOCUMENT}{}", if with_page { format!(" and {PICTURE}") } else { String::new() }),
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Whether Prometheus takes the alert rules, and each of them fires when it should.
+pub(crate) fn check_rules(workspace: &Path) -> Result<()> {
+    let promtool = prometheus(workspace, "promtool")?;
+    for arguments in [["check", "rules", "naikon.rules.yml"], ["test", "rules", "naikon.test.yml"]] {
+        run(Command::new(&promtool).current_dir(workspace.join(RULES)).args(arguments))?;
+    }
+    Ok(())
+}
+
+/// A program of Prometheus: the machine's own, else that of Debian's package, fetched once for each checkout.
+fn prometheus(workspace: &Path, program: &str) -> Result<PathBuf> {
+    if let Some(found) = find(program) {
+        return Ok(found);
+    }
+    let folder = workspace.join(UNPACKED);
+    let unpacked = folder.join("usr/bin").join(program);
+    if unpacked.is_file() {
+        return Ok(unpacked);
+    }
+    if find("apt-get").is_none() || find("dpkg-deb").is_none() {
+        bail!("there is no {program}, and no apt-get to fetch Debian's package with; cure: install Prometheus");
+    }
+    say("board", "fetching Prometheus out of Debian's package (20 MB)");
+    fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+    // Root would hand the download to a user who may not write here.
+    let download = || {
+        let mut command = Command::new("apt-get");
+        command.args(["-qq", "-o", "APT::Sandbox::User=", "download", "prometheus"]).current_dir(&folder);
+        output_of(&mut command)
+    };
+    download().context("cure where the package lists are missing: apt-get update")?;
+    let package = fs::read_dir(&folder)?.flatten().map(|entry| entry.path());
+    let package = package.into_iter().find(|path| path.extension().is_some_and(|extension| extension == "deb"));
+    let package = package.with_context(|| format!("apt-get left no package in {}", folder.display()))?;
+    run(Command::new("dpkg-deb").arg("-x").arg(&package).arg(&folder))?;
+    fs::remove_file(&package).with_context(|| format!("removing {}", package.display()))?;
+    Ok(unpacked)
+}
