@@ -422,6 +422,25 @@ fn packets_of_pairs_that_made_room_are_told_without_their_pair() {
 }
 
 #[test]
+fn file_that_cannot_be_written_is_said_at_start_and_written_as_soon_as_it_can() {
+    if needs_root() {
+        return;
+    }
+    let lab = Lab::new();
+    let list = lab.write("c2.txt", "198.51.100.0/24\n");
+    let file = lab.path("log/events.json");
+    let daemon = Daemon::start(&lab, &["-l", text(&list), "--events", text(&file)]);
+    daemon.await_log("log/events.json: No such file or directory (os error 2); make its directory;");
+    let mut sent = knock(&lab, 0, 3);
+    daemon.await_metrics("lines should be lost", |metrics| missed(metrics, "output") == 3);
+    fs::create_dir(lab.path("log")).unwrap();
+    sent += knock(&lab, 3, 1);
+    eventually("all should be accounted for", || (packets(&lines(&file)) == sent).then_some(()));
+    assert_eq!(daemon.log().matches("writing events to ").count(), 1, "{}", daemon.log());
+    assert_eq!(daemon.stop(Signal::SIGTERM), Some(0));
+}
+
+#[test]
 fn file_that_is_rotated_or_removed_is_written_anew() {
     if needs_root() {
         return;
@@ -512,15 +531,18 @@ fn readers_that_do_not_read_lose_lines_and_cost_nobody_else_anything() {
     output.read_exact(&mut newlines).unwrap();
     let output = Heard::of(output);
     for reader in [&deaf, &output] {
-        reader.await_lines("it should be told what it missed", |lines| !of_type(lines, "lost").is_empty());
+        reader.await_lines("it should be told what it missed", |lines| {
+            of_type(lines, "lost").iter().any(|line| line["naikon"]["cause"] == "reader")
+        });
     }
     assert_eq!(daemon.stop(Signal::SIGTERM), Some(0));
     for (reader, name) in [(keen, "keen"), (deaf, "deaf"), (output, "output")] {
         let lines = reader.end();
         assert_eq!(packets(&lines), sent, "{name}");
-        let lost = of_type(&lines, "lost");
-        assert!(lost.iter().all(|line| line["naikon"]["cause"] == "reader"), "{lost:?}");
-        assert_eq!(lost.is_empty(), name == "keen");
+        let causes: Vec<&Value> = of_type(&lines, "lost").iter().map(|line| &line["naikon"]["cause"]).collect();
+        // So many pairs that some may have made room.
+        assert!(causes.iter().all(|cause| ["reader", "pairs"].contains(&cause.as_str().unwrap())), "{causes:?}");
+        assert_eq!(causes.iter().all(|cause| *cause != "reader"), name == "keen", "{name}: {causes:?}");
     }
 }
 

@@ -447,13 +447,13 @@ impl Lab {
         let socket = self.path("control.sock");
         let mut command = Command::new(naikon_binary());
         command.args(arguments);
-        match arguments.first() {
-            Some(&"status" | &"hits" | &"events" | &"top" | &"reload" | &"doctor") => {
-                drop(command.arg("--control").arg(socket))
-            }
-            Some(&"detach" | &"capture") => drop(command.arg("--control").arg(socket)),
-            Some(&"lookup") if !arguments.contains(&"--list") => drop(command.arg("--control").arg(socket)),
-            _ => {}
+        let asks = match arguments.first() {
+            Some(&"status" | &"hits" | &"events" | &"top" | &"capture" | &"reload" | &"doctor" | &"detach") => true,
+            Some(&"lookup") => !arguments.contains(&"--list"),
+            _ => false,
+        };
+        if asks {
+            command.arg("--control").arg(socket);
         }
         self.run(command)
     }

@@ -126,6 +126,16 @@ fn cells(number: u16) -> NonZero<u16> {
 
 impl Terminal {
     fn start(lab: &Lab, columns: u16, rows: u16, arguments: &[&str]) -> Self {
+        Self::start_with(lab, columns, rows, arguments, |command| command.env_remove("NO_COLOR"))
+    }
+
+    fn start_with(
+        lab: &Lab,
+        columns: u16,
+        rows: u16,
+        arguments: &[&str],
+        prepare: impl FnOnce(&mut Command) -> &mut Command,
+    ) -> Self {
         // No other child may hold an end of it: it would not hang up.
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let master = openpt(flags).unwrap();
@@ -137,7 +147,8 @@ impl Terminal {
         let stdio = || Stdio::from(slave.try_clone().unwrap());
         let mut command = Command::new(binary());
         command.arg("top").arg("--control").arg(lab.path("control.sock")).args(arguments);
-        command.env("TERM", "xterm-256color").env_remove("NO_COLOR").stdin(stdio()).stdout(stdio()).stderr(stdio());
+        command.env("TERM", "xterm-256color").stdin(stdio()).stdout(stdio()).stderr(stdio());
+        prepare(&mut command);
         let child = lab.gateway.enter(|| command.spawn()).unwrap();
         Terminal {
             master: Some(master.into()),
@@ -349,6 +360,22 @@ fn top_on_a_terminal_shows_what_happens_obeys_keys_and_gives_the_terminal_back()
     top.press("q");
     top.is_given_back();
     assert_eq!(again.stop(Signal::SIGTERM), Some(0));
+}
+
+#[test]
+fn top_is_coloured_unless_no_color_is_set() {
+    if needs_root() {
+        return;
+    }
+    let lab = Lab::new();
+    let _daemon = lists(&lab);
+    let color = |top: &mut Terminal| {
+        top.shows(&["protected: 2/2 interfaces"]);
+        top.screen.screen().cell(0, 0).unwrap().fgcolor()
+    };
+    assert_eq!(color(&mut Terminal::start(&lab, 80, 24, &[])), vt100::Color::Idx(2), "green");
+    let mut plain = Terminal::start_with(&lab, 80, 24, &[], |command| command.env("NO_COLOR", "1"));
+    assert_eq!(color(&mut plain), vt100::Color::Default);
 }
 
 #[test]

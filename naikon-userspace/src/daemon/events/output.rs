@@ -33,21 +33,24 @@ pub(super) struct Output {
 /// Writes lines until there are no more.
 pub(super) fn write(mut lines: mpsc::Receiver<Item>, mut output: Output, outlets: &Outlets) {
     let mut missed = Missed::default();
+    // What keeps it from being written is known before the first event.
+    let mut is_said = output.follow_path().inspect_err(|error| output.complain(error)).is_err();
     while let Some(item) = lines.blocking_recv() {
         let was_missing = missed.lines;
         let written = output.make_up(&mut missed).and_then(|()| output.write(&item.text));
         if was_missing > 0 && missed.lines == 0 {
             tracing::info!("events are written to {} again; {was_missing} lines are missing", output.name());
         }
-        if let Err(error) = written {
-            if missed.lines == 0 {
-                tracing::warn!(
-                    "writing events to {}: {error}; trying again with each; naikon_event_lines_lost_total counts what is missing",
-                    output.name()
-                );
+        match written {
+            Ok(()) => is_said = false,
+            Err(error) => {
+                if !is_said {
+                    output.complain(&error);
+                }
+                is_said = true;
+                missed.add(&item);
+                outlets.lost(Reader::Output, 1);
             }
-            missed.add(&item);
-            outlets.lost(Reader::Output, 1);
         }
     }
     if let Err(error) = output.make_up(&mut missed) {
@@ -68,6 +71,22 @@ impl Output {
 
     fn name(&self) -> String {
         self.path.as_ref().map_or_else(|| "standard output".into(), |path| path.display().to_string())
+    }
+
+    fn complain(&self, error: &io::Error) {
+        let cure = match error.kind() {
+            io::ErrorKind::NotFound => "make its directory",
+            io::ErrorKind::PermissionDenied => {
+                "let the daemon's user write there; root's right to files of others is given up"
+            }
+            io::ErrorKind::StorageFull => "make room on its disk",
+            io::ErrorKind::BrokenPipe => "its reader is gone",
+            _ => "give --events another place",
+        };
+        tracing::warn!(
+            "writing events to {}: {error}; {cure}; each event tries again, and naikon_event_lines_lost_total counts the missing",
+            self.name()
+        );
     }
 
     /// Tells of the lines that are missing, and then they are no more.
