@@ -69,6 +69,8 @@ pub struct Replay<'a> {
     manner: Manner,
     totals: Totals,
     rows: HashMap<Key, Row>,
+    /// Most of them.
+    room: usize,
     /// A frame made of a packet without an Ethernet header.
     frame: Vec<u8>,
 }
@@ -115,6 +117,9 @@ pub struct Totals {
     pub dropped: Traffic,
     /// Those that would be counted and reported.
     pub monitored: Traffic,
+    /// Of both, those of pairs for which there was no row any more.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub without_row: u64,
     /// Those that the walk cannot read, by reason.
     pub unparsed: BTreeMap<&'static str, u64>,
     /// Those of which too little was captured.
@@ -187,7 +192,7 @@ impl<'a> Replay<'a> {
     /// With these rules.
     #[must_use]
     pub fn new(ruleset: &'a Ruleset, manner: Manner) -> Self {
-        Replay { ruleset, manner, totals: Totals::default(), rows: HashMap::new(), frame: Vec::new() }
+        Replay { ruleset, manner, totals: Totals::default(), rows: HashMap::new(), room: ROWS_MAX, frame: Vec::new() }
     }
 
     /// Judges a packet.
@@ -240,8 +245,10 @@ impl<'a> Replay<'a> {
         };
         if let Some(row) = self.rows.get_mut(&key) {
             row.count(bytes, time);
-        } else if self.rows.len() < ROWS_MAX {
+        } else if self.rows.len() < self.room {
             self.rows.entry(key).or_default().count(bytes, time);
+        } else {
+            self.totals.without_row += 1;
         }
     }
 
@@ -308,6 +315,10 @@ impl<'a> Replay<'a> {
         };
         Report { totals: self.totals, incomplete, hits: rows.into_iter().map(hit).collect() }
     }
+}
+
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// The earlier of two times, where there are two.

@@ -58,8 +58,9 @@ const MODULES: [&str; 15] = [
     "cls_bpf",
 ];
 /// Tests of the system test binary that run in the machine: what kernels differ in, and what must hold on all of them.
-const TESTS: [&str; 13] = [
+const TESTS: [&str; 14] = [
     "budget::",
+    "capture::packets_of_hits",
     "enforcement::",
     "verdict::every_frame",
     "verdict::bytes",

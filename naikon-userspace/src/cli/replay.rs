@@ -82,6 +82,12 @@ pub(super) fn run(command: &Command) -> Result<Code, Failure> {
             end.unread
         ));
     }
+    if report.totals.without_row > 0 {
+        output::error(&format!(
+            "{place}: {} packets belong to more pairs of a host and an indicator than are told; they are in the totals alone",
+            output::thousands(report.totals.without_row)
+        ));
+    }
     let foreign: Vec<String> = report.totals.other_links.keys().map(ToString::to_string).collect();
     if !foreign.is_empty() {
         let message = format!(

@@ -164,6 +164,20 @@ fn packet_of_which_too_little_was_captured_is_not_called_unparsed() {
     assert_eq!(report.hits[0].first_seen, None);
 }
 
+#[test]
+fn pairs_beyond_the_room_are_in_the_totals_and_said_to_be() {
+    let rules = rules();
+    let mut replay = Replay::new(&rules, Manner::default());
+    replay.room = 2;
+    for host in [1, 2, 3, 4, 1, 3] {
+        let call = frame([192, 0, 2, host], C2);
+        replay.take(Packet { link: 1, bytes: &call, length: 41, time_ns: None });
+    }
+    let report = replay.report(None, |_| "c2".into());
+    assert_eq!((report.totals.dropped.packets, report.totals.without_row), (6, 3));
+    assert_eq!(report.hits.iter().map(|hit| hit.packets).collect::<Vec<_>>(), [2, 1]);
+}
+
 proptest! {
     #[test]
     fn every_packet_is_told_once(
@@ -181,6 +195,6 @@ proptest! {
             + totals.unparsed.values().sum::<u64>() + totals.other_links.values().sum::<u64>();
         prop_assert_eq!(told, packets.len() as u64);
         let rows: u64 = hits.iter().map(|hit| hit.packets).sum();
-        prop_assert_eq!(rows, totals.dropped.packets + totals.monitored.packets);
+        prop_assert_eq!(rows + totals.without_row, totals.dropped.packets + totals.monitored.packets);
     }
 }
