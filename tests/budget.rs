@@ -55,7 +55,7 @@ const LEAST_DEEP: KernelVersion = KernelVersion::new(6, 18, 0);
 const LEAST_TRACE: KernelVersion = KernelVersion::new(7, 2, 0);
 
 /// With what words the verifier refuses a program that needs `CAP_PERFMON`, to which alone it shows addresses.
-const SECRETS: [&str; 7] = [
+const SECRETS: [&str; 8] = [
     // The length of a frame, from its start and end.
     "pointer -= pointer prohibited",
     // Whether a header ends inside the frame; allowed to all since 6.6 and in what was mended after it.
@@ -70,6 +70,7 @@ const SECRETS: [&str; 7] = [
     "min value is outside of the allowed memory range",
     // A pointer that came back from the stack as a number.
     "invalid mem access 'inv'",
+    "invalid mem access 'scalar'",
 ];
 
 /// One row a program, each number some 20 % above what the costliest way to load it takes on kernel 6.18: room for another

@@ -11,6 +11,7 @@ use std::process::{Child, Command, Stdio};
 use aya::maps::{Array, Map, MapData};
 use jiff::Timestamp;
 use naikon_userspace::pcap;
+use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -453,6 +454,10 @@ fn capture_that_nobody_reads_costs_no_verdict() {
     let daemon = Daemon::start(&lab, &["-l", list.to_str().unwrap()]);
     let capturing = Capturing::start(&lab, &["-w", "hits.pcapng"]);
     kill(capturing.pid(), Signal::SIGSTOP).unwrap();
+    // A frame meets the gateway on the processor that sends it: the one that loses is the one that tells of it.
+    let mut one = CpuSet::new();
+    one.set(0).unwrap();
+    sched_setaffinity(Pid::from_raw(0), &one).unwrap();
     const FRAMES: usize = 20_000;
     let frame = Lab::from_client(ipv4(CLIENT, C2).carry(udp(1, 9, &[7; 400])));
     lab.client.wire("eth0").send_all(std::iter::repeat_n(frame.bytes.as_slice(), FRAMES));
