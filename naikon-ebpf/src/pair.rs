@@ -14,13 +14,19 @@
 //!
 //! A **burst** begins when a pair is met in another flow (protocol and ports) than the last [`FLOWS_KEPT`], at least [`BURST_NS`]
 //! after the last one began. So connections that are tried again and again, as TCP does when nobody answers, are one burst and
-//! not a row of them. Where a packet shows no ports, a silence of [`BURST_NS`] begins one; in one and the same flow that of [`FLOW_NS`] does.
+//! not a row of them. Where a packet shows no ports, a silence of [`BURST_NS`] begins one; in one and the same flow that of
+//! [`FLOW_NS`] does for TCP, that of [`UNTRACKED_NS`] for others.
 
 /// Bursts begin at least this far apart: a second, in nanoseconds.
 pub const BURST_NS: u64 = 1_000_000_000;
 /// After such a silence the same flow begins a burst: longer than TCP waits between two attempts (RFC 6298, 2.5: a minute or
 /// more; Linux doubles one second up to 64 and two minutes at most), in nanoseconds.
 pub const FLOW_NS: u64 = 150_000_000_000;
+/// After such a silence the same flow of another protocol begins a burst: when the kernel's own tracking forgets it
+/// (`nf_conntrack_udp_timeout`), in nanoseconds.
+pub const UNTRACKED_NS: u64 = 30_000_000_000;
+/// IP protocol number of TCP.
+const TCP: u64 = 6;
 /// How many of the last bursts are kept.
 pub const BURSTS_KEPT: usize = 32;
 /// How many flows are told from a new one: as many as a client that tries all its ways at once opens.
@@ -189,7 +195,11 @@ pub const fn begins_burst(pair: &Pair, flow: u64, now_ns: u64) -> bool {
     }
     let silence = now_ns.saturating_sub(pair.last_ns);
     let since = now_ns.saturating_sub(pair.burst_ns);
-    let is_new = if flow == 0 { silence >= BURST_NS } else { !knows(pair, flow) || silence >= FLOW_NS };
+    let is_new = if flow == 0 {
+        silence >= BURST_NS
+    } else {
+        !knows(pair, flow) || silence >= if flow >> 32 == TCP { FLOW_NS } else { UNTRACKED_NS }
+    };
     is_new && since >= BURST_NS
 }
 
@@ -269,6 +279,16 @@ mod tests {
         // One more than is kept: each is new again.
         meet(&mut pair, flow(6, 50_000, 443), 70 * SECOND, 74);
         assert_eq!(pair.bursts, 2);
+    }
+
+    #[test]
+    fn calls_from_one_socket_are_bursts_where_nothing_is_tried_again_for_minutes() {
+        let (mut pair, mut retried) = (Pair::EMPTY, Pair::EMPTY);
+        for call in 0..5 {
+            meet(&mut pair, flow(17, 123, 123), (1 + call * 60) * SECOND, 90);
+            meet(&mut retried, flow(6, 40_000, 443), (1 + call * 60) * SECOND, 90);
+        }
+        assert_eq!((pair.bursts, retried.bursts), (5, 1));
     }
 
     #[test]

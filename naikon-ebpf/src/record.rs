@@ -300,18 +300,15 @@ extern "C" fn pair() -> u64 {
             (&raw mut (*record).second_pairs).write(0);
         }
         let pair = if is_from { entry(&PAIRS_FROM, record) } else { entry(&PAIRS_TO, record) };
-        let may_tell = match pair {
-            Some(pair) => meet(pair, event, now),
+        let tells = match pair {
+            Some(pair) => meet(pair, record, now),
             None => {
                 count(UNPAIRED);
-                true
+                is_below(&raw mut (*record).second_events, CPU_EVENTS)
             }
         };
-        if !may_tell || !is_below(&raw mut (*record).second_events, CPU_EVENTS) {
+        if !tells {
             count(SUPPRESSED);
-            if let Some(pair) = pair {
-                add(&raw mut (*pair).suppressed, 1);
-            }
         } else if EVENTS.output::<Event>(&*event, 0).is_ok() {
             count(TOLD);
         } else {
@@ -352,15 +349,16 @@ unsafe fn entry(pairs: &LruHashMap<PairKey, Pair>, record: *mut Record) -> Optio
     pairs.get_ptr_mut(key)
 }
 
-/// Counts a packet of a pair. Whether it may be told by an event of its own.
+/// Counts a packet of a pair, and as suppressed where it may not be told by an event of its own. Whether it may.
 ///
 /// # Safety
 ///
-/// `pair` is a map value, which only this writes, perhaps on several processors at once; `event` is that of this one.
+/// `pair` is a map value, which only this writes, perhaps on several processors at once; `record` is that of this one.
 #[inline(never)]
-unsafe fn meet(pair: *mut Pair, event: *const Event, now: u64) -> bool {
+unsafe fn meet(pair: *mut Pair, record: *mut Record, now: u64) -> bool {
     // SAFETY: the caller's promise; places are below the arrays' length.
     unsafe {
+        let event = &raw const (*record).event;
         let bytes = (&raw const (*event).bytes).read();
         let flow = flow(
             (&raw const (*event).protocol).read(),
@@ -374,7 +372,8 @@ unsafe fn meet(pair: *mut Pair, event: *const Event, now: u64) -> bool {
             if number == 0 {
                 (&raw mut (*pair).first_ns).write(now);
             } else {
-                let gap = (now - (&raw const (*pair).burst_ns).read()) / (BURST_NS / 1000);
+                // Another processor may have been here at a later time.
+                let gap = now.saturating_sub((&raw const (*pair).burst_ns).read()) / (BURST_NS / 1000);
                 let size = (&raw const (*pair).burst_bytes).read();
                 let place = place(number);
                 (&raw mut (*pair).gaps).cast::<u32>().add(place).write(saturated(gap));
@@ -393,16 +392,19 @@ unsafe fn meet(pair: *mut Pair, event: *const Event, now: u64) -> bool {
         burst_bytes.write(burst_bytes.read() + bytes);
         (&raw mut (*pair).last_ns).write(now);
 
-        if now - (&raw const (*pair).minute_ns).read() >= MINUTE_NS {
+        if now.saturating_sub((&raw const (*pair).minute_ns).read()) >= MINUTE_NS {
             (&raw mut (*pair).minute_ns).write(now);
             (&raw mut (*pair).minute_events).write(0);
         }
         let events = (&raw const (*pair).minute_events).read();
-        if events >= PAIR_EVENTS {
-            return false;
+        if events < PAIR_EVENTS {
+            (&raw mut (*pair).minute_events).write(events + 1);
+            if is_below(&raw mut (*record).second_events, CPU_EVENTS) {
+                return true;
+            }
         }
-        (&raw mut (*pair).minute_events).write(events + 1);
-        true
+        add(&raw mut (*pair).suppressed, 1);
+        false
     }
 }
 

@@ -473,7 +473,7 @@ impl Config {
 
 /// Half a kilobyte of kernel memory each, in both directions; what is below is of no use.
 fn parse_hits(pairs: u32) -> Result<u32, ConfigError> {
-    const USEFUL: std::ops::RangeInclusive<u32> = 256..=1 << 20;
+    const USEFUL: std::ops::RangeInclusive<u32> = 256..=1 << 18;
     if USEFUL.contains(&pairs) {
         return Ok(pairs);
     }
@@ -689,7 +689,7 @@ mod tests {
         check("mode = 'fast'", "fast");
         check("listen = '9887'", "9887");
         check("nat64 = ['2001:db8:64::/95']", "2001:db8:64::/95");
-        check("hits = 255", "256 to 1048576");
+        check("hits = 255", "256 to 262144");
         check("[metrics]\nindicators = 1001", "0 to 1000");
         check("[metrics]\nindicator = 10", "unknown field `indicator`");
         check("interfaces = ['eth0', 'eth0']", "given twice");

@@ -116,10 +116,11 @@ impl Content {
         holders.flat_map(|holder| self.contexts(&holder).map(|context| context.tlp).collect::<Vec<_>>()).max()
     }
 
-    /// The longest prefix that holds an address, in the first of its forms that one holds: itself, then the IPv4 addresses inside.
+    /// The longest prefix that holds an address now, in the first of its forms that one holds: itself, then the IPv4 addresses
+    /// inside.
     #[must_use]
-    pub fn holder(&self, address: IpAddr, carriers: &Carriers) -> Option<Prefix> {
-        let holds = |prefix: &Prefix| self.prefixes.binary_search(prefix).is_ok();
+    pub fn holder(&self, address: IpAddr, carriers: &Carriers, now: Now) -> Option<Prefix> {
+        let holds = |prefix: &Prefix| self.contexts(prefix).any(|context| context.is_valid(now));
         forms(address, carriers)
             .find_map(|form| (0..=form.length()).rev().filter_map(|length| form.truncated(length)).find(holds))
     }
@@ -306,8 +307,18 @@ mod tests {
             ("2001:db8::7", Some("2001:db8::/32")),
             ("203.0.113.8", None),
         ] {
-            assert_eq!(content.holder(address.parse().unwrap(), &carriers), expected.map(prefix), "{address}");
+            let holder = content.holder(address.parse().unwrap(), &carriers, Time::from_seconds(0).into());
+            assert_eq!(holder, expected.map(prefix), "{address}");
         }
+    }
+
+    #[test]
+    fn prefix_whose_time_is_over_or_has_not_come_holds_nothing() {
+        let over = Context { valid_until: Some(Time::from_seconds(10)), ..Context::default() };
+        let entries = [(prefix("198.51.100.0/24"), None), (prefix("198.51.100.7"), Some(over))];
+        let content = Content::new(entries, Context::default());
+        let holder = |now| content.holder([198, 51, 100, 7].into(), &Carriers::NONE, Time::from_seconds(now).into());
+        assert_eq!((holder(9), holder(10)), (Some(prefix("198.51.100.7")), Some(prefix("198.51.100.0/24"))));
     }
 
     #[test]

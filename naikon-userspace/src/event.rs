@@ -17,16 +17,12 @@ use naikon_ebpf::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    hits::{BootTime, Direction, Told},
+    hits::{BootTime, Direction, NAME_MAX, NAMES_MAX, Told},
     ledger::Summary,
     prefix::Prefix,
     ruleset::ListAction,
     text,
 };
-
-/// Names of one kind that a line tells, and characters of each.
-const NAMES_MAX: usize = 8;
-const NAME_MAX: usize = 200;
 
 /// What a line tells, before it is written.
 #[derive(Clone, Debug)]

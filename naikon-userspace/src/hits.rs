@@ -23,8 +23,12 @@ use crate::{
     ruleset::ListAction,
 };
 
-/// Rows of one answer at most, some 10 MB of JSON: all that there are, unless the configuration makes more room for them.
+/// Rows of one answer at most: all that there are, unless the configuration makes more room for them.
 pub const ROWS_MAX: usize = 16_384;
+/// Actors, campaigns and techniques that a row has at most, each, and characters of a name: lists are strangers' text.
+pub const NAMES_MAX: usize = 8;
+/// See [`NAMES_MAX`].
+pub const NAME_MAX: usize = 200;
 
 /// A host, the indicator that it met, and what the kernel knows of it.
 #[derive(Clone, Copy, Debug)]
@@ -125,15 +129,22 @@ pub struct Told {
 }
 
 impl Told {
-    /// All that the contexts of an entry tell.
+    /// What the contexts of an entry tell: of names as many, and as much of each, as one can read.
     pub fn of<'a>(prefix: Prefix, contexts: impl Iterator<Item = &'a Context>) -> Self {
+        let add = |names: &mut BTreeSet<String>, more: &[String]| {
+            for name in more {
+                if names.len() < NAMES_MAX {
+                    names.insert(name.chars().take(NAME_MAX).collect());
+                }
+            }
+        };
         let mut told = Told { prefix: Some(prefix), ..Told::default() };
         for context in contexts {
             told.tlp = told.tlp.max(context.tlp);
             told.confidence = told.confidence.max(context.confidence);
-            told.actors.extend(context.subject.actors.iter().cloned());
-            told.campaigns.extend(context.subject.campaigns.iter().cloned());
-            told.attack.extend(context.subject.attack.iter().cloned());
+            add(&mut told.actors, &context.subject.actors);
+            add(&mut told.campaigns, &context.subject.campaigns);
+            add(&mut told.attack, &context.subject.attack);
         }
         told
     }
@@ -198,59 +209,91 @@ pub struct Known {
     pub room: u32,
 }
 
-/// A pair with what its place in the order depends on.
+/// What is kept of a pair that somebody wants to see: without its bursts, since a table may be long.
 struct Candidate {
-    met: Met,
+    host: Ipv6Addr,
+    indicator: Ipv6Addr,
+    action: Action,
+    direction: Direction,
+    packets: u64,
+    bytes: u64,
+    first_ns: u64,
+    last_ns: u64,
     beacon: Beacon,
 }
 
-/// Those that somebody wants to see.
-///
-/// `lists` are the names of ids, `told` gives what a list tells of an address, `room` is that of one direction.
-#[must_use]
-pub fn select(
-    met: Vec<Met>,
-    room: u32,
-    query: &Query,
-    lists: &BTreeMap<u16, String>,
+/// Takes pairs one by one, and gives those that somebody wants to see.
+pub struct Selection<'a> {
+    query: &'a Query,
+    lists: &'a BTreeMap<u16, String>,
     boot: BootTime,
-    told: impl Fn(u16, IpAddr) -> Option<Told>,
-) -> Hits {
-    let met = distinct(met);
-    let to = met.iter().filter(|met| met.direction == abi::Direction::To).count();
-    let known = Known { to, from: met.len() - to, room };
-    let wanted = met.into_iter().filter(|met| query.wants(met, lists, boot));
-    let mut candidates: Vec<Candidate> = wanted.map(|met| Candidate { beacon: Beacon::of(&met.pair), met }).collect();
-    let matching = candidates.len();
-    candidates.sort_by(|one, other| query.order.compare(one, other));
-    candidates.truncate(query.limit.unwrap_or(ROWS_MAX).min(ROWS_MAX));
-    let row = |Candidate { met, beacon }: Candidate| {
-        let (host, indicator) = (met.host.to_canonical(), met.indicator.to_canonical());
-        let list = met.action.list();
-        Hit {
-            host,
-            indicator,
-            list: name(lists, list).to_owned(),
-            action: if met.action.is_drop() { ListAction::Drop } else { ListAction::Monitor },
-            direction: met.direction.into(),
-            packets: met.pair.packets,
-            bytes: met.pair.bytes,
-            first_seen: boot.date(met.pair.first_ns),
-            last_seen: boot.date(met.pair.last_ns),
-            beacon,
-            told: told(list, indicator).unwrap_or_default(),
-        }
-    };
-    Hits { rows: candidates.into_iter().map(row).collect(), matching, known }
+    known: Known,
+    candidates: Vec<Candidate>,
 }
 
-/// Who reads a table while it changes may find an entry twice.
-fn distinct(mut met: Vec<Met>) -> Vec<Met> {
-    let key = |met: &Met| (met.host, met.indicator, met.action.to_raw(), Direction::from(met.direction));
-    // The newer one stays.
-    met.sort_by_key(|met| (key(met), Reverse(met.pair.packets)));
-    met.dedup_by_key(|met| key(met));
-    met
+impl<'a> Selection<'a> {
+    /// `lists` are the names of ids, `room` is that of one direction.
+    #[must_use]
+    pub fn new(query: &'a Query, room: u32, lists: &'a BTreeMap<u16, String>, boot: BootTime) -> Self {
+        Selection { query, lists, boot, known: Known { room, ..Known::default() }, candidates: Vec::new() }
+    }
+
+    /// One more pair. Who reads a table while it changes may find one twice.
+    pub fn add(&mut self, met: &Met) {
+        let known = match met.direction {
+            abi::Direction::To => &mut self.known.to,
+            abi::Direction::From => &mut self.known.from,
+        };
+        *known = (*known + 1).min(self.known.room as usize);
+        if self.query.wants(met, self.lists, self.boot) {
+            let &Met { host, indicator, action, direction, pair } = met;
+            let Pair { packets, bytes, first_ns, last_ns, .. } = pair;
+            let beacon = Beacon::of(&pair);
+            let direction = direction.into();
+            self.candidates.push(Candidate {
+                host,
+                indicator,
+                action,
+                direction,
+                packets,
+                bytes,
+                first_ns,
+                last_ns,
+                beacon,
+            });
+        }
+    }
+
+    /// The answer; `told` gives what a list tells of an address.
+    #[must_use]
+    pub fn finish(self, told: impl Fn(u16, IpAddr) -> Option<Told>) -> Hits {
+        let Selection { query, lists, boot, known, mut candidates } = self;
+        let key = |one: &Candidate| (one.host, one.indicator, one.action.to_raw(), one.direction);
+        // The newer one of two stays.
+        candidates.sort_unstable_by_key(|one| (key(one), Reverse(one.packets)));
+        candidates.dedup_by_key(|one| key(one));
+        let matching = candidates.len();
+        candidates.sort_unstable_by(|one, other| query.order.compare(one, other));
+        candidates.truncate(query.limit.unwrap_or(ROWS_MAX).min(ROWS_MAX));
+        let row = |one: Candidate| {
+            let (host, indicator) = (one.host.to_canonical(), one.indicator.to_canonical());
+            let list = one.action.list();
+            Hit {
+                host,
+                indicator,
+                list: name(lists, list).to_owned(),
+                action: if one.action.is_drop() { ListAction::Drop } else { ListAction::Monitor },
+                direction: one.direction,
+                packets: one.packets,
+                bytes: one.bytes,
+                first_seen: boot.date(one.first_ns),
+                last_seen: boot.date(one.last_ns),
+                beacon: one.beacon,
+                told: told(list, indicator).unwrap_or_default(),
+            }
+        };
+        Hits { rows: candidates.into_iter().map(row).collect(), matching, known }
+    }
 }
 
 /// The name of a list; ids have theirs until detach.
@@ -275,22 +318,16 @@ impl Order {
     /// What is larger stands first; of equals what was met last, then by address.
     fn compare(self, one: &Candidate, other: &Candidate) -> std::cmp::Ordering {
         let number = |candidate: &Candidate| match self {
-            Order::Last => candidate.met.pair.last_ns,
-            Order::First => candidate.met.pair.first_ns,
-            Order::Packets => candidate.met.pair.packets,
-            Order::Bytes => candidate.met.pair.bytes,
+            Order::Last => candidate.last_ns,
+            Order::First => candidate.first_ns,
+            Order::Packets => candidate.packets,
+            Order::Bytes => candidate.bytes,
             // In thousandths, as it is told; without one it is below any.
             Order::Beacon => candidate.beacon.score.map_or(0, |score| 1 + (score * 1000.0).round() as u64),
         };
         let key = |candidate: &Candidate| {
-            let Met { host, indicator, direction, .. } = candidate.met;
-            (
-                Reverse(number(candidate)),
-                Reverse(candidate.met.pair.last_ns),
-                host,
-                indicator,
-                Direction::from(direction),
-            )
+            let Candidate { last_ns, host, indicator, direction, action, .. } = candidate;
+            (Reverse(number(candidate)), Reverse(*last_ns), *host, *indicator, *direction, action.to_raw())
         };
         key(one).cmp(&key(other))
     }
@@ -347,8 +384,15 @@ mod tests {
         [(0, "c2".to_owned()), (1, "spam".to_owned()), (2, "watch".to_owned())].into()
     }
 
+    fn select(met: &[Met], query: &Query) -> Hits {
+        let lists = lists();
+        let mut selection = Selection::new(query, 256, &lists, BOOT);
+        met.iter().for_each(|met| selection.add(met));
+        selection.finish(|_, _| None)
+    }
+
     fn hits(query: &Query) -> Hits {
-        select(sample(), 256, query, &lists(), BOOT, |_, _| None)
+        select(&sample(), query)
     }
 
     fn hosts(query: &Query) -> Vec<String> {
@@ -420,7 +464,7 @@ mod tests {
     #[test]
     fn entry_that_was_read_twice_is_told_once() {
         let twice = [sample(), vec![met("192.0.2.2", "198.51.100.8", Action::drop(1), (300, 901), 71)]].concat();
-        let hits = select(twice, 256, &Query::default(), &lists(), BOOT, |_, _| None);
+        let hits = select(&twice, &Query::default());
         assert_eq!(hits.rows.iter().map(|hit| hit.packets).collect::<Vec<_>>(), [71, 60, 80]);
     }
 

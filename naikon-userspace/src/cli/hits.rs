@@ -15,7 +15,7 @@ use super::{
 use crate::{
     config::{CONTROL, PIN_DIR},
     daemon::{boot_time, wall_clock},
-    hits::{self, Direction, Hit, Hits, Known, Order, Query},
+    hits::{Direction, Hit, Hits, Known, Order, Query, Selection},
     kernel::{self, ErrorKind, HitReader, KernelError},
     prefix::Prefix,
     protocol::{Request, Response},
@@ -139,7 +139,9 @@ fn from_pins(command: &Command, query: &Query, no_daemon: Failure) -> Result<Cod
     let read = || -> Result<Hits, KernelError> {
         let reader = HitReader::from_pins(&command.pin_dir)?;
         let lists = reader.lists()?;
-        Ok(hits::select(reader.pairs()?, reader.room()?, query, &lists, boot_time(), |_, _| None))
+        let mut selection = Selection::new(query, reader.room()?, &lists, boot_time());
+        reader.each_pair(|met| selection.add(&met))?;
+        Ok(selection.finish(|_, _| None))
     };
     let hits = match read() {
         Ok(hits) => hits,

@@ -178,8 +178,8 @@ async fn connection(stream: UnixStream, desk: &Desk, stay: &Stay) -> io::Result<
             return events::follow(&desk.daemon.events, filter, desk.followers, reader, write).await;
         }
         Ok(request) => {
-            // Lookups may take long: they give way to others.
-            if !matches!(request, Request::Lookup { .. }) {
+            // These may take long, and anybody may ask for them: they give way to others.
+            if !matches!(request, Request::Lookup { .. } | Request::Hits { .. }) {
                 stay.hold();
             }
             respond(request, desk).await

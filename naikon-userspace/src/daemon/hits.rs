@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 
 use super::{clock, snapshot::Snapshot};
 use crate::{
-    hits::{self, Hits, Met, Query},
+    hits::{Hits, Met, Query, Selection},
     kernel::{EventCounts, HitReader, Kernel, KernelError},
 };
+
+/// Rows of one answer are not more than this in JSON: what lists tell is strangers' text. Usual ones are some 10 MB.
+const BYTES_MAX: usize = 16 << 20;
 
 /// The kernel's pairs, read beside whoever works with them.
 pub(crate) struct Account {
@@ -45,6 +48,17 @@ impl Account {
     /// Those that somebody wants to see.
     pub(crate) fn select(&self, query: &Query, snapshot: &Snapshot) -> Result<Hits, KernelError> {
         let told = |list, address| snapshot.told(list, address);
-        Ok(hits::select(self.reader.pairs()?, self.reader.room()?, query, &self.reader.lists()?, clock::boot(), told))
+        let lists = self.reader.lists()?;
+        let mut selection = Selection::new(query, self.reader.room()?, &lists, clock::boot());
+        self.reader.each_pair(|met| selection.add(&met))?;
+        let mut hits = selection.finish(told);
+        let mut bytes = 0;
+        let fitting = hits.rows.iter().take_while(|row| {
+            bytes += serde_json::to_vec(row).map_or(0, |row| row.len());
+            bytes <= BYTES_MAX
+        });
+        let fitting = fitting.count();
+        hits.rows.truncate(fitting);
+        Ok(hits)
     }
 }

@@ -172,8 +172,9 @@ impl Snapshot {
         let name = self.names.get(&list)?;
         let list = self.lists.iter().find(|list| list.name == *name && list.role != Role::Allow)?;
         let content = list.content.as_deref()?;
-        let holder = content.holder(address, &self.config.carriers())?;
-        Some(Told::of(holder, content.contexts(&holder)))
+        let now = self.clock.now();
+        let holder = content.holder(address, &self.config.carriers(), now)?;
+        Some(Told::of(holder, content.contexts(&holder).filter(|context| context.is_valid(now))))
     }
 
     /// Whether entries have come or left with the time since.
