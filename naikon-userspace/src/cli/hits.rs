@@ -133,16 +133,17 @@ pub(super) fn run(command: &Command) -> Result<Code, Failure> {
 
 /// Without a daemon the pins tell; what lists say of indicators only the daemon knows.
 fn from_pins(command: &Command, query: &Query, no_daemon: Failure) -> Result<Code, Failure> {
-    if !kernel::has_pins(&command.pin_dir)? {
-        return Err(no_daemon);
-    }
-    let read = || -> Result<Hits, KernelError> {
+    let read = || -> Result<Option<Hits>, KernelError> {
+        if !kernel::has_pins(&command.pin_dir)? {
+            return Ok(None);
+        }
         let reader = HitReader::from_pins(&command.pin_dir)?;
         let lists = reader.lists()?;
-        Ok(hits::select(reader.pairs()?, reader.room()?, query, &lists, boot_time(), |_, _| None))
+        Ok(Some(hits::select(reader.pairs()?, reader.room()?, query, &lists, boot_time(), |_, _| None)))
     };
     let hits = match read() {
-        Ok(hits) => hits,
+        Ok(Some(hits)) => hits,
+        Ok(None) => return Err(no_daemon),
         Err(KernelError { kind: ErrorKind::Privilege, .. }) => {
             let message =
                 format!("{}; what is pinned at {} only root can read", no_daemon.message, command.pin_dir.display());
