@@ -545,3 +545,15 @@ fn captures_that_cannot_be_read_are_refused_and_cut_ones_count() {
     piped.args(["-c", &format!("cat whole.pcap | {} replay - -l c2.txt", binary().display())]);
     lab.run(piped).exits(0).says("would drop     2 packets");
 }
+    // A list that has no say is named, one that spares above all: without it the answer is another one.
+    let broken = lab.write("broken.txt", "<html>");
+    for (flag, action) in [("-l", "drop"), ("-m", "monitor"), ("-a", "allow")] {
+        let flags = [flag, broken.to_str().unwrap()];
+        let run = replay("whole.pcap", &pcap(1), &flags).exits(1).says("would drop     2 packets");
+        assert!(run.out.contains(&format!("broken ({action}), which had no say")), "{run}");
+        let told = replay("whole.pcap", &pcap(1), &[&flags[..], &["--json"]].concat()).exits(1).json();
+        let refused = &told["refused"][0];
+        assert_eq!((&refused["list"], &refused["action"]), (&json!("broken"), &json!(action)), "{told}");
+        assert!(refused["reason"].is_string() && told["refused"][1].is_null(), "{told}");
+    }
+    assert_eq!(spared["refused"], json!([]), "{spared}");
