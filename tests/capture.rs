@@ -33,16 +33,21 @@ struct Capturing {
 impl Capturing {
     /// Starts it on the gateway, and waits until it has begun.
     fn start(lab: &Lab, arguments: &[&str]) -> Self {
-        let capturing = Self::spawn(lab, arguments);
+        Self::start_into(lab, arguments, Stdio::null())
+    }
+
+    /// As [`Capturing::start`], with somebody at its standard output.
+    fn start_into(lab: &Lab, arguments: &[&str], output: Stdio) -> Self {
+        let capturing = Self::spawn(lab, arguments, output);
         eventually("the capture should begin", || capturing.said().contains("capturing the packets").then_some(()));
         capturing
     }
 
-    fn spawn(lab: &Lab, arguments: &[&str]) -> Self {
+    fn spawn(lab: &Lab, arguments: &[&str], output: Stdio) -> Self {
         let said = lab.path(&format!("capture-{}.log", arguments.join("_").replace('/', "-")));
         let mut command = Command::new(binary());
         command.args(["capture", "--control"]).arg(lab.path("control.sock")).args(arguments);
-        command.current_dir(lab.folder.path()).stdin(Stdio::null()).stdout(Stdio::null());
+        command.current_dir(lab.folder.path()).stdin(Stdio::null()).stdout(output);
         command.stderr(File::create(&said).unwrap());
         Capturing { child: lab.gateway.enter(|| command.spawn()).unwrap(), said }
     }
@@ -410,6 +415,20 @@ fn one_captures_at_a_time_and_whoever_dies_leaves_the_switch_off() {
     assert!(words.contains("the daemon has ended") && words.contains("captured 0 packets"), "{words}");
     assert_eq!(switch(&lab), 0, "the command turned it off");
 
+    // Who lost its daemon ends no capture that the next one lent.
+    let daemon = Daemon::start(&lab, &["-l", list.to_str().unwrap()]);
+    let stopped = Capturing::start(&lab, &["-w", "stopped.pcapng"]);
+    kill(stopped.pid(), Signal::SIGSTOP).unwrap();
+    assert_eq!(daemon.stop(Signal::SIGKILL), None);
+    let daemon = Daemon::start(&lab, &["-l", list.to_str().unwrap()]);
+    let held = Capturing::start(&lab, &["-w", "held.pcapng"]);
+    kill(stopped.pid(), Signal::SIGCONT).unwrap();
+    assert_eq!(stopped.ended().0, Some(9));
+    assert_eq!(switch(&lab), 65_400, "it is another one's now");
+    assert_eq!(held.stop(Signal::SIGINT).0, Some(0));
+    eventually("nobody captures any more", || (switch(&lab) == 0).then_some(()));
+    assert_eq!(daemon.stop(Signal::SIGTERM), Some(0));
+
     // Both die, and nobody turns it off until the next daemon starts.
     let daemon = Daemon::start(&lab, &["-l", list.to_str().unwrap()]);
     let third = Capturing::start(&lab, &["-w", "third.pcapng"]);
@@ -445,7 +464,40 @@ fn capture_goes_on_over_reloads_and_ends_with_a_detach() {
 }
 
 #[test]
-fn capture_that_nobody_reads_costs_no_verdict() {
+fn capture_whose_reader_stalls_or_goes_ends_when_it_should() {
+    if needs_root() {
+        return;
+    }
+    let lab = Lab::new();
+    let list = lab.write("c2.txt", &format!("{C2}\n"));
+    let daemon = Daemon::start(&lab, &["-l", list.to_str().unwrap()]);
+    let long = ipv4(CLIENT, C2).carry(udp(1, 9, &[7; 1000]));
+    let capturing = |arguments: &[&str]| {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let capturing = Capturing::start_into(&lab, &[&["-w", "-"], arguments].concat(), writer.into());
+        // More than a pipe holds.
+        send(&lab, &long, 200);
+        (capturing, reader)
+    };
+    let (first, reader) = capturing(&[]);
+    let (code, words) = first.stop(Signal::SIGTERM);
+    assert!(code == Some(1) && words.contains("nobody takes it, and it is time to end"), "{code:?}: {words}");
+    drop(reader);
+    let (second, _reader) = capturing(&["--seconds", "1"]);
+    assert_eq!(second.ended().0, Some(1));
+    // Without a packet that would tell it.
+    let (reader, writer) = std::io::pipe().unwrap();
+    let third = Capturing::start_into(&lab, &["-w", "-", "--count", "1000"], writer.into());
+    drop(reader);
+    assert_eq!(third.ended().0, Some(0));
+    let (fourth, _reader) = capturing(&["--count", "500"]);
+    assert_eq!(daemon.stop(Signal::SIGTERM), Some(0));
+    let (code, words) = fourth.ended();
+    assert!(code == Some(9) && words.contains("the daemon has ended"), "{code:?}: {words}");
+}
+
+#[test]
+fn capture_that_nobody_reads_costs_no_verdict_and_claims_no_more_than_is_known() {
     if needs_root() {
         return;
     }
@@ -460,7 +512,8 @@ fn capture_that_nobody_reads_costs_no_verdict() {
     sched_setaffinity(Pid::from_raw(0), &one).unwrap();
     const FRAMES: usize = 20_000;
     let frame = Lab::from_client(ipv4(CLIENT, C2).carry(udp(1, 9, &[7; 400])));
-    lab.client.wire("eth0").send_all(std::iter::repeat_n(frame.bytes.as_slice(), FRAMES));
+    let flood = || lab.client.wire("eth0").send_all(std::iter::repeat_n(frame.bytes.as_slice(), FRAMES));
+    flood();
     let arrived = FRAMES as f64 - lab.client.no_room("eth0") as f64;
     daemon.expect_count("dropped packets", arrived, told);
     kill(capturing.pid(), Signal::SIGCONT).unwrap();
@@ -471,9 +524,19 @@ fn capture_that_nobody_reads_costs_no_verdict() {
     });
     let (code, words) = capturing.stop(Signal::SIGINT);
     assert_eq!(code, Some(0), "{words}");
-    assert!(!words.contains("; 0 lost"), "{words}");
+    assert!(words.contains("; at least "), "{words}");
     let kept = written(&lab.path("hits.pcapng"));
     assert!(kept.iter().all(|packet| packet.bytes.len() as u32 == packet.length), "what is kept is whole");
+
+    // Nothing comes behind the flood: the kernel has not told what it lost.
+    eventually("nobody captures any more", || (switch(&lab) == 0).then_some(()));
+    let capturing = Capturing::start(&lab, &["-w", "untold.pcapng"]);
+    kill(capturing.pid(), Signal::SIGSTOP).unwrap();
+    flood();
+    kill(capturing.pid(), Signal::SIGCONT).unwrap();
+    let (code, words) = capturing.stop(Signal::SIGINT);
+    assert_eq!(code, Some(0), "{words}");
+    assert!(words.contains("; perhaps some lost") || words.contains("; at least "), "{words}");
 }
 
 #[test]
@@ -541,6 +604,18 @@ fn captures_that_cannot_be_read_are_refused_and_cut_ones_count() {
     let allowed = lab.write("allow.txt", &format!("{C2}\n"));
     let spared = replay("whole.pcap", &pcap(1), &["-a", allowed.to_str().unwrap(), "--json"]).exits(0).json();
     assert_eq!((&spared["clean"], &spared["hits"]), (&json!(2), &json!([])));
+    // A list that has no say is named, one that spares above all: without it the answer is another one.
+    let broken = lab.write("broken.txt", "<html>");
+    for (flag, action) in [("-l", "drop"), ("-m", "monitor"), ("-a", "allow")] {
+        let flags = [flag, broken.to_str().unwrap()];
+        let run = replay("whole.pcap", &pcap(1), &flags).exits(1).says("would drop     2 packets");
+        assert!(run.out.contains(&format!("broken ({action}), which had no say")), "{run}");
+        let told = replay("whole.pcap", &pcap(1), &[&flags[..], &["--json"]].concat()).exits(1).json();
+        let refused = &told["refused"][0];
+        assert_eq!((&refused["list"], &refused["action"]), (&json!("broken"), &json!(action)), "{told}");
+        assert!(refused["reason"].is_string() && told["refused"][1].is_null(), "{told}");
+    }
+    assert_eq!(spared["refused"], json!([]), "{spared}");
     let mut piped = Command::new("sh");
     piped.args(["-c", &format!("cat whole.pcap | {} replay - -l c2.txt", binary().display())]);
     lab.run(piped).exits(0).says("would drop     2 packets");

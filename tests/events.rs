@@ -658,6 +658,27 @@ fn followers_are_so_many_and_leave_room_for_those_who_ask() {
 }
 
 #[test]
+fn follower_that_nobody_reads_any_more_ends_although_nothing_happens() {
+    if needs_root() {
+        return;
+    }
+    let lab = Lab::new();
+    let list = lab.write("c2.txt", "198.51.100.0/24\n");
+    let daemon = Daemon::start(&lab, &["-l", text(&list)]);
+    let connected = || fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().count();
+    let idle = connected();
+    let mut command = Command::new(binary());
+    command.arg("events").arg("--control").arg(lab.path("control.sock"));
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut follower = lab.gateway.enter(|| command.spawn()).unwrap();
+    eventually("it should be seated", || (connected() > idle).then_some(()));
+    drop(follower.stdout.take());
+    let status = eventually("it should leave its seat", || follower.try_wait().unwrap());
+    assert_eq!(status.code(), Some(0));
+    assert_eq!(daemon.stop(Signal::SIGTERM), Some(0));
+}
+
+#[test]
 fn standard_output_withholds_what_is_marked_and_the_file_does_not() {
     if needs_root() {
         return;

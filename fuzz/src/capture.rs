@@ -29,7 +29,7 @@ pub fn capture(input: &[u8]) {
             replay.take(packet);
         });
         assert!(end.fault.is_some() || !input.is_empty(), "an empty file is no capture");
-        let report = replay.report(None, |_| String::new());
+        let report = replay.report(None, Vec::new(), |_| String::new());
         let totals = &report.totals;
         let told = totals.clean
             + totals.not_ip

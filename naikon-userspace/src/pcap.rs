@@ -22,6 +22,8 @@ pub use writer::{Interface, Record, Way, Writer};
 /// Read at once; and the longest block: a frame of any length that Linux makes takes far less.
 const BUFFER: usize = 1 << 18;
 const BLOCK_MAX: usize = 32 << 20;
+/// Interfaces of a section: more than any machine has, and little memory.
+const INTERFACES_MAX: usize = 1 << 16;
 
 /// First bytes of pcapng in either byte order (its section header is a palindrome).
 const SECTION: [u8; 4] = [0x0a, 0x0d, 0x0d, 0x0a];
@@ -155,11 +157,11 @@ enum Next {
     Broken,
 }
 
-/// Gives each block to `take`. What the parser is not to see `look` says of the bytes in front of it.
+/// Gives each block to `take`, which says whether it can be. What the parser is not to see `look` says of the bytes in front of it.
 fn blocks(
     reader: &mut dyn PcapReaderIterator,
     look: impl Fn(&[u8]) -> Next,
-    mut take: impl FnMut(PcapBlockOwned<'_>),
+    mut take: impl FnMut(PcapBlockOwned<'_>) -> bool,
 ) -> Option<Fault> {
     let mut capacity = BUFFER;
     // As long as it is in front of this, another look may tell more.
@@ -176,9 +178,8 @@ fn blocks(
             Next::Skip(length) => length > capacity,
             Next::Parse => match reader.next() {
                 Ok((length, block)) => {
-                    take(block);
                     // A block of no length would be there for ever.
-                    if length == 0 {
+                    if !take(block) || length == 0 {
                         return Some(Fault::Broken(at));
                     }
                     reader.consume(length);
@@ -212,16 +213,19 @@ fn records(reader: &mut dyn PcapReaderIterator, take: &mut dyn FnMut(Packet<'_>)
     let fault = blocks(
         reader,
         |_| Next::Parse,
-        |block| match block {
-            PcapBlockOwned::LegacyHeader(header) => {
-                link = number(header.network) & LINK_BITS;
-                unit_ns = if header.is_nanosecond_precision() { 1 } else { 1000 };
+        |block| {
+            match block {
+                PcapBlockOwned::LegacyHeader(header) => {
+                    link = number(header.network) & LINK_BITS;
+                    unit_ns = if header.is_nanosecond_precision() { 1 } else { 1000 };
+                }
+                PcapBlockOwned::Legacy(record) => {
+                    let time_ns = i128::from(record.ts_sec) * 1_000_000_000 + i128::from(record.ts_usec) * unit_ns;
+                    take(Packet { link, bytes: record.data, length: record.origlen, time_ns: Some(time_ns) });
+                }
+                PcapBlockOwned::NG(_) => {}
             }
-            PcapBlockOwned::Legacy(record) => {
-                let time_ns = i128::from(record.ts_sec) * 1_000_000_000 + i128::from(record.ts_usec) * unit_ns;
-                take(Packet { link, bytes: record.data, length: record.origlen, time_ns: Some(time_ns) });
-            }
-            PcapBlockOwned::NG(_) => {}
+            true
         },
     );
     End { fault, unread: 0 }
@@ -249,43 +253,47 @@ fn sections(reader: &mut dyn PcapReaderIterator, take: &mut dyn FnMut(Packet<'_>
     let mut interfaces: Vec<Described> = Vec::new();
     let (is_big_endian, mut unread) = (Cell::new(false), 0);
     let look = |data: &[u8]| look(data, is_big_endian.get());
-    let fault = blocks(reader, look, |block| match block {
-        PcapBlockOwned::NG(Block::SectionHeader(section)) => {
-            is_big_endian.set(section.big_endian());
-            interfaces.clear();
-        }
-        PcapBlockOwned::NG(Block::InterfaceDescription(told)) => {
-            // The parser reads it as if every file were of little-endian order.
-            let offset = if is_big_endian.get() { told.if_tsoffset.swap_bytes() } else { told.if_tsoffset };
-            interfaces.push(Described {
-                link: number(told.linktype),
-                snaplen: told.snaplen,
-                units: units(told.if_tsresol),
-                offset_seconds: offset,
-            });
-        }
-        PcapBlockOwned::NG(Block::EnhancedPacket(packet)) => {
-            match usize::try_from(packet.if_id).ok().and_then(|id| interfaces.get(id)) {
-                Some(on) => take(Packet {
-                    link: on.link,
-                    bytes: packet.packet_data(),
-                    length: packet.origlen,
-                    time_ns: on.time_ns(packet.ts_high, packet.ts_low),
-                }),
+    let fault = blocks(reader, look, |block| {
+        match block {
+            PcapBlockOwned::NG(Block::SectionHeader(section)) => {
+                is_big_endian.set(section.big_endian());
+                interfaces.clear();
+            }
+            PcapBlockOwned::NG(Block::InterfaceDescription(_)) if interfaces.len() >= INTERFACES_MAX => return false,
+            PcapBlockOwned::NG(Block::InterfaceDescription(told)) => {
+                // The parser reads it as if every file were of little-endian order.
+                let offset = if is_big_endian.get() { told.if_tsoffset.swap_bytes() } else { told.if_tsoffset };
+                interfaces.push(Described {
+                    link: number(told.linktype),
+                    snaplen: told.snaplen,
+                    units: units(told.if_tsresol),
+                    offset_seconds: offset,
+                });
+            }
+            PcapBlockOwned::NG(Block::EnhancedPacket(packet)) => {
+                match usize::try_from(packet.if_id).ok().and_then(|id| interfaces.get(id)) {
+                    Some(on) => take(Packet {
+                        link: on.link,
+                        bytes: packet.packet_data(),
+                        length: packet.origlen,
+                        time_ns: on.time_ns(packet.ts_high, packet.ts_low),
+                    }),
+                    None => unread += 1,
+                }
+            }
+            PcapBlockOwned::NG(Block::SimplePacket(packet)) => match interfaces.first() {
+                Some(on) => {
+                    let most = if on.snaplen == 0 { u32::MAX } else { on.snaplen };
+                    let captured = usize::try_from(packet.origlen.min(most)).unwrap_or(usize::MAX);
+                    let bytes = packet.data.get(..captured).unwrap_or(packet.data);
+                    take(Packet { link: on.link, bytes, length: packet.origlen, time_ns: None });
+                }
                 None => unread += 1,
-            }
+            },
+            PcapBlockOwned::NG(Block::Unknown(block)) if is_obsolete(block.block_type) => unread += 1,
+            _ => {}
         }
-        PcapBlockOwned::NG(Block::SimplePacket(packet)) => match interfaces.first() {
-            Some(on) => {
-                let most = if on.snaplen == 0 { u32::MAX } else { on.snaplen };
-                let captured = usize::try_from(packet.origlen.min(most)).unwrap_or(usize::MAX);
-                let bytes = packet.data.get(..captured).unwrap_or(packet.data);
-                take(Packet { link: on.link, bytes, length: packet.origlen, time_ns: None });
-            }
-            None => unread += 1,
-        },
-        PcapBlockOwned::NG(Block::Unknown(block)) if is_obsolete(block.block_type) => unread += 1,
-        _ => {}
+        true
     });
     End { fault, unread }
 }

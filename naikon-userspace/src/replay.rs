@@ -143,8 +143,21 @@ pub struct Report {
     /// Why the capture could not be read to its end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub incomplete: Option<String>,
+    /// Lists that had no say, since each is refused as a whole.
+    pub refused: Vec<Refused>,
     /// By host, indicator and list: drops first, most packets first.
     pub hits: Vec<Hit>,
+}
+
+/// A list or an allowlist that is refused as a whole.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Refused {
+    /// Its name.
+    pub list: String,
+    /// What it was to do: 'drop', 'monitor' or 'allow'.
+    pub action: &'static str,
+    /// Why.
+    pub reason: String,
 }
 
 /// What a host and an indicator would have met.
@@ -297,9 +310,9 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// The account; `list` gives the name of a list of the ruleset.
+    /// The account; `list` gives the name of a list of the ruleset, `refused` are those that are not in it.
     #[must_use]
-    pub fn report(self, incomplete: Option<String>, list: impl Fn(u16) -> String) -> Report {
+    pub fn report(self, incomplete: Option<String>, refused: Vec<Refused>, list: impl Fn(u16) -> String) -> Report {
         let mut rows: Vec<(Key, Row)> = self.rows.into_iter().collect();
         rows.sort_unstable_by_key(|(key, row)| (!key.is_drop, Reverse(row.packets), *key));
         let hit = |(key, row): (Key, Row)| Hit {
@@ -313,7 +326,7 @@ impl<'a> Replay<'a> {
             first_seen: row.first,
             last_seen: row.last,
         };
-        Report { totals: self.totals, incomplete, hits: rows.into_iter().map(hit).collect() }
+        Report { totals: self.totals, incomplete, refused, hits: rows.into_iter().map(hit).collect() }
     }
 }
 

@@ -23,6 +23,7 @@ use super::{
     exit::{Code, Failure},
     hits::ActionArg,
     output,
+    pipe::{self, Patient},
 };
 use crate::{
     captured::{self, Filter, Frame},
@@ -112,23 +113,38 @@ pub(super) fn run(command: &Command) -> Result<Code, Failure> {
         other => return Err(client::unexpected(&other)),
     };
     let asked = asked_to_end()?;
+    let end = command.seconds.and_then(|seconds| Instant::now().checked_add(Duration::from_secs(seconds)));
     let capture = Capture::open(maps, snaplen)?;
-    let out: Box<dyn Write> =
-        if to_stdout { Box::new(io::stdout().lock()) } else { Box::new(create(&command.write, command.force)?) };
+    let out: Box<dyn Write> = if to_stdout {
+        let patient = Patient::new([lease.get_ref(), &asked], end);
+        Box::new(patient.map_err(|error| Failure::new(Code::No, format!("opening standard output: {error}")))?)
+    } else {
+        Box::new(create(&command.write, command.force)?)
+    };
     let writing = |error: io::Error| match error.kind() {
         // Who read it has seen enough.
         io::ErrorKind::BrokenPipe => Failure::new(Code::Done, ""),
         _ => Failure::new(Code::No, format!("writing {}: {error}", place(command))),
     };
-    let mut session = Session::new(command, snaplen, capture, out).map_err(writing)?;
+    let mut session = Session::new(command, snaplen, capture, out, end).map_err(writing)?;
     session.say_begun();
     let ended = session.follow(lease.get_ref(), &asked);
-    if let Err(error) = session.capture.stop() {
+    // Who has no lease any more would end the capture of who has it now; without a daemon there is none. It must answer: the
+    // socket of one that is killed lives on for a moment.
+    let is_ours = !is_told(lease.get_ref()) || client::ask(&command.control, &Request::Status).is_err();
+    if is_ours && let Err(error) = session.capture.stop() {
         output::error(&format!("{error}; the daemon does it when this process has gone"));
     }
     let ended = ended.and_then(|ending| session.finish(ending).map(|()| ending));
     session.say_ended();
-    match ended.map_err(writing)? {
+    let ended = match ended {
+        Err(error) if error.kind() == io::ErrorKind::TimedOut && is_told(lease.get_ref()) => {
+            output::error(&writing(error).message);
+            Ending::NoDaemon
+        }
+        ended => ended.map_err(writing)?,
+    };
+    match ended {
         Ending::Asked | Ending::Full => Ok(Code::Done),
         Ending::NoDaemon => Err(Failure::new(
             Code::NoDaemon,
@@ -244,11 +260,17 @@ struct Session<'a> {
     bytes: u64,
     /// Hits that the filters leave out.
     others: u64,
-    begun: Instant,
+    end: Option<Instant>,
 }
 
 impl<'a> Session<'a> {
-    fn new(command: &'a Command, snaplen: u32, capture: Capture, out: Box<dyn Write>) -> io::Result<Self> {
+    fn new(
+        command: &'a Command,
+        snaplen: u32,
+        capture: Capture,
+        out: Box<dyn Write>,
+        end: Option<Instant>,
+    ) -> io::Result<Self> {
         let program = format!("naikon {}", env!("CARGO_PKG_VERSION"));
         Ok(Session {
             filter: Filter {
@@ -270,7 +292,7 @@ impl<'a> Session<'a> {
             packets: 0,
             bytes: 0,
             others: 0,
-            begun: Instant::now(),
+            end,
             command,
             capture,
         })
@@ -281,7 +303,12 @@ impl<'a> Session<'a> {
     }
 
     fn say_ended(&self) {
-        let [packets, bytes, lost] = [self.packets, self.bytes, self.capture.lost()].map(output::thousands);
+        let [packets, bytes] = [self.packets, self.bytes].map(output::thousands);
+        let lost = match self.capture.lost() {
+            0 if self.capture.may_owe() => "perhaps some".to_owned(),
+            0 => "0".to_owned(),
+            lost => format!("at least {}", output::thousands(lost)),
+        };
         let others = if self.others > 0 {
             format!("; {} other hits are left out", output::thousands(self.others))
         } else {
@@ -296,19 +323,19 @@ impl<'a> Session<'a> {
     /// Writes what comes until something ends it.
     fn follow(&mut self, lease: &UnixStream, asked: &UnixStream) -> io::Result<Ending> {
         self.writer.flush()?;
-        let end = self.command.seconds.map(|seconds| self.begun + Duration::from_secs(seconds));
         loop {
             if let Some(ending) = self.write_all()? {
                 return Ok(ending);
             }
             let now = Instant::now();
-            if is_told(asked) || end.is_some_and(|end| now >= end) {
+            let is_unread = self.command.write == Path::new(STDOUT) && pipe::is_gone();
+            if is_unread || is_told(asked) || self.end.is_some_and(|end| now >= end) {
                 return Ok(Ending::Asked);
             }
             if is_told(lease) {
                 return Ok(Ending::NoDaemon);
             }
-            let rest = end.map_or(LOOK, |end| (end - now).min(LOOK));
+            let rest = self.end.map_or(LOOK, |end| (end - now).min(LOOK));
             self.capture.wait(&[lease.as_fd(), asked.as_fd()], rest)?;
         }
     }

@@ -10,6 +10,7 @@ use clap::{Args, ValueEnum};
 use super::{
     client,
     exit::{Code, Failure},
+    pipe,
 };
 use crate::{
     config::CONTROL,
@@ -70,6 +71,10 @@ pub(super) fn run(command: &Command) -> Result<Code, Failure> {
     let mut out = io::stdout().lock();
     let (mut line, mut left) = (String::new(), command.count);
     while left != Some(0) {
+        // Who has seen enough is not kept in its seat by silence.
+        if lines.buffer().is_empty() && !pipe::await_input(lines.get_ref()).map_err(lost)? {
+            return Ok(Code::Done);
+        }
         line.clear();
         let length = lines.read_line(&mut line).map_err(lost)?;
         // A line without an end is none: the daemon was killed while it wrote.

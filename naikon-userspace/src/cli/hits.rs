@@ -133,18 +133,19 @@ pub(super) fn run(command: &Command) -> Result<Code, Failure> {
 
 /// Without a daemon the pins tell; what lists say of indicators only the daemon knows.
 fn from_pins(command: &Command, query: &Query, no_daemon: Failure) -> Result<Code, Failure> {
-    if !kernel::has_pins(&command.pin_dir)? {
-        return Err(no_daemon);
-    }
-    let read = || -> Result<Hits, KernelError> {
+    let read = || -> Result<Option<Hits>, KernelError> {
+        if !kernel::has_pins(&command.pin_dir)? {
+            return Ok(None);
+        }
         let reader = HitReader::from_pins(&command.pin_dir)?;
         let lists = reader.lists()?;
         let mut selection = Selection::new(query, reader.room()?, &lists, boot_time());
         reader.each_pair(|met| selection.add(&met))?;
-        Ok(selection.finish(|_, _| None))
+        Ok(Some(selection.finish(|_, _| None)))
     };
     let hits = match read() {
-        Ok(hits) => hits,
+        Ok(Some(hits)) => hits,
+        Ok(None) => return Err(no_daemon),
         Err(KernelError { kind: ErrorKind::Privilege, .. }) => {
             let message =
                 format!("{}; what is pinned at {} only root can read", no_daemon.message, command.pin_dir.display());

@@ -12,6 +12,7 @@ mod hits;
 mod logging;
 mod lookup;
 mod output;
+mod pipe;
 mod remarks;
 mod replay;
 mod status;

@@ -9,7 +9,9 @@ use std::{
 use clap::Args;
 
 use super::{
-    Lists, check, context,
+    Lists,
+    check::{self, Compiled},
+    context,
     exit::{Code, Failure},
     output::{self, Paint},
 };
@@ -19,9 +21,9 @@ use crate::{
     hits::Direction,
     pcap::{self, Fault},
     protocol::Traffic,
-    replay::{Hit, Manner, Replay, Report},
+    replay::{Hit, Manner, Refused, Replay, Report},
     ruleset::ListAction,
-    sources::Role,
+    sources::{Loaded, Role, Source},
     text,
 };
 
@@ -68,7 +70,7 @@ pub(super) fn run(command: &Command) -> Result<Code, Failure> {
     let place =
         if command.file == Path::new(STDIN) { "standard input".into() } else { command.file.display().to_string() };
     let named = |id| compiled.list(id).map_or_else(String::new, |(source, _)| source.name.clone());
-    let report = replay.report(end.fault.as_ref().map(ToString::to_string), named);
+    let report = replay.report(end.fault.as_ref().map(ToString::to_string), refused(&compiled), named);
     match &end.fault {
         Some(fault) if report.totals.packets == 0 => {
             return Err(Failure::new(Code::Usage, format!("{place}: {fault}")));
@@ -106,9 +108,20 @@ pub(super) fn run(command: &Command) -> Result<Code, Failure> {
     }
     Ok(match end.fault {
         // Who stops a capture leaves half a packet behind, and that is all.
-        None | Some(Fault::CutOff(_)) => Code::Done,
+        None | Some(Fault::CutOff(_)) if report.refused.is_empty() => Code::Done,
+        // A list had no say, or one that spares had none: the answer is not what was asked for.
+        None | Some(Fault::CutOff(_)) => Code::No,
         Some(_) => Code::Usage,
     })
+}
+
+/// The lists that are refused as a whole.
+fn refused(compiled: &Compiled) -> Vec<Refused> {
+    let fault = |(source, list): &(Source, Loaded)| {
+        let reason = list.fault.as_ref()?.to_string();
+        Some(Refused { list: source.name.clone(), action: source.role.as_str(), reason })
+    };
+    compiled.lists.iter().filter_map(fault).collect()
 }
 
 fn open(path: &Path) -> Result<Box<dyn Read>, Failure> {
@@ -180,6 +193,10 @@ fn show(out: &mut impl Write, report: &Report, paint: Paint) -> io::Result<()> {
     };
     let (packets, bytes) = (output::thousands(totals.packets), output::thousands(totals.bytes));
     writeln!(out, "of             {packets} packets, {bytes} bytes{times}")?;
+    for Refused { list, action, reason } in &report.refused {
+        let (list, reason) = (text::escape(list), text::escape(reason));
+        writeln!(out, "{}  {list} ({action}), which had no say: {reason}", paint.red("list refused "))?;
+    }
     out.flush()
 }
 

@@ -7,7 +7,6 @@
 use std::{
     collections::BTreeMap,
     io,
-    ops::ControlFlow,
     os::fd::{AsFd, BorrowedFd},
     time::Duration,
 };
@@ -34,6 +33,8 @@ const _: () = assert!(SNAPLEN_MAX as usize + size_of::<Event>() + 2 * size_of::<
 
 /// The buffer of one processor: what the kernel lets anybody lock without asking (`perf_event_mlock_kb`, 516 KiB with its head).
 const BUFFER_BYTES: usize = 512 << 10;
+/// What a record takes beside what it holds, at most: head, length and padding; a notice of what was lost takes less.
+const RECORD_BYTES: usize = 32;
 
 /// The maps of captures, opened.
 pub(super) struct CaptureTables {
@@ -121,9 +122,43 @@ pub struct Caught {
 pub struct Capture {
     switch: CaptureSwitch,
     names: Names,
-    buffers: Vec<PerfEventArrayBuffer<MapData>>,
+    buffers: Vec<(PerfEventArrayBuffer<MapData>, Debt)>,
     snaplen: u32,
     lost: u64,
+}
+
+/// Whether a buffer may have lost what it has not told: the kernel tells in front of the next packet that finds room there, and never
+/// if there is none.
+#[derive(Clone, Copy, Debug, Default)]
+struct Debt {
+    /// Bytes that the last look found.
+    before: usize,
+    owes: Owes,
+}
+
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+enum Owes {
+    #[default]
+    Nothing,
+    /// It was full, perhaps even while the last look went on.
+    Now,
+    /// It was full before the last look.
+    Before,
+}
+
+impl Debt {
+    /// Another look has found so many bytes, where `room` and one more may have been one too many.
+    fn look(&mut self, found: usize, room: usize) {
+        // While it looked, what it had found lay there still, beside what the next look finds.
+        self.owes = match self.owes {
+            _ if self.before + found > room => Owes::Now,
+            // What this look has found may have come before the loss; what the next one finds has not.
+            Owes::Now => Owes::Before,
+            Owes::Before if found > 0 => Owes::Nothing,
+            as_before => as_before,
+        };
+        self.before = found;
+    }
 }
 
 impl Capture {
@@ -149,7 +184,9 @@ impl Capture {
             .into_iter()
             .map(|cpu| {
                 let opened = packets.open(cpu, Some(pages));
-                opened.map_err(|error| KernelError::of(format!("opening a buffer for processor {cpu}"), &error))
+                let opened =
+                    opened.map_err(|error| KernelError::of(format!("opening a buffer for processor {cpu}"), &error));
+                opened.map(|buffer| (buffer, Debt::default()))
             })
             .collect();
         let snaplen = snaplen.min(SNAPLEN_MAX);
@@ -162,7 +199,7 @@ impl Capture {
     ///
     /// When the kernel refuses to wait.
     pub fn wait(&self, others: &[BorrowedFd<'_>], at_most: Duration) -> io::Result<()> {
-        let buffers = self.buffers.iter().map(AsFd::as_fd).chain(others.iter().copied());
+        let buffers = self.buffers.iter().map(|(buffer, _)| buffer.as_fd()).chain(others.iter().copied());
         let mut waited: Vec<PollFd<'_>> = buffers.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
         let timeout = Timespec { tv_sec: at_most.as_secs() as i64, tv_nsec: i64::from(at_most.subsec_nanos()) };
         match poll(&mut waited, Some(&timeout)) {
@@ -175,29 +212,36 @@ impl Capture {
     /// Everything that lies in the buffers now, in the order of time. They have room again when this returns.
     pub fn take(&mut self) -> Vec<Caught> {
         let mut caught = Vec::new();
-        for buffer in &mut self.buffers {
-            // Not more than it holds: under a flood it would fill as fast as it is read.
-            let _whole: ControlFlow<(), usize> = buffer.try_fold(0, |bytes, record| match record {
+        let longest = self.snaplen as usize + size_of::<Event>() + RECORD_BYTES;
+        for (buffer, debt) in &mut self.buffers {
+            // What lies there as this begins, and no more: under a flood it would fill as fast as it is read.
+            let found = buffer.fold(0, |bytes, record| match record {
                 PerfEvent::Sample { head, tail } => {
                     let record = [head, tail].concat();
                     caught.extend(split(&record, self.snaplen));
-                    let bytes = bytes + record.len();
-                    if bytes > BUFFER_BYTES { ControlFlow::Break(()) } else { ControlFlow::Continue(bytes) }
+                    bytes + record.len() + RECORD_BYTES
                 }
                 PerfEvent::Lost { count } => {
                     self.lost += count;
-                    ControlFlow::Continue(bytes)
+                    bytes + RECORD_BYTES
                 }
             });
+            debt.look(found, BUFFER_BYTES.saturating_sub(longest));
         }
         caught.sort_by_key(|caught| caught.event.boot_ns);
         caught
     }
 
-    /// Packets that found a buffer full.
+    /// Packets that found a buffer full, as far as the kernel has told.
     #[must_use]
     pub fn lost(&self) -> u64 {
         self.lost
+    }
+
+    /// Whether it may have more to tell: a buffer was full, and nothing has come through it since.
+    #[must_use]
+    pub fn may_owe(&self) -> bool {
+        self.buffers.iter().any(|(_, debt)| debt.owes != Owes::Nothing)
     }
 
     /// Turns the switch off; what lies in the buffers can be taken still.
@@ -228,4 +272,33 @@ fn split(record: &[u8], snaplen: u32) -> Option<Caught> {
     let event = Event::from_bytes(event)?;
     let length = usize::try_from(event.bytes.min(snaplen.into())).unwrap_or(usize::MAX);
     Some(Caught { event, bytes: bytes.get(..length).unwrap_or(bytes).to_vec() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loss_may_be_untold_until_something_came_that_is_newer_than_it() {
+        for (looks, owes) in [
+            (&[][..], false),
+            (&[10, 90, 10], false),
+            (&[101], true),
+            (&[60, 41], true),
+            (&[60, 0, 60], false),
+            (&[100, 0, 0], false),
+            (&[101, 0, 0], true),
+            (&[90, 11, 5], true),
+            // What the look after it finds may have come before the loss.
+            (&[99, 2, 5], true),
+            (&[99, 2, 5, 0], true),
+            (&[99, 2, 5, 5], false),
+            (&[99, 2, 0, 5], false),
+            (&[99, 2, 5, 101], true),
+        ] {
+            let mut debt = Debt::default();
+            looks.iter().for_each(|found| debt.look(*found, 100));
+            assert_eq!(debt.owes != Owes::Nothing, owes, "{looks:?}");
+        }
+    }
 }

@@ -157,6 +157,19 @@ fn packet_that_is_too_long_to_be_one_ends_it() {
 }
 
 #[test]
+fn interfaces_of_a_section_are_bounded_and_those_of_the_next_are_counted_anew() {
+    let section = pcapng(false)[..28].to_vec();
+    let interface = block(false, 1, &[1, 0, 0, 0, 0, 0, 0, 0]);
+    let packet = block(false, 6, &[&[0xff, 0xff, 0, 0][..], &[0; 8], &[3, 0, 0, 0, 9, 0, 0, 0], b"abc\0"].concat());
+    let most = [section, interface.repeat(1 << 16), packet].concat();
+    let (found, end) = packets(&most.repeat(2));
+    assert_eq!((found.len(), end), (2, End::default()), "the last of them is known");
+    let at = most.len() as u64;
+    let (found, end) = packets(&[most, interface].concat());
+    assert_eq!((found.len(), end.fault), (1, Some(Fault::Broken(at))));
+}
+
+#[test]
 fn large_packets_and_slow_pipes_are_read_whole() {
     struct Drop<'a>(&'a [u8]);
     impl Read for Drop<'_> {

@@ -52,7 +52,7 @@ fn told(manner: Manner, packets: &[(u32, &[u8], i128)]) -> serde_json::Value {
             time_ns: Some((1_738_317_600 + second) * 1_000_000_000 + 999_999_999),
         });
     }
-    serde_json::to_value(replay.report(None, |id| ["c2", "watch"][usize::from(id)].to_owned())).unwrap()
+    serde_json::to_value(replay.report(None, Vec::new(), |id| ["c2", "watch"][usize::from(id)].to_owned())).unwrap()
 }
 
 #[test]
@@ -158,7 +158,7 @@ fn packet_of_which_too_little_was_captured_is_not_called_unparsed() {
     let call = frame(HOST, C2);
     replay.take(Packet { link: 1, bytes: &call[..33], length: 1514, time_ns: None });
     replay.take(Packet { link: 1, bytes: &call[..34], length: 1514, time_ns: None });
-    let report = replay.report(None, |_| "c2".into());
+    let report = replay.report(None, Vec::new(), |_| "c2".into());
     assert_eq!((report.totals.cut_short, report.totals.unparsed.len()), (1, 0));
     assert_eq!((report.totals.dropped.packets, report.totals.dropped.bytes), (1, 1514), "lengths are the packets' own");
     assert_eq!(report.hits[0].first_seen, None);
@@ -173,7 +173,7 @@ fn pairs_beyond_the_room_are_in_the_totals_and_said_to_be() {
         let call = frame([192, 0, 2, host], C2);
         replay.take(Packet { link: 1, bytes: &call, length: 41, time_ns: None });
     }
-    let report = replay.report(None, |_| "c2".into());
+    let report = replay.report(None, Vec::new(), |_| "c2".into());
     assert_eq!((report.totals.dropped.packets, report.totals.without_row), (6, 3));
     assert_eq!(report.hits.iter().map(|hit| hit.packets).collect::<Vec<_>>(), [2, 1]);
 }
@@ -190,7 +190,7 @@ proptest! {
         for (link, bytes, length) in &packets {
             replay.take(Packet { link: *link, bytes, length: *length, time_ns: None });
         }
-        let Report { totals, hits, .. } = replay.report(None, |_| String::new());
+        let Report { totals, hits, .. } = replay.report(None, Vec::new(), |_| String::new());
         let told = totals.clean + totals.not_ip + totals.cut_short + totals.dropped.packets + totals.monitored.packets
             + totals.unparsed.values().sum::<u64>() + totals.other_links.values().sum::<u64>();
         prop_assert_eq!(told, packets.len() as u64);
