@@ -236,6 +236,7 @@ fn page_shows_interfaces_lists_hosts_and_indicators_and_loads_nothing() {
         "xdp native",
         "<td class=\"\">closed</td>",
         "2 hosts and 3 indicators have met",
+        "nobody calls what is dropped like a beacon",
         "http-equiv=\"refresh\"",
         "&lt;script&gt;alert(1)&lt;&amp;&quot;",
         &CLIENT.to_string(),
@@ -267,6 +268,63 @@ fn page_shows_interfaces_lists_hosts_and_indicators_and_loads_nothing() {
     let seen = page(&lab);
     assert!(seen.contains(&C2_NEIGHBOUR.to_string()) && !seen.contains("[TLP:AMBER]"), "{seen}");
     assert!(seen.contains("not up") && !seen.contains("198.51.100.200"), "{seen}");
+    assert!(seen.contains("<span class=\"state good\">protected</span>"), "the last good content is enforced: {seen}");
+    // A list that never had any is not, and page and 'status' say it with the same words.
+    lab.write("never.txt", "no address: <i>198.51.100.200</i>\n");
+    lists(&lab, "[[list]]\npath = \"never.txt\"\n");
+    lab.naikon(&["reload"]).exits(1);
+    let seen = page(&lab);
+    assert!(seen.contains("<span class=\"state bad\">NOT fully protected</span>"), "{seen}");
+    assert!(seen.contains("<title>naikon: NOT fully protected</title>") && !seen.contains("198.51.100.200"), "{seen}");
+    lab.naikon(&["status"]).exits(0).says("NOT fully protected: 2 of 2 interfaces");
+    assert_eq!(daemon.stop(Signal::SIGTERM), Some(0));
+}
+
+#[test]
+fn calls_that_are_watched_protect_no_interface() {
+    if needs_root() {
+        return;
+    }
+    let lab = Lab::new();
+    lab.write("c2.txt", &format!("{C2}\n"));
+    let cgroup = Cgroup::new(&lab);
+    let arguments = ["-i", "absent*", "-l", "c2.txt", "--connect", "on", "--cgroup", cgroup.text()];
+    let mut daemon = Daemon::spawn(&lab, run_command(&lab, &arguments));
+    daemon.await_log("generation 1:");
+    let page = eventually("the page shows the hook of calls", || {
+        lab.gateway.enter(|| TcpStream::connect(METRICS)).ok()?;
+        Some(page(&lab)).filter(|page| page.contains("connect "))
+    });
+    assert!(page.contains("<span class=\"state bad\">NOT protected: no interface matches yet</span>"), "{page}");
+    let (head, body) = ask(&lab, METRICS, METRICS, "/readyz");
+    assert!(head.starts_with("http/1.1 503") && body == "no interface matches yet\n", "{head}\n{body}");
+    lab.naikon(&["status"]).exits(0).says("NOT protected: 0 of 0 interfaces");
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.await_exit(), Some(0));
+}
+
+#[test]
+fn page_withholds_a_host_that_a_list_marks() {
+    if needs_root() {
+        return;
+    }
+    let lab = Lab::new();
+    let listed = |config: &str| {
+        lists(&lab, config);
+        lab.write("watch.txt", &format!("type,value,to_ids,tags\nip-dst,{OTHER},1,tlp:amber\n"));
+    };
+    listed("");
+    let daemon = Daemon::start(&lab, &["--config", "naikon.toml"]);
+    send(&lab, &call(OTHER, C2), 5);
+    daemon.expect_count("hits", 5.0, hits);
+    let seen = eventually("the page shows the indicator", || {
+        Some(page(&lab)).filter(|page| page.contains("<td class=\"\">198.51.100.7</td>"))
+    });
+    assert!(seen.contains("[TLP:AMBER]") && !seen.contains(&OTHER.to_string()), "{seen}");
+    listed("[metrics]\naddresses = true\n");
+    lab.naikon(&["reload"]).exits(0);
+    let seen = page(&lab);
+    assert!(seen.contains(&OTHER.to_string()) && !seen.contains("[TLP:AMBER]"), "{seen}");
     assert_eq!(daemon.stop(Signal::SIGTERM), Some(0));
 }
 

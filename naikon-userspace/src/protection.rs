@@ -17,7 +17,7 @@ pub enum Answer {
     Protected,
     /// Some of it.
     Partly,
-    /// Not one hook.
+    /// Not one hook of an interface.
     Not,
 }
 
@@ -27,7 +27,7 @@ impl Answer {
     pub fn of(status: &Status) -> Self {
         if status.problems.is_empty() {
             Answer::Protected
-        } else if status.attached.iter().all(Hook::is_bare) {
+        } else if status.attached.iter().filter(|hook| hook.is_of_interface()).all(Hook::is_bare) {
             Answer::Not
         } else {
             Answer::Partly
@@ -56,8 +56,8 @@ impl Status {
 
     /// What is wanted and not enforced, worst first.
     fn find_problems(&self) -> Vec<String> {
-        let none =
-            self.attached.is_empty().then(|| "no interface is protected: none that is wanted is here".to_owned());
+        let none = !self.attached.iter().any(Hook::is_of_interface);
+        let none = none.then(|| "no interface is protected: none that is wanted is here".to_owned());
         let bare = self.attached.iter().filter(|hook| hook.is_bare()).map(Hook::told_bare);
         // Without a daemon nobody knows the lists, and what they became counts.
         let is_empty = if self.lists.is_empty() {
@@ -84,11 +84,11 @@ impl Status {
         stuck.chain(slow).collect()
     }
 
-    /// Wanted interfaces that the kernel confirms at every hook, and all of them. Hooks of calls are no interfaces.
+    /// Wanted interfaces that the kernel confirms at every hook, and all of them.
     #[must_use]
     pub fn interfaces(&self) -> (usize, usize) {
         let mut all: Vec<(&str, bool)> = Vec::new();
-        for hook in self.attached.iter().filter(|hook| hook.hook != "connect") {
+        for hook in self.attached.iter().filter(|hook| hook.is_of_interface()) {
             match all.iter_mut().find(|(name, _)| *name == hook.interface) {
                 Some((_, whole)) => *whole &= !hook.is_bare(),
                 None => all.push((&hook.interface, !hook.is_bare())),
@@ -98,7 +98,25 @@ impl Status {
     }
 }
 
+/// Why hooks do not stand as they should, for those who wait for them; none where the kernel confirms each.
+#[must_use]
+pub fn unready(hooks: &[Hook]) -> Option<&'static str> {
+    if !hooks.iter().any(Hook::is_of_interface) {
+        Some("no interface matches yet")
+    } else if hooks.iter().any(Hook::is_bare) {
+        Some("an interface is not protected")
+    } else {
+        None
+    }
+}
+
 impl Hook {
+    /// Whether it sees frames. The hook of calls is wanted whatever interfaces there are, and protects none.
+    #[must_use]
+    pub fn is_of_interface(&self) -> bool {
+        self.hook != "connect"
+    }
+
     /// Whether the kernel confirms no program.
     #[must_use]
     pub fn is_bare(&self) -> bool {
@@ -172,6 +190,21 @@ mod tests {
         for (what, spoil, answer, problem) in [
             ("no interface", none, Answer::Not, "no interface is protected"),
             (
+                "no interface, whose calls are watched",
+                |status| status.attached = vec![hook("/sys/fs/cgroup", "connect", "link")],
+                Answer::Not,
+                "no interface is protected",
+            ),
+            (
+                "bare hooks only, whose calls are watched",
+                |status| {
+                    status.attached.iter_mut().for_each(|hook| hook.mode = "none".into());
+                    status.attached.push(hook("/sys/fs/cgroup", "connect", "link"));
+                },
+                Answer::Not,
+                "lan0 is not protected at xdp",
+            ),
+            (
                 "a bare hook",
                 |status| status.attached[3].mode = "none".into(),
                 Answer::Partly,
@@ -230,6 +263,20 @@ mod tests {
         let degraded = status.degraded();
         assert_eq!(degraded.len(), 2, "{degraded:?}");
         assert!(degraded[0].contains("c2 is not up: truncated JSON") && degraded[1].contains("lan0"), "{degraded:?}");
+    }
+
+    #[test]
+    fn hooks_are_ready_when_an_interface_has_them_and_all_stand() {
+        let calls = |mode| hook("/sys/fs/cgroup", "connect", mode);
+        let (whole, bare) = (hook("lan0", "xdp", "native"), hook("lan0", "egress", "none"));
+        assert_eq!(unready(std::slice::from_ref(&whole)), None);
+        assert_eq!(unready(&[whole.clone(), calls("link")]), None);
+        for hooks in [vec![], vec![calls("link")], vec![calls("none")]] {
+            assert_eq!(unready(&hooks), Some("no interface matches yet"), "{hooks:?}");
+        }
+        for hooks in [vec![whole.clone(), bare], vec![whole, calls("none")]] {
+            assert_eq!(unready(&hooks), Some("an interface is not protected"), "{hooks:?}");
+        }
     }
 
     #[test]

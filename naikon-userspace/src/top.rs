@@ -276,6 +276,13 @@ impl Top {
         }
     }
 
+    /// How many pairs were told, and how many there are, where that is not all of them.
+    #[must_use]
+    pub fn cut(&self) -> Option<(usize, usize)> {
+        let hits = &self.sample.as_ref()?.hits;
+        (hits.rows.len() < hits.matching).then_some((hits.rows.len(), hits.matching))
+    }
+
     /// What is on the screen.
     #[must_use]
     pub fn view(&self) -> View {

@@ -103,6 +103,8 @@ fn read(of: &str, text: &str, mut labels: BTreeSet<String>) -> Query {
                 for matcher in inner.split(',') {
                     let (label, value) = matcher.split_once('=').unwrap();
                     let exact = value.strip_prefix('"').and_then(|value| value.strip_suffix('"'));
+                    // What is ruled out need not be served.
+                    let exact = exact.filter(|_| !label.ends_with('!'));
                     matchers.push((label.trim_end_matches('!').to_owned(), exact.map(str::to_owned)));
                 }
                 rest = after;
@@ -118,11 +120,14 @@ fn read(of: &str, text: &str, mut labels: BTreeSet<String>) -> Query {
 fn names_are_read_out_of_queries() {
     let query = read(
         "x",
-        "topk(2, sum by (list, le) (rate(naikon_a_total{instance=~\"$x\",result=\"by (no)\"}[5m]))) / naikon_b or vector(0)",
+        "topk(2, sum by (list, le) (rate(naikon_a_total{instance=~\"$x\",result=\"by (no)\",hook!=\"x\"}[5m]))) / naikon_b or vector(0)",
         ["legend".to_owned()].into(),
     );
     let names: Vec<&str> = query.metrics.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, ["naikon_a_total", "naikon_b"]);
-    assert_eq!(query.metrics[0].1, [("instance".into(), None), ("result".into(), Some("by (no)".into()))]);
+    assert_eq!(
+        query.metrics[0].1,
+        [("instance".into(), None), ("result".into(), Some("by (no)".into())), ("hook".into(), None)]
+    );
     assert_eq!(query.labels.iter().map(String::as_str).collect::<Vec<_>>(), ["le", "legend", "list"]);
 }

@@ -11,13 +11,15 @@ use crate::{
 };
 use anyhow::{Context as _, Result, bail};
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     process::{Command, ExitCode},
 };
 
 const DOCUMENT: &str = "docs/board.md";
 const PICTURE: &str = "docs/page.png";
+/// The test that writes both.
+const TRIAL: &str = "board::every_metric_and_label";
 const RULES: &str = "packaging/prometheus";
 /// Where Debian's package is unpacked; some 100 MB.
 const UNPACKED: &str = "target/prometheus";
@@ -28,6 +30,14 @@ const SLOWNESS: (&str, &str) = ("NAIKON_SLOWNESS", "6");
 pub(crate) fn board(workspace: &Path, with_page: bool) -> Result<ExitCode> {
     setup(workspace, false)?;
     check_rules(workspace)?;
+    let mut written = vec![workspace.join(DOCUMENT)];
+    if with_page {
+        written.push(workspace.join(PICTURE));
+    }
+    // Tests that were never run fail nowhere: what stands there in the end is of this run.
+    for path in &written {
+        remove(path)?;
+    }
     let mut command = elevating_cargo(workspace)?;
     command.env("NAIKON_PROMETHEUS", prometheus(workspace, "prometheus")?);
     command.env("NAIKON_BOARD_DOCUMENT", workspace.join(DOCUMENT));
@@ -40,17 +50,38 @@ pub(crate) fn board(workspace: &Path, with_page: bool) -> Result<ExitCode> {
     }
     command.env(REQUIRE_ROOT, "1").env(SLOWNESS.0, SLOWNESS.1);
     command.args(["test", "--quiet", "--package", "naikon-tests", "--test", "system", "--"]);
-    command.args(["board::every_metric_and_label", "--test-threads", "1"]);
+    command.args([TRIAL, "--test-threads", "1"]);
     say("board", "a minute under traffic");
     let status = command.status().context("starting the tests")?;
     if !status.success() {
         return Ok(ExitCode::FAILURE);
     }
+    require(&written)?;
     say(
         "board",
         format_args!("written to {DOCUMENT}{}", if with_page { format!(" and {PICTURE}") } else { String::new() }),
     );
     Ok(ExitCode::SUCCESS)
+}
+
+/// Removes a file, where it is.
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("removing {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// That a run wrote each of these files.
+fn require(written: &[PathBuf]) -> Result<()> {
+    match written.iter().find(|path| !path.is_file()) {
+        Some(path) => {
+            bail!("the tests passed without writing {}; cure: see that {TRIAL} still names a test", path.display())
+        }
+        None => Ok(()),
+    }
 }
 
 /// Whether Prometheus takes the alert rules, and each of them fires when it should.
@@ -94,4 +125,21 @@ fn prometheus(workspace: &Path, program: &str) -> Result<PathBuf> {
     run(Command::new("dpkg-deb").arg("-x").arg(&package).arg(&folder))?;
     fs::remove_file(&package).with_context(|| format!("removing {}", package.display()))?;
     Ok(unpacked)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::slice;
+
+    #[test]
+    fn document_of_an_earlier_run_is_none_of_this_one() {
+        let path = std::env::temp_dir().join(format!("naikon-board-{}", std::process::id()));
+        fs::write(&path, "").unwrap();
+        require(slice::from_ref(&path)).unwrap();
+        remove(&path).unwrap();
+        remove(&path).unwrap();
+        let error = require(slice::from_ref(&path)).unwrap_err().to_string();
+        assert!(error.contains(&path.display().to_string()), "{error}");
+    }
 }

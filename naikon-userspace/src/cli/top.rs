@@ -63,11 +63,7 @@ pub(super) fn run(command: &Command) -> Result<Code, Failure> {
     let begun = Instant::now();
     let first = look(&command.control, begun)?;
     if command.json {
-        let mut json = serde_json::to_value(&first.totals)?;
-        if let Some(object) = json.as_object_mut() {
-            object.insert("hits".into(), serde_json::to_value(&first.hits.rows)?);
-        }
-        output::json(&json)?;
+        output::json(&json(&first)?)?;
         return Ok(Code::Done);
     }
     let mut top = Top::new(command.interval.as_secs_f64());
@@ -79,6 +75,17 @@ pub(super) fn run(command: &Command) -> Result<Code, Failure> {
     }
     let samples = sampler(command.control.clone(), command.interval, begun)?;
     screen::show(&mut top, &samples, begun)
+}
+
+/// All of it, with how many pairs there are beside those that stand here.
+fn json(sample: &Sample) -> serde_json::Result<serde_json::Value> {
+    let mut json = serde_json::to_value(&sample.totals)?;
+    if let Some(object) = json.as_object_mut() {
+        object.insert("hits".into(), serde_json::to_value(&sample.hits.rows)?);
+        object.insert("matching".into(), sample.hits.matching.into());
+        object.insert("known".into(), serde_json::to_value(sample.hits.known)?);
+    }
+    Ok(json)
 }
 
 /// What the daemon tells now.
@@ -113,6 +120,15 @@ fn sampler(control: PathBuf, interval: Duration, begun: Instant) -> io::Result<R
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn json_tells_how_many_pairs_there_are_beside_those_that_stand_there() {
+        let mut sample = crate::top::tests::sample(0);
+        sample.hits.matching = 5000;
+        let json = json(&sample).unwrap();
+        assert_eq!((json["hits"].as_array().unwrap().len(), &json["matching"]), (4, &5000.into()));
+        assert_eq!(json["known"], serde_json::json!({"to": 4, "from": 0, "room": 8192}));
+    }
 
     #[test]
     fn interval_is_a_number_of_seconds_or_a_span() {

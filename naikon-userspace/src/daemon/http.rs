@@ -27,7 +27,7 @@ use super::{
     room::{Cut, Room, Stay},
     snapshot::Snapshot,
 };
-use crate::kernel::KernelError;
+use crate::{kernel::KernelError, protection};
 
 /// Scrapes that are put together at a time: each reads every counter, and none may keep others from their threads.
 const SCRAPES_MAX: usize = 2;
@@ -154,15 +154,9 @@ async fn answer(request: Request<Incoming>, source: Source) -> Response<Full<Byt
         "/healthz" => plain(StatusCode::OK, "ok\n"),
         "/readyz" => {
             let snapshot = Arc::clone(&source.snapshots.borrow());
-            if snapshot.is_ready() {
-                plain(StatusCode::OK, "ready\n")
-            } else {
-                let waits = if snapshot.hooks.is_empty() {
-                    "no interface matches yet\n"
-                } else {
-                    "an interface is not protected\n"
-                };
-                plain(StatusCode::SERVICE_UNAVAILABLE, waits)
+            match protection::unready(&snapshot.hooks) {
+                None => plain(StatusCode::OK, "ready\n"),
+                Some(why) => plain(StatusCode::SERVICE_UNAVAILABLE, &format!("{why}\n")),
             }
         }
         _ => plain(StatusCode::NOT_FOUND, "/, /metrics, /healthz, /readyz\n"),

@@ -14,6 +14,7 @@ use super::{
     snapshot::{ListView, Snapshot},
 };
 use crate::{
+    protection::{Answer, unready},
     protocol::Hook,
     provenance::Time,
     ruleset::ListAction,
@@ -82,7 +83,8 @@ fn is_loopback(host: &str) -> bool {
 
 /// The whole document.
 pub(crate) fn render(snapshot: &Snapshot, overview: &Overview, addresses: Addresses, now: Time) -> String {
-    let is_ready = snapshot.is_ready();
+    let answer = snapshot.answer();
+    let state = if answer == Answer::Protected { "state good" } else { "state bad" };
     let (ipv4, ipv6) = snapshot.ruleset.count();
     let page = html! {
         (DOCTYPE)
@@ -92,13 +94,14 @@ pub(crate) fn render(snapshot: &Snapshot, overview: &Overview, addresses: Addres
                 meta http-equiv="refresh" content=(REFRESH_SECONDS);
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="robots" content="noindex";
-                title { (if is_ready { "naikon: protected" } else { "naikon: not protected" }) }
+                title { "naikon: " (answer.as_str()) }
                 style { (PreEscaped(STYLE)) }
             }
             body {
                 header {
                     h1 { "naikon" }
-                    @if is_ready { span.state.good { "protected" } } @else { span.state.bad { (unready(snapshot)) } }
+                    // What is missing may quote a list: that is for those who may ask the daemon.
+                    span class=(state) { (answer.as_str()) @if let Some(why) = unready(&snapshot.hooks) { ": " (why) } }
                     span.quiet {
                         "generation " (snapshot.generation) ", " (thousands(ipv4 as u64)) " IPv4 and "
                         (thousands(ipv6 as u64)) " IPv6 prefixes, " (now)
@@ -114,7 +117,7 @@ pub(crate) fn render(snapshot: &Snapshot, overview: &Overview, addresses: Addres
                 h2 { "Lists" }
                 (lists(snapshot, overview, now))
                 h2 { "Internal hosts" }
-                (hosts(overview, addresses))
+                (hosts(snapshot, overview, addresses))
                 h2 { "Indicators" }
                 (indicators(snapshot, overview, addresses))
                 footer {
@@ -125,10 +128,6 @@ pub(crate) fn render(snapshot: &Snapshot, overview: &Overview, addresses: Addres
         }
     };
     page.into_string()
-}
-
-fn unready(snapshot: &Snapshot) -> &'static str {
-    if snapshot.hooks.is_empty() { "no interface matches yet" } else { "an interface is not protected" }
 }
 
 fn totals(overview: &Overview) -> Markup {
@@ -243,14 +242,14 @@ fn lists(snapshot: &Snapshot, overview: &Overview, now: Time) -> Markup {
     table(&["List", "Action", "State", "IPv4", "IPv6", "Packets", "Read", "Newest entry"], 3..=5, &rows)
 }
 
-fn hosts(overview: &Overview, addresses: Addresses) -> Markup {
+fn hosts(snapshot: &Snapshot, overview: &Overview, addresses: Addresses) -> Markup {
     let look = &overview.look;
-    let beaconing: usize = look.beaconing().map(|(_, _, hosts)| hosts).sum();
     let summary = html! {
         p.quiet {
             (look.known.0) @if look.known.0 == 1 { " host" } @else { " hosts" } " and " (look.known.1)
             @if look.known.1 == 1 { " indicator" } @else { " indicators" } " have met, as far as the kernel remembers; "
-            @if beaconing == 0 { "nobody calls like a beacon" } @else { span.bad { "calling like a beacon: " (beaconing) } }
+            @if look.beacons == 0 { "nobody calls what is dropped like a beacon" }
+            @else { span.bad { "calling what is dropped like a beacon: " (look.beacons) } }
         }
     };
     if addresses == Addresses::None {
@@ -258,8 +257,9 @@ fn hosts(overview: &Overview, addresses: Addresses) -> Markup {
     }
     let row = |row: &HostRow| {
         let score = row.score.map_or_else(|| "".to_owned(), |score| format!("{score:.2}"));
+        let instead = (addresses != Addresses::All).then(|| row.instead(snapshot)).flatten();
         vec![
-            text(row.host.to_string()),
+            text(instead.unwrap_or_else(|| row.host.to_string())),
             number(row.indicators as u64),
             number(row.packets),
             text(bytes(row.bytes)),

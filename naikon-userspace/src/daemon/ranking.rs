@@ -14,7 +14,7 @@ use naikon_ebpf::abi::Action;
 
 use super::{
     clock,
-    connects::{Marking, marking},
+    connects::{Marking, marking, withheld},
     hits::Account,
     snapshot::Snapshot,
 };
@@ -39,6 +39,8 @@ const ROWS: usize = 10;
 pub(crate) struct Look {
     /// Hosts whose calls are regular and go on, by list and action.
     beaconing: Vec<(Action, usize)>,
+    /// Hosts among them that call what is dropped, each once.
+    pub(crate) beacons: usize,
     /// Indicators with a series of their own, and their packets.
     series: Vec<(Key, u64)>,
     /// Those with most packets.
@@ -150,6 +152,8 @@ impl Look {
             sums.add(pair);
         }
         let known = (hosts.len(), indicators.keys().map(|(indicator, _)| indicator).collect::<BTreeSet<_>>().len());
+        let dropped = beacons.iter().filter(|(action, _)| Action::from_raw(**action).is_some_and(Action::is_drop));
+        let distinct = dropped.flat_map(|(_, hosts)| hosts).collect::<BTreeSet<_>>().len();
         let hosts = busiest(hosts).map(|(host, (touched, sums))| HostRow {
             host: host.to_canonical(),
             indicators: touched.len(),
@@ -173,6 +177,7 @@ impl Look {
                 .into_iter()
                 .filter_map(|(action, hosts)| Some((Action::from_raw(action)?, hosts.len())))
                 .collect(),
+            beacons: distinct,
             hosts: hosts.collect(),
             indicators: indicators.collect(),
             known,
@@ -200,6 +205,13 @@ impl Look {
     /// The name of a list.
     fn name(&self, list: u16) -> &str {
         self.names.get(&list).map_or("unknown", String::as_str)
+    }
+}
+
+impl HostRow {
+    /// What stands in place of the address where a list marks it.
+    pub(crate) fn instead(&self, snapshot: &Snapshot) -> Option<String> {
+        withheld(snapshot, self.host, false)
     }
 }
 
@@ -296,6 +308,20 @@ mod tests {
         beaconing.sort_unstable();
         assert_eq!(beaconing, [("c2", "drop".to_owned(), 2), ("watch", "monitor".to_owned(), 1)]);
         assert_eq!(look.known, (4, 3));
+        assert_eq!(look.beacons, 2);
+    }
+
+    #[test]
+    fn host_that_calls_indicators_of_two_lists_beacons_once_and_one_that_is_only_watched_not() {
+        let to = abi::Direction::To;
+        let met = [
+            beacon(1, 10, Action::drop(0), to, 5000),
+            beacon(1, 11, Action::drop(2), to, 5000),
+            beacon(1, 12, Action::monitor(1), to, 5000),
+            beacon(2, 12, Action::monitor(1), to, 5000),
+        ];
+        let look = Look::of(&met);
+        assert_eq!((look.beacons, look.beaconing().map(|(.., hosts)| hosts).sum::<usize>()), (1, 4));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::{clock::Clock, connects, holds::Holds, host::Facts, reload::ListState};
+use super::{clock::Clock, holds::Holds, host::Facts, reload::ListState};
 use crate::{
     config::Config,
     content::Content,
@@ -17,6 +17,7 @@ use crate::{
     hits::Told,
     kernel,
     prefix::Prefix,
+    protection::Answer,
     protocol::{Cover, Families, Hook, ListStatus, Lookup, PastReload, Status, Totals},
     provenance::Time,
     ruleset::{ListAction, Ruleset},
@@ -92,9 +93,9 @@ pub(crate) fn families(prefixes: &[Prefix]) -> Families {
 }
 
 impl Snapshot {
-    /// Attached wherever it should be: what `/readyz` answers.
-    pub(crate) fn is_ready(&self) -> bool {
-        !self.hooks.is_empty() && !self.hooks.iter().any(Hook::is_bare)
+    /// How far protection goes, without a look at the kernel.
+    pub(crate) fn answer(&self) -> Answer {
+        Answer::of(&self.judged())
     }
 
     /// One line for the service manager.
@@ -102,7 +103,7 @@ impl Snapshot {
         let (ipv4, ipv6) = self.ruleset.count();
         let names =
             |hooks: &mut dyn Iterator<Item = &Hook>| hooks.map(|hook| hook.interface.clone()).collect::<BTreeSet<_>>();
-        let interfaces = || self.hooks.iter().filter(|hook| hook.hook != connects::HOOK);
+        let interfaces = || self.hooks.iter().filter(|hook| hook.is_of_interface());
         let all = names(&mut interfaces());
         let bare = names(&mut interfaces().filter(|hook| hook.mode == "none"));
         let down = self.lists.iter().filter(|list| list.fault.is_some()).count();
@@ -122,10 +123,7 @@ impl Snapshot {
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
             generation: self.generation,
-            attached: self.hooks.clone(),
             covered: self.covered.clone(),
-            lists: self.lists.iter().map(ListView::status).collect(),
-            prefixes: self.ruleset.count().into(),
             dropped: counters.total(ListAction::Drop).into(),
             monitored: counters.total(ListAction::Monitor).into(),
             notices: self
@@ -137,6 +135,16 @@ impl Snapshot {
                 .chain(ways_past(&self.hooks))
                 .collect(),
             privileges: Some(kernel::own_privileges()),
+            ..self.judged()
+        }
+    }
+
+    /// What the answer depends on, and the answer.
+    fn judged(&self) -> Status {
+        Status {
+            attached: self.hooks.clone(),
+            lists: self.lists.iter().map(ListView::status).collect(),
+            prefixes: self.ruleset.count().into(),
             ..Status::default()
         }
         .judged()

@@ -1,11 +1,16 @@
 //! From counters to packets a second, and how those were a while ago.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     net::IpAddr,
 };
 
-use crate::{hits::Hits, protocol::Totals, provenance::Time};
+use crate::{
+    hits::{Direction, Hit, Hits},
+    protocol::Totals,
+    provenance::Time,
+    ruleset::ListAction,
+};
 
 /// Rates of the past that are kept of a series: what the widest sparkline shows.
 const KEPT: usize = 240;
@@ -55,25 +60,38 @@ pub struct Rates {
 #[derive(Debug)]
 struct Reading {
     at: f64,
+    now: Time,
     counts: BTreeMap<Series, u64>,
+    pairs: HashMap<Pair, u64>,
     /// Hits were told whole, so that what is not among them was not there.
     is_whole: bool,
 }
 
+/// Host, indicator, list, action and direction: what the kernel counts by.
+type Pair = (IpAddr, IpAddr, String, ListAction, Direction);
+
 impl Rates {
     /// Compares with the sample before.
     pub fn feed(&mut self, sample: &Sample) {
-        let reading =
-            Reading { at: sample.at, counts: counts(sample), is_whole: sample.hits.rows.len() >= sample.hits.matching };
+        let reading = Reading {
+            at: sample.at,
+            now: sample.now,
+            counts: counts(sample),
+            pairs: sample.hits.rows.iter().map(|hit| (pair(hit), hit.packets)).collect(),
+            is_whole: sample.hits.rows.len() >= sample.hits.matching,
+        };
         if let Some(last) = self.last.replace(reading) {
             let seconds = sample.at - last.at;
             if let Some(reading) = self.last.as_ref().filter(|_| seconds > 0.0) {
                 let rate = |(series, count): (&Series, &u64)| {
-                    let before = last.counts.get(series).copied().or_else(|| last.is_whole.then_some(0))?;
-                    // Counters that went back began anew.
+                    // What never counted before is not among the counters; those that went back began anew.
+                    let before = last.counts.get(series).copied().unwrap_or_default();
                     Some((series.clone(), count.checked_sub(before)? as f64 / seconds))
                 };
                 self.now = reading.counts.iter().filter_map(rate).collect();
+                for (series, packets) in growth(&sample.hits.rows, &last) {
+                    self.now.insert(series, packets as f64 / seconds);
+                }
             }
         }
         let counts = self.last.as_ref().map(|reading| &reading.counts);
@@ -119,10 +137,27 @@ fn counts(sample: &Sample) -> BTreeMap<Series, u64> {
         counts.insert(Series::Interface(interface.interface.clone()), hits);
         counts.insert(Series::InterfacePassed(interface.interface.clone()), interface.passed);
     }
-    for hit in &sample.hits.rows {
+    counts
+}
+
+fn pair(hit: &Hit) -> Pair {
+    (hit.host, hit.indicator, hit.list.clone(), hit.action, hit.direction)
+}
+
+/// What hosts and indicators counted since a reading. Pair by pair: where there is no room for all of them, others are told each
+/// time, and a sum over those says nothing of what was counted in between.
+fn growth(rows: &[Hit], last: &Reading) -> BTreeMap<Series, u64> {
+    let mut grown: BTreeMap<Series, u64> = BTreeMap::new();
+    for hit in rows {
+        let before = match last.pairs.get(&pair(hit)).copied().filter(|before| *before <= hit.packets) {
+            Some(before) => before,
+            // It is new, or began anew.
+            None if last.is_whole || hit.first_seen >= last.now => 0,
+            None => continue,
+        };
         for series in [Series::Host(hit.host), Series::Indicator(hit.indicator, hit.list.clone())] {
-            *counts.entry(series).or_default() += hit.packets;
+            *grown.entry(series).or_default() += hit.packets - before;
         }
     }
-    counts
+    grown
 }

@@ -361,7 +361,7 @@ fn hosts(sample: &Sample, rates: &Rates) -> Vec<Vec<Cell>> {
 
 fn interfaces(sample: &Sample, rates: &Rates) -> Vec<Vec<Cell>> {
     let totals = &sample.totals;
-    let hooks = totals.status.attached.iter().filter(|hook| hook.hook != "connect");
+    let hooks = totals.status.attached.iter().filter(|hook| hook.is_of_interface());
     let wanted = hooks.clone().map(|hook| hook.interface.as_str());
     let names: BTreeSet<&str> = wanted.chain(totals.interfaces.iter().map(|one| one.interface.as_str())).collect();
     let row = |name: &str| {

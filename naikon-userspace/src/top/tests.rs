@@ -211,6 +211,46 @@ fn counters_that_begin_anew_have_no_rate_for_a_moment() {
     assert_eq!(top.rates().of(&Series::Dropped), Some(10.0), "no time has passed");
 }
 
+/// Three pairs of one host with three indicators, of which some have no room in the answer.
+fn cut(seconds: u64, packets: &[(u8, u64, i64)]) -> Sample {
+    let mut cut = sample(seconds);
+    let row = |(last, packets, first_seen): &(u8, u64, i64)| Hit {
+        first_seen: Time::from_seconds(*first_seen),
+        ..hit("192.0.2.10", &format!("198.51.100.{last}"), "c2", *packets, None)
+    };
+    cut.hits.rows = packets.iter().map(row).collect();
+    cut.hits.matching = 5000;
+    cut
+}
+
+#[test]
+fn rate_of_a_host_is_that_of_its_pairs_whichever_of_them_are_told() {
+    let host = Series::Host("192.0.2.10".parse().unwrap());
+    let indicator = |last: u8| Series::Indicator(format!("198.51.100.{last}").parse().unwrap(), "c2".into());
+    let mut top = Top::default();
+    top.feed(cut(0, &[(1, 100, NOON - 60), (2, 1000, NOON - 60)]));
+    // One fell out, an old one came back, and one is new.
+    top.feed(cut(2, &[(1, 120, NOON - 60), (3, 7000, NOON - 3600), (4, 6, NOON + 1)]));
+    assert_eq!(top.rates().of(&host), Some(13.0));
+    assert_eq!([1, 2, 3, 4].map(|last| top.rates().of(&indicator(last))), [Some(10.0), None, None, Some(3.0)]);
+    // The kernel forgot the first and met it anew.
+    top.feed(cut(4, &[(1, 8, NOON + 3), (3, 7000, NOON - 3600)]));
+    assert_eq!([1, 3].map(|last| top.rates().of(&indicator(last))), [Some(4.0), Some(0.0)]);
+    assert_eq!(top.rates().of(&host), Some(4.0));
+    // Only pairs that cannot be compared: that is no rate, and not none.
+    top.feed(cut(6, &[(2, 5000, NOON - 60)]));
+    assert_eq!(top.rates().of(&host), None);
+}
+
+#[test]
+fn pairs_of_two_directions_and_actions_are_told_apart() {
+    let mut both = [0, 2].map(|seconds| cut(seconds, &[(1, 100 + 10 * seconds, NOON - 60), (1, 50, NOON - 60)]));
+    both.iter_mut().for_each(|sample| sample.hits.rows[1].direction = Direction::From);
+    let mut top = Top::default();
+    both.into_iter().for_each(|sample| top.feed(sample));
+    assert_eq!(top.rates().of(&Series::Host("192.0.2.10".parse().unwrap())), Some(10.0));
+}
+
 #[test]
 fn past_of_a_series_is_bounded_and_ends_with_it() {
     let mut top = Top::default();

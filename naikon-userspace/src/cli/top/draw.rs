@@ -273,11 +273,10 @@ fn counted(top: &Top, table: &Table) -> String {
     } else {
         format!("{} of {} rows", table.rows.len(), table.all)
     };
-    if let Some(hits) = top.sample().map(|sample| &sample.hits)
-        && hits.rows.len() < hits.matching
+    if let Some((told, all)) = top.cut()
         && matches!(top.view(), View::Hosts | View::Indicators)
     {
-        words.push_str(&format!(", of the latest {} of {} pairs", hits.rows.len(), hits.matching));
+        words.push_str(&format!(", of the latest {told} of {all} pairs"));
     }
     words
 }
@@ -313,6 +312,10 @@ fn overview(frame: &mut Frame<'_>, mut area: Rect, top: &Top, sample: &Sample, t
     let style = if census.regular > 0 { theme.color(Color::Red).add_modifier(Modifier::BOLD) } else { Style::new() };
     let known = format!("hits       {} hosts met {} indicators, ", census.hosts, census.indicators);
     line(frame, &mut area, Line::from(vec![Span::raw(known), Span::styled(regular, style)]));
+    if let Some((told, all)) = top.cut() {
+        let words = format!("           of the latest {told} of {all} pairs");
+        line(frame, &mut area, Line::styled(words, DIM));
+    }
     let (has_gaps, kept) = if area.height > 8 { (true, 5) } else { (false, 2) };
     if has_gaps {
         line(frame, &mut area, Line::default());

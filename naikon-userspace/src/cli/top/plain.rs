@@ -32,9 +32,10 @@ pub(super) fn print(out: &mut impl Write, top: &Top, paint: Paint) -> io::Result
     }
     writeln!(out, "{:<9}  {} packets", "passed", output::thousands(passed))?;
     let census = top.census();
+    let cut = top.cut().map(|(told, all)| format!(", of the latest {told} of {all} pairs")).unwrap_or_default();
     writeln!(
         out,
-        "{:<9}  {} hosts, {} indicators, {} pairs regular as a beacon",
+        "{:<9}  {} hosts, {} indicators, {} pairs regular as a beacon{cut}",
         "hits", census.hosts, census.indicators, census.regular
     )?;
     for view in View::ALL {
@@ -71,4 +72,25 @@ pub(super) fn print(out: &mut impl Write, top: &Top, paint: Paint) -> io::Result
         output::table(out, &rows, paint)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::top::tests::sample;
+
+    #[test]
+    fn pairs_that_were_not_told_are_counted() {
+        let mut many = sample(2);
+        let told = |sample| {
+            let (mut top, mut out) = (Top::default(), Vec::new());
+            top.feed(sample);
+            print(&mut out, &top, Paint::NONE).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        assert!(told(many.clone()).contains("1 pairs regular as a beacon\n"));
+        many.hits.matching = 5000;
+        let cut = told(many);
+        assert!(cut.contains("1 pairs regular as a beacon, of the latest 4 of 5000 pairs\n"), "{cut}");
+    }
 }

@@ -117,6 +117,9 @@ fn last_page_is_a_full_one_and_what_is_cut_is_told() {
     let lines = shown(&top, 80, 24);
     assert!(lines[3].starts_with("192.0.2.81 ") && lines[21].starts_with("192.0.2.99 "), "{lines:#?}");
     assert_eq!(lines[22], "100 rows, of the latest 100 of 5000 pairs");
+    top.press(Key::Char('1'));
+    let lines = shown(&top, 80, 24);
+    assert!(lines.iter().any(|line| line.trim() == "of the latest 100 of 5000 pairs"), "{lines:#?}");
 }
 
 #[test]
