@@ -127,11 +127,12 @@ impl Ledger {
         new
     }
 
-    /// As it is kept.
+    /// As it is kept; not at all where nobody knows which tables it is about.
     #[must_use]
-    pub fn stored(&self, tables: &str) -> Stored {
+    pub fn stored(&self, tables: Option<&str>) -> Option<Stored> {
+        let tables = tables?.to_owned();
         let pairs = self.pairs.iter().map(|(id, entry)| (*id, entry.first_ns, entry.told)).collect();
-        Stored { tables: tables.to_owned(), told: self.told, lost: self.lost, unseen: self.unseen, pairs }
+        Some(Stored { tables, told: self.told, lost: self.lost, unseen: self.unseen, pairs })
     }
 }
 
@@ -147,11 +148,11 @@ pub struct Stored {
 }
 
 impl Stored {
-    /// Back, if it is about these tables.
+    /// Back, if it is about these tables, and nobody doubts which they are.
     #[must_use]
-    pub fn of_tables(self, tables: &str) -> Option<Ledger> {
+    pub fn of_tables(self, tables: Option<&str>) -> Option<Ledger> {
         let entry = |(id, first_ns, told)| (id, Entry { first_ns, told, look: 0 });
-        (self.tables == tables).then(|| Ledger {
+        (tables == Some(self.tables.as_str())).then(|| Ledger {
             pairs: self.pairs.into_iter().map(entry).collect(),
             told: self.told,
             lost: self.lost,
@@ -244,11 +245,21 @@ mod tests {
         let mut ledger = Ledger::default();
         look(&mut ledger, &[met(1, MINUTE, 10)], 14);
         assert_eq!((ledger.lost(5), ledger.lost(5), ledger.lost(7)), (5, 0, 2));
-        let text = serde_json::to_string(&ledger.stored("a-1")).unwrap();
+        let text = serde_json::to_string(&ledger.stored(Some("a-1")).unwrap()).unwrap();
         let read = || serde_json::from_str::<Stored>(&text).unwrap();
-        assert!(read().of_tables("a-2").is_none());
-        let mut again = read().of_tables("a-1").unwrap();
+        assert!(read().of_tables(Some("a-2")).is_none());
+        let mut again = read().of_tables(Some("a-1")).unwrap();
         assert_eq!(look(&mut again, &[met(1, MINUTE, 11)], 15), (1, 4));
         assert_eq!(again.lost(7), 0);
+    }
+
+    #[test]
+    fn ledger_of_unknown_tables_is_neither_stored_nor_taken() {
+        let mut ledger = Ledger::default();
+        look(&mut ledger, &[met(1, MINUTE, 10)], 10);
+        assert!(ledger.stored(None).is_none());
+        for tables in ["a-1", ""] {
+            assert!(ledger.stored(Some(tables)).unwrap().of_tables(None).is_none());
+        }
     }
 }

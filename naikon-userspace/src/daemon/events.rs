@@ -6,9 +6,11 @@
 //! ```
 //!
 //! It takes them whether or not anybody listens, and waits for no reader: what one does not take in time is lost to that one,
-//! counted, and told to it. What is told of suppressed packets is kept in the state directory, so that no restart tells it twice.
+//! counted, and told to it. What is told of suppressed packets is kept in the state directory, so that no restart tells it twice; for
+//! its disk a thread of its own waits.
 
 mod follow;
+mod keeper;
 mod meter;
 mod outlets;
 mod output;
@@ -19,10 +21,7 @@ use std::{
     fs, io,
     os::fd::OwnedFd,
     path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, OnceLock},
     thread,
     time::{Duration, Instant, SystemTime},
 };
@@ -40,6 +39,7 @@ pub(crate) use self::{
     outlets::{FOLLOWERS_MAX, Outlets},
 };
 use self::{
+    keeper::Keeper,
     outlets::{Form, Item},
     output::Output,
 };
@@ -52,6 +52,8 @@ use crate::{
     ledger::{Ledger, Stored, Summary},
 };
 
+/// Another one at each start of the machine.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// Between looks at what the kernel suppressed.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 /// Between looks whether readers have room again, or have gone.
@@ -68,6 +70,8 @@ const PAIRS_AT_ONCE: usize = 1024;
 const LAST_LOOKS: usize = 16;
 /// The last lines are waited for so long, and then whoever has to write them.
 const LAST_LINES_TIMEOUT: Duration = Duration::from_secs(5);
+/// So much of that time may go into pauses for readers.
+const LAST_PAUSES: Duration = Duration::from_secs(2);
 const LAST_WRITE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What the kernel tells, opened.
@@ -83,9 +87,12 @@ impl Source {
     }
 }
 
+/// Since when the daemon ends.
+type Over = OnceLock<Instant>;
+
 /// The running threads.
 pub(crate) struct Telling {
-    is_over: Arc<AtomicBool>,
+    over: Arc<Over>,
     bell: Arc<OwnedFd>,
     told: oneshot::Receiver<()>,
     written: Option<oneshot::Receiver<()>>,
@@ -131,9 +138,10 @@ pub(crate) fn tell(
             Some(written)
         }
     };
-    let (is_over, bell) = (Arc::new(AtomicBool::new(false)), Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?));
+    let (over, bell) = (Arc::new(Over::new()), Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?));
     let (tell, told) = oneshot::channel();
     let state = StateDir::new(&wishes.state_dir);
+    let keeper = Keeper::start(StateDir::new(&wishes.state_dir), wishes.instruments)?;
     let mut teller = Teller {
         tables: tables(&source.reader),
         // What is missing here is read with the first summary.
@@ -143,13 +151,14 @@ pub(crate) fn tell(
         snapshots,
         outlets: Arc::clone(&outlets),
         state,
-        instruments: wishes.instruments,
-        is_unsaved: false,
+        over: Arc::clone(&over),
     };
-    let telling = Telling { is_over: Arc::clone(&is_over), bell: Arc::clone(&bell), told, written, outlets };
+    let telling = Telling { over, bell: Arc::clone(&bell), told, written, outlets };
     thread::Builder::new().name("events".into()).spawn(move || {
-        teller.run(&is_over, &bell);
+        teller.run(&keeper, &bell);
         teller.outlets.close();
+        // What was told is kept before it counts as told.
+        keeper.end();
         let _unheard = tell.send(());
     })?;
     Ok(telling)
@@ -158,12 +167,18 @@ pub(crate) fn tell(
 impl Telling {
     /// Tells what there is still to tell, and waits until readers have it, but for no reader that does not read.
     pub(crate) async fn end(self) {
-        self.is_over.store(true, Ordering::Release);
+        self.over.get_or_init(Instant::now);
         if let Err(error) = rustix::io::write(&self.bell, &1_u64.to_ne_bytes()) {
             tracing::debug!("waking the events' thread: {error}");
         }
-        // Whether it has told all or the time is over: the daemon ends.
-        let _told = tokio::time::timeout(LAST_LINES_TIMEOUT, self.told).await;
+        // The daemon ends nevertheless.
+        if tokio::time::timeout(LAST_LINES_TIMEOUT, self.told).await.is_err() {
+            tracing::warn!(
+                "telling the last events, and storing what has been told, takes longer than {} s: the processors or the disk of the state \
+                 directory are too busy; lines may be missing, and the next start may tell suppressed packets twice",
+                LAST_LINES_TIMEOUT.as_secs()
+            );
+        }
         if let Some(written) = self.written
             && tokio::time::timeout(LAST_WRITE_TIMEOUT, written).await.is_err()
         {
@@ -173,37 +188,40 @@ impl Telling {
     }
 }
 
-/// Which tables of which run of the machine these are.
-fn tables(reader: &HitReader) -> String {
-    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id");
-    match (boot, reader.table_id()) {
-        (Ok(boot), Ok(id)) => format!("{}-{id}", boot.trim()),
-        // A ledger that is never found again: what was told may be told once more.
-        _ => String::new(),
-    }
+/// Which tables of which run of the machine these are, where that is known.
+fn tables(reader: &HitReader) -> Option<String> {
+    let known = || {
+        let boot = fs::read_to_string(BOOT_ID).map_err(|error| format!("{BOOT_ID}: {error}"))?;
+        let id = reader.table_id().map_err(|error| error.to_string())?;
+        Ok::<_, String>(format!("{}-{id}", boot.trim()))
+    };
+    let unknown = |error: &String| {
+        tracing::warn!(
+            "which tables these are: {error}; what is told of suppressed packets is not stored, and the next start tells it again"
+        );
+    };
+    known().inspect_err(unknown).ok()
 }
 
 struct Teller {
     source: Source,
     /// What the ledger is about.
-    tables: String,
+    tables: Option<String>,
     /// Names by slot, for interfaces that are gone.
     interfaces: BTreeMap<u16, String>,
     ledger: Ledger,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     outlets: Arc<Outlets>,
     state: StateDir,
-    instruments: Instruments,
-    /// The state directory did not take the ledger the last time.
-    is_unsaved: bool,
+    over: Arc<Over>,
 }
 
 impl Teller {
-    fn run(&mut self, is_over: &AtomicBool, bell: &OwnedFd) {
+    fn run(&mut self, keeper: &Keeper, bell: &OwnedFd) {
         self.load();
         let mut next_sweep = Instant::now();
         loop {
-            if is_over.load(Ordering::Acquire) {
+            if self.over.get().is_some() {
                 break;
             }
             if let Err(error) = self.source.events.wait(TICK, bell) {
@@ -213,23 +231,23 @@ impl Teller {
             let taken = self.take();
             if Instant::now() >= next_sweep {
                 next_sweep = Instant::now() + SWEEP_INTERVAL;
-                self.sweep();
+                self.sweep(keeper);
             }
             self.outlets.settle(now_ns());
             if taken > FLOOD {
-                thread::sleep(FLOOD_PAUSE);
+                pause(&self.over);
             }
         }
         for _ in 0..LAST_LOOKS {
             match self.take() {
                 0 => break,
                 1..=FLOOD => {}
-                _ => thread::sleep(FLOOD_PAUSE),
+                _ => pause(&self.over),
             }
         }
-        self.sweep();
+        self.sweep(keeper);
         if self.ledger.needs_another_look() {
-            self.sweep();
+            self.sweep(keeper);
         }
         self.outlets.settle(now_ns());
     }
@@ -244,10 +262,15 @@ impl Teller {
     }
 
     /// Tells of packets that no event told of.
-    fn sweep(&mut self) {
+    fn sweep(&mut self, keeper: &Keeper) {
         match self.reckon() {
-            Ok(false) => {}
-            Ok(true) => self.save(),
+            Ok(is_new) => {
+                if (is_new || keeper.is_behind())
+                    && let Some(stored) = self.ledger.stored(self.tables.as_deref())
+                {
+                    keeper.keep(stored);
+                }
+            }
             Err(error) => tracing::error!("summarising hits: {error}; trying again"),
         }
     }
@@ -255,7 +278,7 @@ impl Teller {
     /// Whether there was anything to tell.
     fn reckon(&mut self) -> Result<bool, KernelError> {
         self.interfaces = self.source.reader.interfaces()?;
-        let Teller { source: Source { events, reader }, ledger, snapshots, outlets, interfaces, .. } = self;
+        let Teller { source: Source { events, reader }, ledger, snapshots, outlets, interfaces, over, .. } = self;
         let before = reader.counts()?;
         let (mut summaries, mut seen) = (Vec::new(), 0_usize);
         let mut looked = Ok(());
@@ -280,7 +303,7 @@ impl Teller {
         // What the ledger has is told, whatever else went wrong.
         for (place, summaries) in summaries.chunks(LINES_AT_ONCE).enumerate() {
             if place > 0 && !outlets.is_empty() {
-                thread::sleep(FLOOD_PAUSE);
+                pause(over);
             }
             let view = view();
             take(events, &view);
@@ -294,7 +317,7 @@ impl Teller {
                 outlets.tell_all(&Item::new(lost_line(now_ns, loss, packets), packets), now_ns);
             }
         }
-        Ok(!summaries.is_empty() || gone > 0 || lost > 0 || self.is_unsaved)
+        Ok(!summaries.is_empty() || gone > 0 || lost > 0)
     }
 
     /// What an earlier daemon has told.
@@ -303,29 +326,18 @@ impl Teller {
             Ok(None) => {}
             Ok(Some(text)) => match serde_json::from_str::<Stored>(&text) {
                 // Others than these have been told of to the end, or nobody can tell of them any more.
-                Ok(stored) => self.ledger = stored.of_tables(&self.tables).unwrap_or_default(),
+                Ok(stored) => self.ledger = stored.of_tables(self.tables.as_deref()).unwrap_or_default(),
                 Err(error) => tracing::warn!("what has been told of suppressed packets: {error}; it is told again"),
             },
             Err(error) => tracing::warn!("what has been told of suppressed packets: {error}; it is told again"),
         }
     }
+}
 
-    fn save(&mut self) {
-        let saved = serde_json::to_string(&self.ledger.stored(&self.tables))
-            .map_err(io::Error::from)
-            .and_then(|text| self.state.save_events(&text));
-        match saved {
-            Ok(()) => self.is_unsaved = false,
-            Err(error) => {
-                self.instruments.state_failed(1);
-                if !self.is_unsaved {
-                    tracing::warn!(
-                        "storing what has been told of suppressed packets: {error}; trying again; the next start may tell it twice"
-                    );
-                }
-                self.is_unsaved = true;
-            }
-        }
+/// Lets readers take lines, or the ring fill; not for long once the daemon ends.
+fn pause(over: &Over) {
+    if over.get().is_none_or(|since| since.elapsed() < LAST_PAUSES) {
+        thread::sleep(FLOOD_PAUSE);
     }
 }
 
