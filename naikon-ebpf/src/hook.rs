@@ -108,14 +108,14 @@ impl<const FRAGS: bool, const RAW: bool, const TRACE: bool> Hook for Xdp<FRAGS, 
 
     #[inline(always)]
     fn ifindex(&self) -> u32 {
-        let mut context = self.0.ctx;
+        let mut context = self.0.ctx as usize;
         if TRACE {
             // Opaque, or the compiler would keep the field's address for all its readers, which the verifier refuses.
             // SAFETY: copies a register onto itself.
             unsafe { core::arch::asm!("{0} = {0}", inout(reg) context, options(nomem, nostack)) };
         }
         // SAFETY: the context that the kernel passed in.
-        unsafe { (*context).ingress_ifindex }
+        unsafe { (*(context as *const xdp_md)).ingress_ifindex }
     }
 
     #[inline(always)]
@@ -229,14 +229,14 @@ impl<const EGRESS: bool, const RAW: bool, const TRACE: bool> Hook for Tc<EGRESS,
 
     #[inline(always)]
     fn ifindex(&self) -> u32 {
-        let mut context = self.0;
+        let mut context = self.0 as usize;
         if TRACE {
             // As at XDP.
             // SAFETY: copies a register onto itself.
             unsafe { core::arch::asm!("{0} = {0}", inout(reg) context, options(nomem, nostack)) };
         }
         // SAFETY: the verifier turns the read into one of `skb->dev->ifindex`.
-        unsafe { (*context).ifindex }
+        unsafe { (*(context as *const __sk_buff)).ifindex }
     }
 
     #[inline(always)]

@@ -200,7 +200,7 @@ fn record<H: Reach>(context: *mut H::Context, aside: u16) -> u64 {
 
 /// The beginning of a packet, copied out at once: a helper for each header would take longer than all else here.
 struct Head {
-    bytes: *const u8,
+    bytes: usize,
     length: usize,
     /// See [`hidden`].
     unknown: usize,
@@ -234,7 +234,7 @@ impl Head {
         }
         let length = if wanted > 0 && hook.copy(to.cast(), size as u32) { wanted } else { 0 };
         let unknown = hook.ifindex() as usize;
-        Head { bytes: to.cast(), length, unknown, place: hidden(unknown, 0) & Self::PLACES }
+        Head { bytes: to as usize, length, unknown, place: hidden(unknown, 0) & Self::PLACES }
     }
 }
 
@@ -260,7 +260,7 @@ impl Frame for Head {
         }
         let _ = place;
         // SAFETY: it lies in the room that was copied to, and every byte pattern is a valid `Header`.
-        Some(unsafe { start.add(offset).cast::<T>().read_unaligned() })
+        Some(unsafe { ((start + offset) as *const T).read_unaligned() })
     }
 
     #[inline(always)]
@@ -323,7 +323,7 @@ extern "C" fn pair() -> u64 {
 fn capture<H: Hook>(hook: &H, wanted: u32) {
     let Some(record) = RECORD.get_ptr_mut(0) else { return };
     // SAFETY: the map returned its one value of this CPU, which no other one touches.
-    let event = unsafe { &*(&raw const (*record).event) };
+    let event = unsafe { &(*record).event };
     let bytes = if event.bytes < u64::from(wanted) { event.bytes as u32 } else { wanted };
     CAPTURES.output(hook, event, bytes);
 }
@@ -336,7 +336,7 @@ fn capture<H: Hook>(hook: &H, wanted: u32) {
 #[inline(always)]
 unsafe fn entry(pairs: &LruHashMap<PairKey, Pair>, record: *mut Record) -> Option<*mut Pair> {
     // SAFETY: the caller's promise.
-    let (key, empty) = unsafe { (&*(&raw const (*record).key), &*(&raw const (*record).empty)) };
+    let (key, empty) = unsafe { (&(*record).key, &(*record).empty) };
     if let Some(pair) = pairs.get_ptr_mut(key) {
         return Some(pair);
     }
