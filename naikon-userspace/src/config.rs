@@ -4,27 +4,24 @@
 //! to the file. What stands in a [`Config`] needs no second check.
 
 use std::{
-    collections::BTreeSet,
     net::SocketAddr,
-    path::{Component, Path, PathBuf},
+    path::{Path, PathBuf},
 };
 
-use naikon_ebpf::{
-    embedded::{Carriers, NAT64_MAX, Nat64},
-    pair::PAIRS_DEFAULT,
-};
+use naikon_ebpf::embedded::{Carriers, NAT64_MAX, Nat64};
 use serde::Deserialize;
 
+mod draft;
+mod file;
+pub mod keys;
 mod nat64;
+mod problem;
 
-use crate::{
-    busiest::SERIES_MAX,
-    filter::{Filter, Tag},
-    interface::Wanted,
-    list::Format,
-    provenance::{Tlp, span_seconds},
-    ruleset::ListAction,
+pub use self::{
+    draft::{Draft, Places},
+    problem::{Problem, Severity},
 };
+use crate::{filter::Filter, interface::Wanted, list::Format, ruleset::ListAction};
 
 /// Longest name of a list: the kernel's key has 255 bytes for it, metrics and terminals want fewer.
 pub(crate) const NAME_MAX: usize = 200;
@@ -75,8 +72,7 @@ pub struct Config {
 }
 
 /// What metrics and page tell of addresses, which is nothing unless it is asked for.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Metrics {
     /// So many of the busiest indicators have a series of their own.
     pub indicators: usize,
@@ -228,13 +224,17 @@ pub struct ConfigError {
     pub(crate) message: String,
     /// Nothing is wrong with it: it could not be read this time.
     pub is_passing: bool,
+    /// Not what it says is wrong, but what lies where it names lists.
+    pub is_of_files: bool,
+    /// This user may not read it.
+    pub is_denied: bool,
 }
 
 impl ConfigError {
     /// What is wrong, and how to put it right.
     #[must_use]
     pub fn new(message: impl Into<String>) -> Self {
-        ConfigError { message: message.into(), is_passing: false }
+        ConfigError { message: message.into(), is_passing: false, is_of_files: false, is_denied: false }
     }
 }
 
@@ -247,132 +247,6 @@ pub const PIN_DIR: &str = "/sys/fs/bpf/naikon";
 /// Where the last good lists are kept unless told otherwise.
 pub const STATE_DIR: &str = "/var/lib/naikon";
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct File {
-    #[serde(default)]
-    interfaces: Vec<String>,
-    #[serde(default)]
-    ports: bool,
-    mode: Option<Mode>,
-    egress: Option<Switch>,
-    connect: Option<Switch>,
-    cgroup: Option<PathBuf>,
-    unparsed: Option<Unparsed>,
-    #[serde(default)]
-    deep: bool,
-    #[serde(default)]
-    nat64: Vec<String>,
-    hits: Option<u32>,
-    #[serde(default)]
-    events: FileEvents,
-    listen: Option<String>,
-    #[serde(default)]
-    metrics: Metrics,
-    pin_dir: Option<PathBuf>,
-    state_dir: Option<PathBuf>,
-    control: Option<PathBuf>,
-    on_exit: Option<OnExit>,
-    #[serde(default)]
-    list: Vec<FileList>,
-    #[serde(default)]
-    allow: Vec<FileAllow>,
-    #[serde(default)]
-    warnlist: Vec<FileWarnlist>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct FileEvents {
-    output: Option<PathBuf>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct FileWarnlist {
-    path: PathBuf,
-    #[serde(default)]
-    action: WarnAction,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct FileList {
-    path: PathBuf,
-    action: Option<ListAction>,
-    name: Option<String>,
-    #[serde(default)]
-    allow_empty: bool,
-    format: Option<Format>,
-    to_ids: Option<bool>,
-    min_confidence: Option<i64>,
-    trust: Option<i64>,
-    #[serde(default)]
-    types: Vec<String>,
-    #[serde(default)]
-    tags: Vec<String>,
-    #[serde(default)]
-    not_tags: Vec<String>,
-    tlp: Option<String>,
-    max_tlp: Option<String>,
-    max_age: Option<Age>,
-}
-
-/// A time span: seconds as a number, or text such as "30d", "12h" and "2w 3d".
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum Age {
-    Seconds(i64),
-    Text(String),
-}
-
-impl Age {
-    fn seconds(&self) -> Result<i64, ConfigError> {
-        let seconds = match self {
-            Age::Seconds(seconds) => Some(*seconds),
-            Age::Text(text) => span_seconds(text),
-        };
-        seconds.filter(|seconds| *seconds > 0).ok_or_else(|| {
-            ConfigError::new("max_age must be a time such as \"30d\", \"12h\" or a number of seconds above 0")
-        })
-    }
-}
-
-impl FileList {
-    fn filter(&self) -> Result<Filter, ConfigError> {
-        let tags = |tags: &[String]| tags.iter().map(|tag| Tag::parse(tag)).collect::<Result<Vec<_>, _>>();
-        let percent = |key: &str, value: Option<i64>| {
-            let unfit = |value| ConfigError::new(format!("{key} = {value} is no number from 0 to 100"));
-            let fit = |value: i64| u8::try_from(value).ok().filter(|value| *value <= 100).ok_or_else(|| unfit(value));
-            value.map(fit).transpose()
-        };
-        Ok(Filter {
-            to_ids: self.to_ids.unwrap_or(true),
-            min_confidence: percent("min_confidence", self.min_confidence)?,
-            trust: percent("trust", self.trust)?,
-            types: self.types.clone(),
-            tags: tags(&self.tags).map_err(ConfigError::new)?,
-            not_tags: tags(&self.not_tags).map_err(ConfigError::new)?,
-            tlp: marking("tlp", self.tlp.as_deref())?,
-            max_tlp: marking("max_tlp", self.max_tlp.as_deref())?,
-            max_age_seconds: self.max_age.as_ref().map(Age::seconds).transpose()?,
-        })
-    }
-}
-
-fn marking(key: &str, text: Option<&str>) -> Result<Option<Tlp>, ConfigError> {
-    let unknown = |text| {
-        ConfigError::new(format!("{key} = '{text}' is no marking; use clear, green, amber, amber+strict or red"))
-    };
-    text.map(|text| Tlp::parse(text).ok_or_else(|| unknown(text))).transpose()
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct FileAllow {
-    path: PathBuf,
-}
-
 impl Config {
     /// Merges the file's text, if there is a file, with the command line.
     ///
@@ -382,56 +256,7 @@ impl Config {
     ///
     /// Names the key, the cause and the cure.
     pub fn merge(file: Option<(&str, &Path)>, overrides: &Overrides) -> Result<Self, ConfigError> {
-        let (file, folder) = match file {
-            None => (File::default(), Path::new("")),
-            Some((text, folder)) => (toml::from_str(text).map_err(|error| toml_error(text, &error))?, folder),
-        };
-        let cli = overrides;
-        let interfaces = merge_interfaces(&cli.interfaces, &file.interfaces, cli.ports || file.ports)?;
-        let lists = merge_lists(&cli.lists, file.list, folder)?;
-        let allow: Vec<PathBuf> =
-            cli.allow.iter().cloned().chain(file.allow.into_iter().map(|allow| folder.join(allow.path))).collect();
-        require_unique("allowlist", &allow)?;
-        let of_cli = cli.warnlists.iter().cloned();
-        let of_file = file.warnlist.into_iter().map(|warnlist| (folder.join(warnlist.path), warnlist.action));
-        let warnlists: Vec<_> = of_cli.chain(of_file).map(|(path, action)| WarnlistEntry { path, action }).collect();
-        require_unique("warninglist", &warnlists.iter().map(|warnlist| warnlist.path.clone()).collect::<Vec<_>>())?;
-        let of_file = file.pin_dir.map(|path| if path == Path::new("none") { path } else { folder.join(path) });
-        let pin_dir = match cli.pin_dir.clone().or(of_file) {
-            None => Some(PathBuf::from(PIN_DIR)),
-            Some(none) if none == Path::new("none") => None,
-            Some(path) => Some(path),
-        };
-        let on_exit = match (cli.on_exit.or(file.on_exit), &pin_dir) {
-            (Some(OnExit::Keep), None) => {
-                return Err(ConfigError::new("on_exit = keep needs pins: name a pin directory, or use detach"));
-            }
-            (_, None) => OnExit::Detach,
-            (wish, Some(_)) => wish.unwrap_or_default(),
-        };
-        let in_folder = |path: PathBuf| folder.join(path);
-        Ok(Config {
-            interfaces,
-            lists,
-            allow,
-            warnlists,
-            mode: cli.mode.or(file.mode).unwrap_or_default(),
-            egress: cli.egress.or(file.egress) != Some(Switch::Off),
-            connect: cli.connect.or(file.connect) == Some(Switch::On),
-            cgroup: cli.cgroup.clone().or(file.cgroup.map(in_folder)),
-            unparsed: cli.unparsed.or(file.unparsed).unwrap_or_default(),
-            deep: cli.deep || file.deep,
-            nat64: nat64::parse(&file.nat64)?,
-            hits: parse_hits(file.hits.unwrap_or(PAIRS_DEFAULT))?,
-            events: event_output(cli.events.clone(), file.events.output, folder),
-            listen: parse_listen(cli.listen.as_deref().or(file.listen.as_deref()).unwrap_or(LISTEN))?,
-            metrics: parse_metrics(file.metrics)?,
-            pin_dir,
-            state_dir: cli.state_dir.clone().or(file.state_dir.map(in_folder)).unwrap_or_else(|| STATE_DIR.into()),
-            control: cli.control.clone().or(file.control.map(in_folder)).unwrap_or_else(|| CONTROL.into()),
-            on_exit,
-            trace: cli.trace,
-        })
+        Draft::read(file, overrides).finish("configuration")
     }
 
     /// Which forms of addresses the program looks for.
@@ -447,153 +272,51 @@ impl Config {
     /// The keys that differ from `running` and take effect only when the daemon starts again.
     #[must_use]
     pub fn needs_restart(&self, running: &Config) -> Vec<&'static str> {
+        // Named one by one: of a new field it must be said what a change of it does.
+        let Config {
+            interfaces: _,
+            lists: _,
+            allow: _,
+            warnlists: _,
+            metrics: _,
+            trace: _,
+            mode,
+            egress,
+            connect,
+            cgroup,
+            unparsed,
+            deep,
+            nat64,
+            hits,
+            events,
+            listen,
+            pin_dir,
+            state_dir,
+            control,
+            on_exit,
+        } = self;
         let mut keys = Vec::new();
         let mut compare = |key, same: bool| {
             if !same {
                 keys.push(key);
             }
         };
-        compare("mode", self.mode == running.mode);
-        compare("egress", self.egress == running.egress);
-        compare("connect", self.connect == running.connect);
-        compare("cgroup", self.cgroup == running.cgroup);
-        compare("unparsed", self.unparsed == running.unparsed);
-        compare("deep", self.deep == running.deep);
-        compare("nat64", self.nat64 == running.nat64);
-        compare("hits", self.hits == running.hits);
-        compare("events", self.events == running.events);
-        compare("listen", self.listen == running.listen);
-        compare("pin_dir", self.pin_dir == running.pin_dir);
-        compare("state_dir", self.state_dir == running.state_dir);
-        compare("control", self.control == running.control);
-        compare("on_exit", self.on_exit == running.on_exit);
+        compare("mode", *mode == running.mode);
+        compare("egress", *egress == running.egress);
+        compare("connect", *connect == running.connect);
+        compare("cgroup", *cgroup == running.cgroup);
+        compare("unparsed", *unparsed == running.unparsed);
+        compare("deep", *deep == running.deep);
+        compare("nat64", *nat64 == running.nat64);
+        compare("hits", *hits == running.hits);
+        compare("events", *events == running.events);
+        compare("listen", *listen == running.listen);
+        compare("pin_dir", *pin_dir == running.pin_dir);
+        compare("state_dir", *state_dir == running.state_dir);
+        compare("control", *control == running.control);
+        compare("on_exit", *on_exit == running.on_exit);
         keys
     }
-}
-
-/// Half a kilobyte of kernel memory each, in both directions; what is below is of no use.
-fn parse_hits(pairs: u32) -> Result<u32, ConfigError> {
-    const USEFUL: std::ops::RangeInclusive<u32> = 256..=1 << 18;
-    if USEFUL.contains(&pairs) {
-        return Ok(pairs);
-    }
-    Err(ConfigError::new(format!("hits = {pairs}: give a number from {} to {}", USEFUL.start(), USEFUL.end())))
-}
-
-/// What the command line says, else what the file does, whose paths are relative to its folder.
-fn event_output(cli: Option<PathBuf>, file: Option<PathBuf>, folder: &Path) -> EventOutput {
-    let is = |path: &PathBuf, word: &str| path == Path::new(word);
-    match (cli, file) {
-        (None, None) => EventOutput::None,
-        (Some(path), _) | (None, Some(path)) if is(&path, "none") => EventOutput::None,
-        (Some(path), _) | (None, Some(path)) if is(&path, "-") || is(&path, "stdout") => EventOutput::Stdout,
-        (Some(path), _) => EventOutput::File(path),
-        (None, Some(path)) => EventOutput::File(folder.join(path)),
-    }
-}
-
-/// Series are kept by whoever collects them, for months.
-fn parse_metrics(metrics: Metrics) -> Result<Metrics, ConfigError> {
-    if metrics.indicators <= SERIES_MAX {
-        return Ok(metrics);
-    }
-    let message = format!("metrics.indicators = {}: give a number from 0 to {SERIES_MAX}", metrics.indicators);
-    Err(ConfigError::new(message))
-}
-
-/// In one line, as logs want it.
-fn toml_error(text: &str, error: &toml::de::Error) -> ConfigError {
-    let before = error.span().and_then(|span| text.get(..span.start));
-    let place = before.map_or_else(String::new, |before| {
-        let line = before.lines().count().max(1) + usize::from(before.ends_with('\n'));
-        let column = before.rsplit('\n').next().map_or(0, |start| start.chars().count()) + 1;
-        format!("line {line}, column {column}: ")
-    });
-    ConfigError::new(format!("{place}{}", error.message().replace('\n', ", ")))
-}
-
-fn merge_interfaces(cli: &[String], file: &[String], ports: bool) -> Result<Vec<Wanted>, ConfigError> {
-    let mut seen = BTreeSet::new();
-    cli.iter()
-        .chain(file)
-        .map(|text| {
-            if !seen.insert(text) {
-                return Err(ConfigError::new(format!("interface '{text}' is given twice; name it once")));
-            }
-            Wanted::parse(text).map(|wanted| wanted.with_ports(ports)).map_err(ConfigError::new)
-        })
-        .collect()
-}
-
-fn merge_lists(
-    cli: &[(PathBuf, ListAction)],
-    file: Vec<FileList>,
-    folder: &Path,
-) -> Result<Vec<ListEntry>, ConfigError> {
-    let mut lists: Vec<ListEntry> = cli
-        .iter()
-        .map(|(path, action)| ListEntry {
-            path: path.clone(),
-            action: *action,
-            name: None,
-            allow_empty: false,
-            format: None,
-            filter: Filter::default(),
-        })
-        .collect();
-    for list in file {
-        if let Some(name) = &list.name {
-            require_name(name)?;
-        }
-        let of_list = |cause: ConfigError| ConfigError::new(format!("list {}: {cause}", list.path.display()));
-        let filter = list.filter().map_err(of_list)?;
-        lists.push(ListEntry {
-            filter,
-            format: list.format,
-            path: folder.join(list.path),
-            action: list.action.unwrap_or(ListAction::Drop),
-            name: list.name,
-            allow_empty: list.allow_empty,
-        });
-    }
-    let paths: Vec<PathBuf> = lists.iter().map(|list| list.path.clone()).collect();
-    require_unique("list", &paths)?;
-    Ok(lists)
-}
-
-fn require_unique(kind: &str, paths: &[PathBuf]) -> Result<(), ConfigError> {
-    let mut seen = BTreeSet::new();
-    match paths.iter().find(|path| !seen.insert(plain(path))) {
-        Some(path) => Err(ConfigError::new(format!("{kind} {} is given twice; name it once", path.display()))),
-        None => Ok(()),
-    }
-}
-
-/// Without the `.` steps that lead nowhere.
-fn plain(path: &Path) -> PathBuf {
-    path.components().filter(|step| !matches!(step, Component::CurDir)).collect()
-}
-
-/// A list's name appears in metrics, messages, the kernel's name table and file names.
-fn require_name(name: &str) -> Result<(), ConfigError> {
-    if name.is_empty() || name.len() > NAME_MAX || name.starts_with('.') {
-        return Err(ConfigError::new(format!(
-            "list name '{name}' must have 1 to {NAME_MAX} bytes and no dot in front"
-        )));
-    }
-    if name.chars().any(|c| c == '/' || c.is_control()) {
-        return Err(ConfigError::new(format!("list name {name:?} holds a slash or a control character")));
-    }
-    Ok(())
-}
-
-fn parse_listen(text: &str) -> Result<Option<SocketAddr>, ConfigError> {
-    if text == "none" {
-        return Ok(None);
-    }
-    text.parse().map(Some).map_err(|_| {
-        ConfigError::new(format!("listen '{text}' is no address with port such as {LISTEN}; 'none' turns metrics off"))
-    })
 }
 
 #[cfg(test)]
@@ -684,14 +407,14 @@ mod tests {
             let error = merge(text, &Overrides::default()).unwrap_err().to_string();
             assert!(error.contains(part), "{text}: {error}");
         };
-        check("interface = 'eth0'", "line 1, column 1: unknown field `interface`");
-        check("mode = 'auto'\n\n foo = 1", "line 3, column 2: ");
-        check("mode = 'fast'", "fast");
+        check("interface = 'eth0'", "configuration:1:1: interface: unknown key; did you mean interfaces?");
+        check("mode = 'auto'\n\n foo = 1", "configuration:3:2: foo: unknown key; known are interfaces, ");
+        check("mode = 'fast'", "1:8: mode = 'fast': is none of \"auto\", \"native\", \"generic\", \"tc\"");
         check("listen = '9887'", "9887");
         check("nat64 = ['2001:db8:64::/95']", "2001:db8:64::/95");
         check("hits = 255", "256 to 262144");
         check("[metrics]\nindicators = 1001", "0 to 1000");
-        check("[metrics]\nindicator = 10", "unknown field `indicator`");
+        check("[metrics]\nindicator = 10", "unknown key in [metrics]; did you mean indicators?");
         check("interfaces = ['eth0', 'eth0']", "given twice");
         check("[[list]]\npath = 'a'\n[[list]]\npath = './a'", "given twice");
         check("[[list]]\npath = 'a'\nname = 'x/y'", "slash");

@@ -21,7 +21,7 @@ use crate::{
     config::Mode,
     coverage::{self, Traffic},
     hook::Point,
-    interface::{Interface, Selection, Wanted, select},
+    interface::{Interface, Selection, Wanted, instead_of, select},
     protocol::Hook,
 };
 
@@ -133,6 +133,53 @@ pub struct Pins {
     pub locked: Seen<bool>,
 }
 
+/// Another pin directory, from which naikon enforces.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Elsewhere {
+    /// The directory.
+    pub directory: PathBuf,
+    /// A daemon works with it.
+    pub is_locked: bool,
+    /// What it holds at interfaces of this network namespace: their names, and the number of the program.
+    pub programs: Vec<(String, u32)>,
+}
+
+impl Elsewhere {
+    /// What is so.
+    #[must_use]
+    pub fn enforces(&self) -> String {
+        let names: BTreeSet<&str> = self.programs.iter().map(|(name, _)| name.as_str()).collect();
+        let names: Vec<&str> = names.into_iter().collect();
+        let daemon = if self.is_locked { ", with which a daemon works" } else { "" };
+        format!("naikon enforces on {} from the pins in {}{daemon}", names.join(", "), self.directory.display())
+    }
+
+    /// What ends it.
+    #[must_use]
+    pub fn end(&self) -> String {
+        if self.is_locked {
+            return "name the socket of that daemon with --control, or its file with --config".into();
+        }
+        format!("'naikon detach --pin-dir {}' ends that", self.directory.display())
+    }
+
+    /// Whose the program is that a naikon with other pins meets.
+    #[must_use]
+    pub fn told(&self) -> String {
+        let place = self.directory.display();
+        if self.is_locked {
+            return format!(
+                "pinned in {place}, with which a daemon works: end that one first, by 'naikon detach' with its --control or --config"
+            );
+        }
+        format!("pinned in {place}: 'naikon detach --pin-dir {place}' first")
+    }
+
+    fn holds(&self, program: u32) -> bool {
+        self.programs.iter().any(|(_, id)| *id == program)
+    }
+}
+
 /// A flowtable of nftables.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Flowtable {
@@ -204,6 +251,8 @@ pub struct Facts {
     pub memlock: Option<u64>,
     /// Where naikon pins; `None` pins nothing.
     pub pins: Option<Pins>,
+    /// Other pin directories, as far as this user may look.
+    pub elsewhere: Vec<Elsewhere>,
     /// Whether BPF programs become machine code.
     pub jit: Seen<bool>,
     /// `bpf_jit_harden`.
@@ -268,7 +317,8 @@ fn choose(facts: &Facts, intent: &Intent, report: &mut Report) -> Vec<u32> {
     let wanted = if is_asked { &intent.interfaces } else { &all };
     let Selection { mut attach, missing, refused, notices } = select(wanted, &facts.interfaces, &BTreeMap::new());
     for name in missing {
-        report.failure("interface", name, "there is none of this name", "look at 'ip link'; a glob may match later");
+        let cure = format!("{}; a glob may match later", instead_of(&name, &facts.interfaces));
+        report.failure("interface", name, "there is none of this name", cure);
     }
     for (name, reason) in refused {
         report.failure("interface", name, reason, "'naikon run' refuses it until then");
@@ -350,6 +400,19 @@ impl Facts {
         let daemon = self.daemon.as_ref().ok().and_then(Option::as_ref);
         // Its indexes mean other interfaces where it is in another namespace.
         daemon.is_some_and(|daemon| daemon.same_network != Ok(false) && daemon.hooks.iter().any(confirmed))
+    }
+
+    /// Interfaces at which a program of naikon's stands, whosever.
+    fn guarded(&self) -> Vec<&str> {
+        let holds_ours = |programs: &Seen<Vec<Program>>| {
+            programs.as_ref().is_ok_and(|programs| programs.iter().any(|program| program.is_ours))
+        };
+        let is_guarded = |interface: &&Interface| {
+            let details = self.details.get(&interface.index);
+            self.is_ours(interface) == Ok(true)
+                || details.is_some_and(|details| holds_ours(&details.ingress) || holds_ours(&details.egress))
+        };
+        self.interfaces.values().filter(is_guarded).map(|interface| interface.name.as_str()).collect()
     }
 
     fn forwards(&self) -> bool {

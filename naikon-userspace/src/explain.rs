@@ -6,6 +6,8 @@ use crate::{
     protocol::{ListContext, Lookup},
     provenance::Context,
     ruleset::{Answer, Reason, Ruleset},
+    safety::{self, Guards},
+    text,
     warninglist::Warnings,
 };
 
@@ -21,6 +23,7 @@ pub fn lookup<'a>(
     ruleset: &Ruleset,
     list: impl Fn(u16) -> Option<(&'a str, Option<&'a Content>)>,
     warnings: &Warnings,
+    guards: &Guards,
     text: &str,
 ) -> Result<Vec<Lookup>, String> {
     let prefix: Prefix = text.parse().map_err(|error| format!("'{text}' is {error}"))?;
@@ -38,7 +41,7 @@ pub fn lookup<'a>(
             verdict: answer.verdict.to_string(),
             prefix: answer.prefix.map(|prefix| prefix.to_string()),
             lists: lists.iter().map(|(name, _)| (*name).to_owned()).collect(),
-            reason: reason(&answer),
+            reason: reason(&answer, guards),
             context,
             warninglists: warned.clone(),
         }
@@ -58,16 +61,25 @@ fn address(text: &str, prefix: &Prefix) -> std::net::IpAddr {
     text.parse().unwrap_or(prefix.address())
 }
 
-fn reason(answer: &Answer) -> String {
+fn reason(answer: &Answer, guards: &Guards) -> String {
     let what = match answer.reason {
-        Reason::Listed => "listed",
-        Reason::Allowed => "an allowlist holds it",
-        Reason::Guard => "guarded: this host's own connectivity, a warninglist that refuses, or special address space",
-        Reason::NotListed => "not listed",
+        Reason::Listed => "listed".to_owned(),
+        Reason::Allowed => "an allowlist holds it".to_owned(),
+        Reason::Guard => format!("guarded: {}", guarded(answer.prefix, guards)),
+        Reason::NotListed => "not listed".to_owned(),
     };
     match answer.embedded {
         Some(inner) => format!("{what} (by the IPv4 address {inner} inside it)"),
-        None => what.to_owned(),
+        None => what,
+    }
+}
+
+fn guarded(prefix: Option<Prefix>, guards: &Guards) -> String {
+    match prefix.and_then(|prefix| guards.reason(&prefix)) {
+        Some(safety::Guarded::Special) => "special address space".to_owned(),
+        Some(safety::Guarded::Host(role)) => text::escape(&role.to_string()),
+        // What is enforced is a moment older than what is guarded.
+        None => "this host's own connectivity, a warninglist that refuses, or special address space".to_owned(),
     }
 }
 
@@ -88,7 +100,8 @@ mod tests {
         let content = Content::new([(prefix, own)], common);
         let sources = [Source { id: 0, action: ListAction::Drop, prefixes: content.prefixes() }];
         let ruleset = ruleset::compile(&sources, Spared::default());
-        let answers = lookup(&ruleset, |_| Some(("c2", Some(&content))), &Warnings::default(), asked).unwrap();
+        let answers =
+            lookup(&ruleset, |_| Some(("c2", Some(&content))), &Warnings::default(), &Guards::none(), asked).unwrap();
         serde_json::to_value(&answers).unwrap()
     }
 

@@ -423,6 +423,19 @@ mod tests {
     }
 
     #[test]
+    fn names_that_are_told_are_as_many_and_as_long_as_one_can_read() {
+        let many: Vec<String> = (0..100).map(|number| format!("{number:03}{}", "\u{fc}".repeat(1000))).collect();
+        let subject = Subject { actors: many.clone(), campaigns: many.clone(), attack: many, ..Subject::default() };
+        let contexts = vec![Context { subject: Arc::new(subject), ..Context::default() }; 3];
+        let told = Told::of("198.51.100.7".parse().unwrap(), contexts.iter());
+        for names in [&told.actors, &told.campaigns, &told.attack] {
+            assert_eq!(names.len(), NAMES_MAX);
+            assert!(names.iter().all(|name| name.chars().count() == NAME_MAX));
+        }
+        assert!(told.actors.contains(&format!("007{}", "\u{fc}".repeat(NAME_MAX - 3))), "the first ones");
+    }
+
+    #[test]
     fn order_is_the_one_that_was_asked_for() {
         for (order, expected) in [
             (Order::Last, ["192.0.2.2", "192.0.2.1", "2001:db8:1::3"]),

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub use self::layers::{Cover, covers, judged, on_top, seen_by};
 use self::layers::{bond_of, lowest_ports, ports};
-use crate::hook::Stance;
+use crate::{hook::Stance, nearest::nearest};
 
 /// `ARPHRD_ETHER` (include/uapi/linux/if_arp.h): frames begin with an Ethernet header.
 const LINK_ETHERNET: u16 = 1;
@@ -238,6 +238,42 @@ impl Selection {
             }
         }
     }
+}
+
+/// The names that a gateway's ports may have.
+#[must_use]
+pub fn candidates(interfaces: &BTreeMap<u32, Interface>) -> Vec<&str> {
+    let is_port = |it: &&Interface| !it.loopback && !it.is_controller() && it.framing().is_some();
+    interfaces.values().filter(is_port).map(|interface| interface.name.as_str()).collect()
+}
+
+/// The interface that was meant by a name that none has.
+#[must_use]
+pub fn meant<'a>(name: &str, interfaces: &'a BTreeMap<u32, Interface>) -> Option<&'a str> {
+    nearest(name, interfaces.values().map(|interface| interface.name.as_str()))
+}
+
+/// What to do about a name that no interface has.
+#[must_use]
+pub fn instead_of(name: &str, interfaces: &BTreeMap<u32, Interface>) -> String {
+    let there = there(interfaces);
+    meant(name, interfaces).map_or_else(|| there.clone(), |meant| format!("did you mean {meant}? {there}"))
+}
+
+/// Which there are that may be ports of a gateway.
+#[must_use]
+pub fn there(interfaces: &BTreeMap<u32, Interface>) -> String {
+    match candidates(interfaces).as_slice() {
+        [] => "there is none but the loopback".to_owned(),
+        names => format!("there are: {}", names.join(", ")),
+    }
+}
+
+/// What to write into the configuration to protect all that may be ports of a gateway.
+#[must_use]
+pub fn as_key(interfaces: &BTreeMap<u32, Interface>) -> String {
+    let names: Vec<String> = candidates(interfaces).iter().map(|name| format!("{name:?}")).collect();
+    format!("interfaces = [{}]", names.join(", "))
 }
 
 fn covered_by(by: &BTreeSet<u32>, interfaces: &BTreeMap<u32, Interface>) -> String {

@@ -27,6 +27,9 @@ const INTERFACES_MAX: usize = 1 << 16;
 
 /// First bytes of pcapng in either byte order (its section header is a palindrome).
 const SECTION: [u8; 4] = [0x0a, 0x0d, 0x0d, 0x0a];
+/// How captures begin: pcapng, and pcap with microseconds or nanoseconds in either byte order.
+const MAGICS: [[u8; 4]; 5] =
+    [SECTION, [0xa1, 0xb2, 0xc3, 0xd4], [0xd4, 0xc3, 0xb2, 0xa1], [0xa1, 0xb2, 0x3c, 0x4d], [0x4d, 0x3c, 0xb2, 0xa1]];
 /// Types of blocks that tell of packets (draft-ietf-opsawg-pcapng, 4.2 to 4.4); the second newer files have no more.
 const INTERFACE: u32 = 1;
 const OBSOLETE_PACKET: u32 = 2;
@@ -92,6 +95,10 @@ pub fn read(mut source: impl Read, mut take: impl FnMut(Packet<'_>)) -> End {
         return End { fault: Some(Fault::Read(error.to_string())), unread: 0 };
     }
     let refused = Rc::default();
+    // Short text is no capture that was cut off.
+    if !MAGICS.iter().any(|known| known.starts_with(&magic)) {
+        return End { fault: Some(Fault::NoCapture), unread: 0 };
+    }
     let is_section = magic == SECTION;
     let whole = Whole { source: Cursor::new(magic).chain(source), refused: Rc::clone(&refused) };
     let mut end = if is_section {

@@ -2,7 +2,7 @@
 //!
 //! Decides over facts that the daemon, or the pins without one, told; finds out nothing by itself.
 
-use crate::protocol::{Hook, ListStatus, Status};
+use crate::protocol::{ConfigStatus, Hook, ListStatus, Status};
 
 /// What `status` says without a daemon.
 pub const NO_DAEMON: &str = "daemon not running; enforcement continues from pins";
@@ -69,8 +69,9 @@ impl Status {
         let missing = self.lists.iter().filter(|list| list.last_success.is_none());
         let missing =
             missing.map(|list| list.told_down().unwrap_or_else(|| format!("list {} never loaded", list.name)));
+        let refused = self.config.as_ref().and_then(ConfigStatus::told_down);
         let alone = self.notices.iter().any(|notice| notice == NO_DAEMON).then(|| NO_DAEMON.to_owned());
-        none.into_iter().chain(bare).chain(empty).chain(missing).chain(alone).collect()
+        none.into_iter().chain(bare).chain(empty).chain(missing).chain(refused).chain(alone).collect()
     }
 
     /// What is enforced, but worse than it could be.
@@ -130,6 +131,29 @@ impl Hook {
     }
 }
 
+impl ConfigStatus {
+    /// Why it is not enforced as it is now. Unlike of a list, nothing of it is kept for the next start.
+    #[must_use]
+    pub fn told_down(&self) -> Option<String> {
+        let reason = self.reason.as_ref()?;
+        Some(format!(
+            "the last reload was refused: {reason}; what was enforced before goes on, but a start may fail until this is mended"
+        ))
+    }
+}
+
+/// That an interface is wanted since a reload, and why that is not done.
+#[must_use]
+pub fn told_unprotected(interface: &str, reason: &str) -> String {
+    format!("interface {interface} is not protected: {reason}")
+}
+
+/// That a key of the configuration waits.
+#[must_use]
+pub fn told_waiting(key: &str) -> String {
+    format!("key '{key}' has changed and takes effect when the daemon starts again")
+}
+
 impl ListStatus {
     /// Why its newest content is not enforced.
     #[must_use]
@@ -182,6 +206,23 @@ mod tests {
         let status = whole().judged();
         assert!(status.protected && status.degraded().is_empty(), "{:?}", status.problems);
         assert_eq!((Answer::of(&status), status.interfaces()), (Answer::Protected, (2, 2)));
+    }
+
+    fn config(reason: Option<&str>) -> Option<ConfigStatus> {
+        let reason = reason.map(str::to_owned);
+        Some(ConfigStatus {
+            path: "naikon.toml".into(),
+            up: reason.is_none(),
+            reason,
+            needs_restart: vec!["mode".into()],
+        })
+    }
+
+    #[test]
+    fn configuration_that_is_taken_and_waits_for_a_restart_is_no_problem() {
+        let mut status = whole();
+        status.config = config(None);
+        assert!(status.judged().protected);
     }
 
     #[test]
@@ -239,6 +280,12 @@ mod tests {
                 |status| (status.lists.clear(), status.prefixes = Families::default()).1,
                 Answer::Partly,
                 "no list is loaded",
+            ),
+            (
+                "a refused configuration",
+                |status| status.config = config(Some("no file")),
+                Answer::Partly,
+                "the last reload was refused: no file; ",
             ),
             ("no daemon", |status| status.notices.push(NO_DAEMON.into()), Answer::Partly, NO_DAEMON),
         ] {

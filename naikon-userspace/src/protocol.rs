@@ -83,13 +83,15 @@ pub enum Response {
     /// To [`Request::Events`]: lines follow.
     Following,
     /// To [`Request::Reload`].
-    Reload(Reload),
+    Reload(Box<Reload>),
     /// To [`Request::Capture`]: it is on until the connection ends.
     Capture(CaptureMaps),
     /// To [`Request::Detach`]: it is done.
     Detached,
-    /// The peer may not ask this, or the request cannot be read or done.
+    /// The peer may not ask this.
     Refused(String),
+    /// The request cannot be read, or asks what cannot be.
+    Invalid(String),
     /// What is not naikon's is in the way; nothing was done.
     Foreign(String),
     /// It was tried and did not work.
@@ -110,6 +112,9 @@ pub struct Status {
     /// Interfaces that need no program because others see their frames.
     #[serde(default)]
     pub covered: Vec<Cover>,
+    /// The configuration file; none where the daemon runs without one, and where none runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<ConfigStatus>,
     /// Configured lists.
     pub lists: Vec<ListStatus>,
     /// Prefixes that are dropped or monitored.
@@ -262,6 +267,21 @@ impl Cover {
     }
 }
 
+/// The configuration file.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ConfigStatus {
+    /// Its path.
+    pub path: String,
+    /// Whether it is enforced as it is now, with what it names.
+    pub up: bool,
+    /// Why it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Its keys that have changed and take effect when the daemon starts again.
+    #[serde(default)]
+    pub needs_restart: Vec<String>,
+}
+
 /// A configured list.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct ListStatus {
@@ -369,6 +389,55 @@ pub struct Reload {
     /// Why the whole was refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// What it did to interfaces.
+    #[serde(default)]
+    pub interfaces: InterfacesReload,
+    /// Keys of the configuration that have changed and take effect when the daemon starts again.
+    #[serde(default)]
+    pub needs_restart: Vec<String>,
+}
+
+impl Reload {
+    /// Of a reload that changed nothing.
+    #[must_use]
+    pub fn blank(result: ReloadResult, generation: u64, lists: Vec<ListReload>) -> Self {
+        Reload {
+            result,
+            generation,
+            added: 0,
+            removed: 0,
+            lists,
+            reason: None,
+            interfaces: InterfacesReload::default(),
+            needs_restart: Vec::new(),
+        }
+    }
+}
+
+/// What a reload did to interfaces, by their names.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct InterfacesReload {
+    /// The program was put there.
+    pub attached: BTreeSet<String>,
+    /// It was taken away there.
+    pub released: BTreeSet<String>,
+    /// It should be there since this reload, and is not; why.
+    pub unprotected: BTreeMap<String, String>,
+}
+
+impl InterfacesReload {
+    /// Whether it did nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.attached.is_empty() && self.released.is_empty() && self.unprotected.is_empty()
+    }
+
+    /// What came before it is told with it.
+    pub fn follow(&mut self, before: Self) {
+        self.attached.extend(before.attached);
+        self.released.extend(before.released);
+        self.unprotected.extend(before.unprotected.into_iter().filter(|(name, _)| !self.attached.contains(name)));
+    }
 }
 
 /// How a reload ended.
@@ -407,6 +476,29 @@ pub struct ListReload {
     pub result: ReloadResult,
     /// Why it was refused.
     pub reason: Option<String>,
+    /// Entries of it that were refused one by one.
+    #[serde(default)]
+    pub rejected: usize,
+    /// The command that names them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub named_by: Option<String>,
+}
+
+impl ListReload {
+    /// Of a list that has nothing to tell.
+    #[must_use]
+    pub fn blank(name: &str, result: ReloadResult) -> Self {
+        ListReload { name: name.to_owned(), result, reason: None, rejected: 0, named_by: None }
+    }
+
+    /// That some of its entries were refused. Of a list that was refused as a whole the reason tells more.
+    #[must_use]
+    pub fn told_rejected(&self) -> Option<String> {
+        let command = self.named_by.as_ref().filter(|_| self.result != ReloadResult::Refused)?;
+        let (count, entries) = (self.rejected, if self.rejected == 1 { "entry" } else { "entries" });
+        let them = if count == 1 { "it" } else { "them" };
+        Some(format!("{count} {entries} refused: '{command}' names {them}"))
+    }
 }
 
 /// `naikon check --json`.
@@ -478,6 +570,46 @@ pub struct CheckedEntry {
     /// What could stand there instead, or how it was read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub suggestion: Option<String>,
+}
+
+/// What `check --config-only` says of a configuration.
+#[derive(Clone, Debug, Serialize)]
+pub struct CheckedConfig {
+    /// Nothing is wrong with the file itself. What it names may still be missing: warnings and notices tell.
+    pub ok: bool,
+    /// The file.
+    pub path: String,
+    /// How many there are of each severity.
+    pub errors: usize,
+    /// The daemon takes it and enforces less than was asked for.
+    pub warnings: usize,
+    /// What may be meant so.
+    pub notices: usize,
+    /// All of them, in the order of the file.
+    pub diagnostics: Vec<ConfigRemark>,
+}
+
+/// A remark on a configuration.
+#[derive(Clone, Debug, Serialize)]
+pub struct ConfigRemark {
+    /// "error", "warning" or "notice".
+    pub severity: &'static str,
+    /// From 1; absent where no line says it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub line: Option<u32>,
+    /// From 1, in characters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub column: Option<u32>,
+    /// What stands there, or is meant.
+    pub text: String,
+    /// What is wrong with it.
+    pub reason: String,
+    /// What was probably meant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub suggestion: Option<String>,
+    /// What to do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cure: Option<String>,
 }
 
 /// How many prefixes of a list say what: the most frequent values, each with its count.

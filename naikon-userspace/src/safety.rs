@@ -111,6 +111,15 @@ const fn v6(start: [u16; 2], length: u8) -> Prefix {
     Prefix::from_v6(Ipv6Addr::new(start[0], start[1], 0, 0, 0, 0, 0, 0), length)
 }
 
+/// Why something is guarded.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Guarded {
+    /// It is special space.
+    Special,
+    /// For what it is to this host.
+    Host(Role),
+}
+
 /// What drop and monitor lists may not touch.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Guards {
@@ -191,6 +200,15 @@ impl Guards {
             return Some(role.map_or(Reason::Special(*guarded), Reason::Guarded));
         }
         None
+    }
+
+    /// What keeps `prefix` from being listed.
+    #[must_use]
+    pub fn reason(&self, prefix: &Prefix) -> Option<Guarded> {
+        match self.refusal(prefix)? {
+            Reason::Guarded(role) => Some(Guarded::Host(role)),
+            _ => Some(Guarded::Special),
+        }
     }
 
     /// What the longest guarded prefix around `prefix` is, if it is not special space.

@@ -2,6 +2,7 @@
 //!
 //! Shared by the daemon and by the offline commands, so that `naikon check` sees just what `naikon run` would.
 
+mod directory;
 mod warninglists;
 
 use std::{
@@ -13,6 +14,8 @@ use std::{
     sync::Arc,
 };
 
+use directory::{Found, files};
+pub use directory::{LEFT_OUT, Lost, bare, hollow, named};
 pub use warninglists::Warninglists;
 
 use crate::{
@@ -43,6 +46,8 @@ pub struct Source {
     pub format: Option<Format>,
     /// Which of its entries are wanted.
     pub filter: Filter,
+    /// Why it is not there, where that is its directory's fault.
+    pub lost: Option<Lost>,
 }
 
 /// What the entries of a list are for.
@@ -69,89 +74,98 @@ impl Role {
 /// The files that the configuration names now, in order of precedence; directories are read.
 ///
 /// `known` are the files that are enforced now. A directory in the place of one is a fault of that list, and so is the
-/// absence of all of a directory's lists at once (a file system that is not mounted): neither is a wish to have none.
+/// absence of all of a directory's lists at once (a file system that is not mounted): neither is a wish to have none. An
+/// allow directory that is there without a file is one.
 ///
 /// # Errors
 ///
 /// When two lists have one name or a directory cannot be read.
 pub fn expand(config: &Config, known: &[&Path]) -> Result<Vec<Source>, ConfigError> {
+    let Survey { sources, faults } = survey(config, known);
+    match faults.into_iter().next() {
+        Some((_, fault)) => Err(fault),
+        None => Ok(sources.into_iter().map(|(_, source)| source).collect()),
+    }
+}
+
+/// An entry of the configuration, by its place there.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Entry {
+    /// Of [`Config::lists`].
+    List(usize),
+    /// Of [`Config::allow`].
+    Allow(usize),
+}
+
+/// What the entries of a configuration name, and what is wrong with them.
+#[derive(Default)]
+pub struct Survey {
+    /// The files, each with the entry that names it.
+    pub sources: Vec<(Entry, Source)>,
+    /// Entries that cannot be followed.
+    pub faults: Vec<(Entry, ConfigError)>,
+}
+
+/// The same as [`expand`], with all that is wrong.
+#[must_use]
+pub fn survey(config: &Config, known: &[&Path]) -> Survey {
     let was_file = |path: &Path| known.contains(&path);
-    let files = |path: &Path| -> Result<Vec<PathBuf>, ConfigError> {
-        if was_file(path) {
-            return Ok(vec![path.to_owned()]);
-        }
-        let found = files(path)?;
-        let had: Vec<PathBuf> =
-            known.iter().filter(|file| file.parent() == Some(path)).map(|file| file.to_path_buf()).collect();
-        let all_gone = !is_feed(path) && !had.is_empty() && !found.iter().any(|file| file.parent() == Some(path));
-        Ok(if all_gone { had } else { found })
-    };
-    let mut sources = Vec::new();
-    for list in &config.lists {
+    let Survey { mut sources, mut faults } = Survey::default();
+    for (place, list) in config.lists.iter().enumerate() {
+        let entry = Entry::List(place);
         let role = Role::Listed(list.action);
         let directory = list.path.is_dir() && !was_file(&list.path);
         if directory && list.name.is_some() {
-            return Err(ConfigError::new(format!(
-                "{}: a directory holds many lists and cannot have a name; remove the key 'name'",
-                list.path.display()
-            )));
+            let path = list.path.display();
+            let fault = format!("{path}: a directory holds many lists and cannot have a name; remove the key 'name'");
+            // A file may have been there.
+            faults.push((entry, ConfigError { is_of_files: true, ..ConfigError::new(fault) }));
+            continue;
         }
-        for path in files(&list.path)? {
+        let Found { files, lost } = directory::find(&list.path, false, known).unwrap_or_else(|fault| {
+            faults.push((entry, fault));
+            Found::default()
+        });
+        for path in files {
             let name = list.name.clone().unwrap_or_else(|| stem(&path));
             let (allow_empty, format, filter) = (list.allow_empty, list.format, list.filter.clone());
-            sources.push(Source { name, path, role, allow_empty, format, filter });
+            let lost = lost.clone();
+            sources.push((entry, Source { name, path, role, allow_empty, format, filter, lost }));
         }
     }
-    for path in &config.allow {
-        for path in files(path)? {
-            let (name, filter) = (stem(&path), Filter::of_allowlist());
-            sources.push(Source { name, path, role: Role::Allow, allow_empty: true, format: None, filter });
+    for (place, path) in config.allow.iter().enumerate() {
+        let entry = Entry::Allow(place);
+        let Found { files, lost } = directory::find(path, true, known).unwrap_or_else(|fault| {
+            faults.push((entry, fault));
+            Found::default()
+        });
+        for path in files {
+            let (name, filter, role, lost) = (stem(&path), Filter::of_allowlist(), Role::Allow, lost.clone());
+            sources.push((entry, Source { name, path, role, allow_empty: true, format: None, filter, lost }));
         }
     }
+    let is_named = |path: &Path| {
+        config.lists.iter().any(|list| list.path == path) || config.allow.iter().any(|allow| allow == path)
+    };
     let mut seen: BTreeMap<(&str, bool), &Path> = BTreeMap::new();
-    for source in &sources {
+    for (entry, source) in &sources {
         let allow = source.role == Role::Allow;
         if let Some(first) = seen.insert((&source.name, allow), &source.path) {
-            return Err(ConfigError::new(format!(
+            let fault = format!(
                 "two lists have the name '{}': {} and {}; rename a file, or give one a name in the configuration",
                 source.name,
                 first.display(),
                 source.path.display()
-            )));
+            );
+            let is_of_files = !is_named(first) || !is_named(&source.path);
+            faults.push((*entry, ConfigError { is_of_files, ..ConfigError::new(fault) }));
         }
     }
-    Ok(sources)
-}
-
-/// The file itself, or the lists in a directory by name.
-fn files(path: &Path) -> Result<Vec<PathBuf>, ConfigError> {
-    if !path.is_dir() || is_feed(path) {
-        return Ok(vec![path.to_owned()]);
-    }
-    let unreadable = |error: io::Error| ConfigError {
-        is_passing: is_passing(&error),
-        ..ConfigError::new(format!("reading the directory {}: {error}", path.display()))
-    };
-    let mut found = Vec::new();
-    for entry in fs::read_dir(path).map_err(unreadable)? {
-        let path = entry.map_err(unreadable)?.path();
-        // What is neither file nor directory costs its own list, loudly, when it is read.
-        if is_list_name(&path) && !path.is_dir() {
-            found.push(path);
-        }
-    }
-    found.sort();
-    Ok(found)
-}
-
-/// Editors and people leave other files beside lists.
-fn is_list_name(path: &Path) -> bool {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    !(name.starts_with('.') || ["~", ".swp", ".tmp", ".md"].iter().any(|end| name.ends_with(end)))
+    Survey { sources, faults }
 }
 
 /// The file's name without `.gz` and one extension.
-fn stem(path: &Path) -> String {
+pub(crate) fn stem(path: &Path) -> String {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let name = name.strip_suffix(".gz").unwrap_or(&name);
     let stem = match name.rsplit_once('.') {
@@ -187,6 +201,9 @@ pub enum Fault {
     /// The file cannot be read.
     #[error("cannot be read: {0}")]
     Unreadable(io::Error),
+    /// All files of its directory are gone at once.
+    #[error("{0}")]
+    Lost(Lost),
     /// The content is refused as a whole.
     #[error("{0}")]
     Refused(#[from] Refusal),
@@ -207,7 +224,12 @@ pub fn load(source: &Source, guards: &Guards, warnings: &Warnings, now: Now) -> 
     };
     let parsed = match parsed {
         Ok(parsed) => parsed,
-        Err(fault) => return faulty(fault),
+        Err(fault) => {
+            return faulty(match &source.lost {
+                Some(lost) => Fault::Lost(lost.clone()),
+                None => fault,
+            });
+        }
     };
     if let Some(wanted) = source.format.filter(|wanted| *wanted != parsed.format) {
         return faulty(Refusal::Format { wanted, found: parsed.format }.into());
@@ -219,9 +241,10 @@ pub fn load(source: &Source, guards: &Guards, warnings: &Warnings, now: Now) -> 
     };
     // An allowlist may be emptied, but one whose every line is refused is a mistake.
     let may_be_empty = source.allow_empty && (source.role != Role::Allow || screened.read == 0);
-    let fault = screened.judge(may_be_empty).err().map(Fault::Refused);
+    let refusal = screened.judge(may_be_empty).err();
+    let fault = refusal.map(|refusal| if source.role == Role::Allow { refusal.of_allowlist() } else { refusal });
     let Screened { format, content, diagnostics, warned, .. } = screened;
-    Loaded { format: Some(format), content, diagnostics, warned, fault, is_passing: false }
+    Loaded { format: Some(format), content, diagnostics, warned, fault: fault.map(Fault::Refused), is_passing: false }
 }
 
 /// Reads and parses a file, or the directory of a MISP feed; tells whether what kept it from being read may pass.
@@ -394,8 +417,13 @@ mod tests {
     #[test]
     fn directory_gives_its_lists_by_name_without_what_editors_leave() {
         let folder = tempfile::tempdir().unwrap();
-        for name in ["b.txt", "a.csv", ".hidden", "b.txt~", "x.swp", "x.tmp", "README.md"] {
+        for name in
+            ["b.txt", "a.csv", ".hidden", "b.txt~", "x.swp", "x.tmp", "README.md", "a.txt.bak", "c.orig", "d.rej"]
+        {
             fs::write(folder.path().join(name), "").unwrap();
+        }
+        for end in ["dpkg-old", "dpkg-new", "dpkg-dist", "rpmnew", "rpmsave"] {
+            fs::write(folder.path().join(format!("e.txt.{end}")), "").unwrap();
         }
         fs::create_dir(folder.path().join("deeper")).unwrap();
         let sources = expand(&config(&[folder.path()]), &[]).unwrap();

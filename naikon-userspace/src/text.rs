@@ -35,6 +35,17 @@ pub fn thousands(number: impl Into<u64>) -> String {
     text
 }
 
+/// A time span in few characters. What lies ahead is none.
+#[must_use]
+pub fn span(seconds: i64) -> String {
+    match seconds {
+        ..=119 => format!("{}s", seconds.max(0)),
+        120..=7_199 => format!("{}m", seconds / 60),
+        7_200..=172_799 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -24,10 +24,10 @@ use super::{
     hits::ActionArg,
     output,
     pipe::{self, Patient},
+    place::Socket,
 };
 use crate::{
     captured::{self, Filter, Frame},
-    config::CONTROL,
     daemon::boot_time,
     hits::{BootTime, Told},
     kernel::{Capture, Caught, SNAPLEN_MAX},
@@ -56,7 +56,7 @@ pub(super) struct Command {
     #[arg(long)]
     force: bool,
     #[arg(long, value_name = "BYTES", default_value_t = SNAPLEN_MAX, value_parser = clap::value_parser!(u32).range(i64::from(SNAPLEN_MIN)..),
-        help = format!("Bytes of a packet to keep, from {SNAPLEN_MIN}; {SNAPLEN_MAX} at most are"))]
+        help = format!("Bytes of a packet to keep, {SNAPLEN_MIN} to {SNAPLEN_MAX}"), hide_default_value = true)]
     snaplen: u32,
     /// End after so many packets
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
@@ -64,24 +64,23 @@ pub(super) struct Command {
     /// End before the file is larger
     #[arg(long, value_name = "BYTES")]
     size: Option<u64>,
-    /// End after so long
+    /// End after so many seconds
     #[arg(long, value_name = "N")]
     seconds: Option<u64>,
-    /// Hits of this list
+    /// Only hits of this list
     #[arg(long, value_name = "NAME")]
     list: Option<String>,
-    /// Internal hosts in here: an address or a CIDR prefix
+    /// Only internal hosts in here: an address or a prefix
     #[arg(long, value_name = "IP")]
     host: Option<Prefix>,
-    /// Indicators in here: an address or a CIDR prefix
+    /// Only indicators in here: an address or a prefix
     #[arg(long, value_name = "IP")]
     indicator: Option<Prefix>,
-    /// What is dropped, or what is only monitored
-    #[arg(long, value_enum)]
+    /// Only those of 'drop', or of 'monitor'
+    #[arg(long, value_enum, hide_possible_values = true)]
     action: Option<ActionArg>,
-    /// Control socket of the daemon
-    #[arg(long, value_name = "PATH", default_value = CONTROL)]
-    control: PathBuf,
+    #[command(flatten)]
+    socket: Socket,
 }
 
 /// Why a capture ends.
@@ -107,7 +106,8 @@ pub(super) fn run(command: &Command) -> Result<Code, Failure> {
         require_free(&command.write, command.force)?;
     }
     let snaplen = command.snaplen.min(SNAPLEN_MAX);
-    let (response, lease) = client::converse(&command.control, &Request::Capture { bytes: snaplen })?;
+    let control = command.socket.control()?;
+    let (response, lease) = client::converse(&control, &Request::Capture { bytes: snaplen })?;
     let maps = match response {
         Response::Capture(maps) => maps,
         other => return Err(client::unexpected(&other)),
@@ -126,12 +126,13 @@ pub(super) fn run(command: &Command) -> Result<Code, Failure> {
         io::ErrorKind::BrokenPipe => Failure::new(Code::Done, ""),
         _ => Failure::new(Code::No, format!("writing {}: {error}", place(command))),
     };
-    let mut session = Session::new(command, snaplen, capture, out, end).map_err(writing)?;
+    let mut session = Session::new(command, &control, snaplen, capture, out, end).map_err(writing)?;
     session.say_begun();
+    client::tell_unknown_list(&control, command.list.as_deref());
     let ended = session.follow(lease.get_ref(), &asked);
     // Who has no lease any more would end the capture of who has it now; without a daemon there is none. It must answer: the
     // socket of one that is killed lives on for a moment.
-    let is_ours = !is_told(lease.get_ref()) || client::ask(&command.control, &Request::Status).is_err();
+    let is_ours = !is_told(lease.get_ref()) || client::ask(&control, &Request::Status).is_err();
     if is_ours && let Err(error) = session.capture.stop() {
         output::error(&format!("{error}; the daemon does it when this process has gone"));
     }
@@ -266,6 +267,7 @@ struct Session<'a> {
 impl<'a> Session<'a> {
     fn new(
         command: &'a Command,
+        control: &Path,
         snaplen: u32,
         capture: Capture,
         out: Box<dyn Write>,
@@ -282,7 +284,7 @@ impl<'a> Session<'a> {
             snaplen,
             writer: Writer::new(BufWriter::new(out), &program)?,
             known: Known {
-                control: command.control.clone(),
+                control: control.to_owned(),
                 lists: BTreeMap::new(),
                 interfaces: BTreeMap::new(),
                 told: HashMap::new(),
@@ -299,7 +301,7 @@ impl<'a> Session<'a> {
     }
 
     fn say_begun(&self) {
-        output::error(&format!("capturing the packets of hits to {}; SIGINT ends it", place(self.command)));
+        output::notice(&format!("capturing the packets of hits to {}; SIGINT ends it", place(self.command)));
     }
 
     fn say_ended(&self) {
@@ -314,10 +316,12 @@ impl<'a> Session<'a> {
         } else {
             String::new()
         };
-        output::error(&format!(
+        let told = format!(
             "captured {packets} packets, {bytes} bytes, to {}; {lost} lost for want of room{others}",
             place(self.command)
-        ));
+        );
+        // Packets that are missing are wrong.
+        if lost == "0" { output::notice(&told) } else { output::error(&told) }
     }
 
     /// Writes what comes until something ends it.

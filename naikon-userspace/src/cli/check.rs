@@ -4,14 +4,16 @@ use std::{
     collections::BTreeSet,
     io::{self, BufWriter, Write},
     path::PathBuf,
+    time::Instant,
 };
 
 use clap::{Args, ValueEnum};
 
 use super::{
-    Lists, context, difference,
+    Lists, configuration, context, difference,
     exit::{Code, Failure},
     output::{self, Paint},
+    progress::ProgressLine,
     remarks::{self, Remarked},
 };
 use crate::{
@@ -42,7 +44,7 @@ pub(super) struct Check {
     files: Vec<PathBuf>,
     #[command(flatten)]
     pub(super) lists: Lists,
-    /// Print the compiled rules instead, one a line, sorted by address
+    /// Print the compiled rules, one a line, by address
     #[arg(long, conflicts_with = "json")]
     print: bool,
     /// Print JSON
@@ -51,14 +53,17 @@ pub(super) struct Check {
     /// A refused entry is a failure too
     #[arg(long)]
     strict: bool,
-    /// Print every remark and every list, not just a screenful
+    /// Print all remarks and lists, not just a screenful
     #[arg(long)]
     pub(super) all: bool,
-    /// Print the rules that go and come between two versions of a list, or of a directory of lists
+    /// Print what changes between two versions of a list, or of a directory of lists
     #[arg(long, num_args = 2, value_names = ["OLD", "NEW"], conflicts_with_all = ["files", "print", "strict"])]
     pub(super) diff: Vec<PathBuf>,
-    /// Whose connectivity is guarded: nobody's, or this machine's, as 'run' does
-    #[arg(long, value_enum, default_value_t = GuardsArg::None)]
+    /// Check the file of --config alone: say all that is wrong with it, and read no list
+    #[arg(long, requires = "config", conflicts_with_all = ["files", "print", "strict", "diff", "guards"])]
+    config_only: bool,
+    /// Guard the connectivity of no one, or this host, as 'run' does
+    #[arg(long, value_enum, hide_possible_values = true, default_value_t = GuardsArg::None, value_name = "none|host")]
     guards: GuardsArg,
 }
 
@@ -75,7 +80,7 @@ pub(super) struct Compiled {
     pub(super) guards: Guards,
     pub(super) warnings: Warnings,
     pub(super) now: Now,
-    /// Named directories without a list.
+    /// Directories that should give lists and hold none.
     pub(super) empty: Vec<PathBuf>,
 }
 
@@ -97,10 +102,7 @@ impl Compiled {
     /// Says which named directories hold no list.
     pub(super) fn tell_empty(&self) {
         for path in &self.empty {
-            output::error(&format!(
-                "no list in {}; names that begin with '.' or end in ~, .swp, .tmp or .md are left out",
-                path.display()
-            ));
+            output::error(&format!("no list in {}; {}", path.display(), sources::LEFT_OUT));
         }
     }
 }
@@ -123,33 +125,53 @@ pub(super) fn compile_config(config: &Config, host: &HostFacts) -> Result<Compil
     if let Some((fault, _)) = warninglists.faults.first() {
         return Err(Failure::new(Code::Usage, fault.clone()));
     }
-    warninglists.remarks.iter().for_each(|remark| output::error(remark));
+    warninglists.remarks.iter().for_each(|remark| output::notice(remark));
     let (guards, warnings) = (host.guards(warninglists.guards(), config.carriers()), warninglists.warnings());
     let mut loaded = Vec::new();
-    for source in sources::expand(config, &[])? {
-        let list = sources::load(&source, &guards, &warnings, now);
+    let found = sources::expand(config, &[])?;
+    let progress = ProgressLine::begin("reading lists");
+    for (place, source) in found.iter().enumerate() {
+        progress.tell(format!("list {} of {}: reading {}", place + 1, found.len(), source.path.display()));
+        let begun = Instant::now();
+        let list = sources::load(source, &guards, &warnings, now);
         // What is named must be there; what lies in a named directory costs itself.
         let is_named = config.lists.iter().any(|list| list.path == source.path) || config.allow.contains(&source.path);
         if let Some(fault @ Fault::Unreadable(_)) = list.fault.as_ref().filter(|_| is_named) {
             return Err(Failure::new(Code::Usage, format!("{}: {fault}", source.path.display())));
         }
-        loaded.push((source, list));
+        let (accepted, refused) = (list.content.prefixes().len(), list.diagnostics.errors());
+        tracing::debug!(
+            "{}: {accepted} entries, {refused} refused, in {} ms",
+            source.path.display(),
+            begun.elapsed().as_millis()
+        );
+        loaded.push((source.clone(), list));
     }
     let found: BTreeSet<_> =
         loaded.iter().flat_map(|(source, _)| [Some(source.path.as_path()), source.path.parent()]).flatten().collect();
-    let named = config.lists.iter().map(|list| &list.path).chain(&config.allow);
-    let empty = named.filter(|path| path.is_dir() && !found.contains(path.as_path())).cloned().collect();
+    // An allow directory may be empty.
+    let empty = config
+        .lists
+        .iter()
+        .map(|list| &list.path)
+        .filter(|path| path.is_dir() && !found.contains(path.as_path()))
+        .cloned()
+        .collect();
     let mut taken = Vec::new();
     for (place, (source, list)) in loaded.iter().enumerate().filter(|(_, (_, list))| list.fault.is_none()) {
         let id = u16::try_from(place).map_err(|_| Failure::new(Code::Usage, "more than 65536 lists"))?;
         taken.push((source.role, id, list.content.active(now)));
     }
+    progress.tell("compiling the lists");
     let taken = taken.iter().map(|(role, id, prefixes)| (*role, *id, &**prefixes));
     let ruleset = sources::compile(taken, &guards);
     Ok(Compiled { lists: loaded, ruleset, guards, warnings, now, empty })
 }
 
 pub(super) fn run(check: &Check) -> Result<Code, Failure> {
+    if check.config_only {
+        return configuration::run(check);
+    }
     let mut host = HostFacts::default();
     if matches!(check.guards, GuardsArg::Host) {
         host.refresh();
@@ -164,6 +186,8 @@ pub(super) fn run(check: &Check) -> Result<Code, Failure> {
         print(&compiled, &report)?;
     } else if check.json {
         output::json(&report)?;
+    } else if output::is_quiet() {
+        tell_wrong(&compiled, &report, check.strict);
     } else if !report.lists.is_empty() {
         show(&compiled, &report, check.all)?;
     }
@@ -171,11 +195,19 @@ pub(super) fn run(check: &Check) -> Result<Code, Failure> {
     Ok(if !report.ok || (check.strict && rejected) { Code::No } else { Code::Done })
 }
 
+/// What makes the answer a no.
+fn tell_wrong(compiled: &Compiled, report: &protocol::Check, strict: bool) {
+    compiled.tell_refused();
+    for list in report.lists.iter().filter(|list| strict && list.refused.is_none() && list.rejected > 0) {
+        output::error(&format!("{}: {} entries refused", list.path, output::thousands(list.rejected as u64)));
+    }
+}
+
 fn report(compiled: &Compiled) -> protocol::Check {
     let lists: Vec<CheckedList> = compiled.lists.iter().map(|(source, list)| checked(compiled, source, list)).collect();
     protocol::Check {
         // Directories without a single list protect from nothing: nobody means that.
-        ok: !lists.is_empty() && lists.iter().all(|list| list.refused.is_none()),
+        ok: (!lists.is_empty() || compiled.empty.is_empty()) && lists.iter().all(|list| list.refused.is_none()),
         prefixes: compiled.ruleset.count().into(),
         lists,
     }

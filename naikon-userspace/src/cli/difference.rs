@@ -41,6 +41,8 @@ pub(super) fn run(check: &Check, old: &Path, new: &Path, host: &HostFacts) -> Re
     let found = if refusals.is_empty() { found } else { Comparison::default() };
     if check.json {
         output::json(&report(&found, refused.as_deref()))?;
+    } else if output::is_quiet() {
+        refused.iter().for_each(|refused| output::error(refused));
     } else {
         let mut out = BufWriter::new(io::stdout().lock());
         show(&mut out, &found, &refusals, refused.as_deref(), check.all, Paint::stdout())?;

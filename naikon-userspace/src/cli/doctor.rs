@@ -3,7 +3,7 @@
 use std::{
     io::{self, Write},
     os::unix::net::UnixStream,
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use clap::Args;
@@ -12,10 +12,10 @@ use super::{
     client,
     exit::{Code, Failure},
     output::{self, Paint},
+    place::Place,
 };
 use crate::{
-    config::{CONTROL, Config, Overrides, PIN_DIR},
-    daemon::Origin,
+    config::{Config, Overrides},
     doctor::{self, Daemon, Finding, Intent, Level, Seen, Unseen},
     kernel,
     protocol::{Request, Response},
@@ -30,33 +30,24 @@ pub(super) struct Doctor {
     /// Of a bridge, bond, team or VRF that is named, look at the ports
     #[arg(long)]
     ports: bool,
-    /// TOML file of the daemon: its interfaces, mode, pin directory and socket are taken
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    #[arg(long, value_name = "PATH", help = format!("Control socket of the daemon [default: {CONTROL}]"))]
-    control: Option<PathBuf>,
-    #[arg(long, value_name = "DIR", help = format!("Where naikon pins, or 'none' [default: {PIN_DIR}]"))]
-    pin_dir: Option<PathBuf>,
+    #[command(flatten)]
+    place: Place,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn run(command: &Doctor) -> Result<Code, Failure> {
-    let overrides = Overrides {
-        interfaces: command.interfaces.clone(),
-        ports: command.ports,
-        control: command.control.clone(),
-        pin_dir: command.pin_dir.clone(),
-        ..Overrides::default()
-    };
-    let config = Origin { file: command.config.clone(), overrides }.read()?;
+    let overrides = Overrides { interfaces: command.interfaces.clone(), ports: command.ports, ..Overrides::default() };
+    let config = command.place.origin(overrides).read()?;
     let facts = kernel::facts(config.pin_dir.as_deref(), daemon(&config.control))?;
     let Config { interfaces, mode, egress, connect, control, .. } = config;
     let intent = Intent { interfaces, mode, egress, connect, control };
     let findings = doctor::examine(&facts, &intent);
     if command.json {
         output::json(&findings)?;
+    } else if output::is_quiet() {
+        findings.iter().filter(|finding| finding.level == Level::Failure).for_each(tell);
     } else {
         show(&mut io::stdout().lock(), &findings, Paint::stdout())?;
     }
@@ -72,7 +63,7 @@ fn daemon(control: &Path) -> Seen<Option<Daemon>> {
         Ok(other) => Err(Unseen::Untold(client::unexpected(&other).message)),
         Err(failure) if failure.code == Code::Privilege => Err(Unseen::Privilege),
         // Refused and not there are the same: nobody answers.
-        Err(failure) if failure.code == Code::NoDaemon => Ok(None),
+        Err(failure) if failure.is_without_daemon() => Ok(None),
         Err(failure) => Err(Unseen::Untold(failure.message)),
     }
 }
@@ -82,6 +73,12 @@ fn process(control: &Path) -> Option<u32> {
     let stream = UnixStream::connect(control).ok()?;
     let peer = rustix::net::sockopt::socket_peercred(&stream).ok()?;
     u32::try_from(peer.pid.as_raw_nonzero().get()).ok()
+}
+
+fn tell(failure: &Finding) {
+    let Finding { check, object, finding, cure, .. } = failure;
+    let cure = cure.iter().map(|cure| format!("; {cure}")).collect::<String>();
+    output::error(&format!("{check} {object}: {finding}{cure}"));
 }
 
 /// One line a finding, in columns, and how many there are of each level.

@@ -1,9 +1,6 @@
 //! `naikon events`: hits as JSON lines as they happen, until enough have come, the reader goes, or the daemon does.
 
-use std::{
-    io::{self, BufRead as _, Write as _},
-    path::PathBuf,
-};
+use std::io::{self, BufRead as _, Write as _};
 
 use clap::{Args, ValueEnum};
 
@@ -11,9 +8,9 @@ use super::{
     client,
     exit::{Code, Failure},
     pipe,
+    place::Socket,
 };
 use crate::{
-    config::CONTROL,
     event::{Filter, LOST},
     prefix::Prefix,
     protocol::{Request, Response},
@@ -22,24 +19,23 @@ use crate::{
 
 #[derive(Debug, Args)]
 pub(super) struct Command {
-    /// Internal hosts in here: an address or a CIDR prefix
+    /// Only internal hosts in here: an address or a prefix
     #[arg(long, value_name = "IP")]
     host: Option<Prefix>,
-    /// Indicators in here: an address or a CIDR prefix
+    /// Only indicators in here: an address or a prefix
     #[arg(long, value_name = "IP")]
     indicator: Option<Prefix>,
-    /// Hits of this list
+    /// Only hits of this list
     #[arg(long, value_name = "NAME")]
     list: Option<String>,
-    /// What is dropped, or what is only monitored
-    #[arg(long, value_enum)]
+    /// Only those of 'drop', or of 'monitor'
+    #[arg(long, value_enum, hide_possible_values = true)]
     action: Option<ActionArg>,
     /// End after so many; lines about lost ones do not count
     #[arg(long, value_name = "N")]
     count: Option<u64>,
-    /// Control socket of the daemon
-    #[arg(long, value_name = "PATH", default_value = CONTROL)]
-    control: PathBuf,
+    #[command(flatten)]
+    socket: Socket,
     /// Print JSON lines, as it does in any case
     #[arg(long)]
     json: bool,
@@ -61,10 +57,12 @@ pub(super) fn run(command: &Command) -> Result<Code, Failure> {
             ActionArg::Monitor => ListAction::Monitor,
         }),
     };
-    let (response, mut lines) = client::converse(&command.control, &Request::Events { filter })?;
+    let control = command.socket.control()?;
+    let (response, mut lines) = client::converse(&control, &Request::Events { filter })?;
     let Response::Following = response else { return Err(client::unexpected(&response)) };
+    client::tell_unknown_list(&control, command.list.as_deref());
     let lost = |error: io::Error| {
-        Failure::new(Code::NoDaemon, format!("following the daemon at {}: {error}", command.control.display()))
+        Failure::new(Code::NoDaemon, format!("following the daemon at {}: {error}", control.display()))
     };
     // However long nothing happens.
     lines.get_ref().set_read_timeout(None).map_err(lost)?;

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Write},
-    path::PathBuf,
+    path::Path,
 };
 
 use clap::{Args, ValueEnum};
@@ -11,9 +11,9 @@ use super::{
     client, context,
     exit::{Code, Failure},
     output::{self, Paint},
+    place::{self, Place},
 };
 use crate::{
-    config::{CONTROL, PIN_DIR},
     daemon::{boot_time, wall_clock},
     hits::{Direction, Hit, Hits, Known, Order, Query, Selection},
     kernel::{self, ErrorKind, HitReader, KernelError},
@@ -34,33 +34,29 @@ const GAP: usize = 2;
 
 #[derive(Debug, Args)]
 pub(super) struct Command {
-    /// Internal hosts in here: an address or a CIDR prefix
+    /// Only internal hosts in here: an address or a prefix
     #[arg(long, value_name = "IP")]
     host: Option<Prefix>,
-    /// Indicators in here: an address or a CIDR prefix
+    /// Only indicators in here: an address or a prefix
     #[arg(long, value_name = "IP")]
     indicator: Option<Prefix>,
-    /// Hits of this list
+    /// Only hits of this list
     #[arg(long, value_name = "NAME")]
     list: Option<String>,
-    /// Last seen then or later: '90m', '2d', or a time such as 2025-01-31T10:00:00Z
+    /// Only those seen since: '90m', '2d', or an RFC 3339 time
     #[arg(long, value_name = "WHEN", value_parser = since)]
     since: Option<Time>,
-    /// What was dropped, or what was only monitored
-    #[arg(long, value_enum)]
+    /// Only those of 'drop', or of 'monitor'
+    #[arg(long, value_enum, hide_possible_values = true)]
     action: Option<ActionArg>,
-    /// What stands first: the latest, the newest pairs, most packets or bytes, the most regular
-    #[arg(long, value_enum, default_value = "last")]
+    /// By last, first, packets, bytes or beacon
+    #[arg(long, value_enum, hide_possible_values = true, default_value = "last")]
     sort: OrderArg,
     /// So many at most
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
-    /// Control socket of the daemon
-    #[arg(long, value_name = "PATH", default_value = CONTROL)]
-    control: PathBuf,
-    /// Where to look when no daemon answers
-    #[arg(long, value_name = "DIR", default_value = PIN_DIR)]
-    pin_dir: PathBuf,
+    #[command(flatten)]
+    place: Place,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -120,24 +116,34 @@ fn since(text: &str) -> Result<Time, String> {
 
 pub(super) fn run(command: &Command) -> Result<Code, Failure> {
     let query = command.query();
-    match client::ask(&command.control, &Request::Hits { query: query.clone() }) {
+    let (control, pin_dir) = command.place.find()?;
+    match client::ask(&control, &Request::Hits { query: query.clone() }) {
         Ok(Response::Hits(hits)) => {
+            if hits.matching == 0 {
+                client::tell_unknown_list(&control, command.list.as_deref());
+            }
             print(command, &hits)?;
             Ok(Code::Done)
         }
         Ok(other) => Err(client::unexpected(&other)),
-        Err(failure) if failure.code == Code::NoDaemon => from_pins(command, &query, failure),
+        Err(failure) if failure.is_without_daemon() => match pin_dir {
+            Some(pin_dir) => {
+                place::require_unlocked(&pin_dir, &control)?;
+                from_pins(command, &pin_dir, &query, failure)
+            }
+            None => Err(failure),
+        },
         Err(failure) => Err(failure),
     }
 }
 
 /// Without a daemon the pins tell; what lists say of indicators only the daemon knows.
-fn from_pins(command: &Command, query: &Query, no_daemon: Failure) -> Result<Code, Failure> {
+fn from_pins(command: &Command, pin_dir: &Path, query: &Query, no_daemon: Failure) -> Result<Code, Failure> {
     let read = || -> Result<Option<Hits>, KernelError> {
-        if !kernel::has_pins(&command.pin_dir)? {
+        if !kernel::has_pins(pin_dir)? {
             return Ok(None);
         }
-        let reader = HitReader::from_pins(&command.pin_dir)?;
+        let reader = HitReader::from_pins(pin_dir)?;
         let lists = reader.lists()?;
         let mut selection = Selection::new(query, reader.room()?, &lists, boot_time());
         reader.each_pair(|met| selection.add(&met))?;
@@ -147,8 +153,7 @@ fn from_pins(command: &Command, query: &Query, no_daemon: Failure) -> Result<Cod
         Ok(Some(hits)) => hits,
         Ok(None) => return Err(no_daemon),
         Err(KernelError { kind: ErrorKind::Privilege, .. }) => {
-            let message =
-                format!("{}; what is pinned at {} only root can read", no_daemon.message, command.pin_dir.display());
+            let message = format!("{}; what is pinned at {} only root can read", no_daemon.message, pin_dir.display());
             return Err(Failure::new(Code::NoDaemon, message));
         }
         Err(error) => return Err(error.into()),
@@ -164,7 +169,7 @@ fn print(command: &Command, hits: &Hits) -> Result<(), Failure> {
         if hits.rows.len() < hits.matching && command.limit.is_none() {
             output::error(&format!("{} of {} hits; narrow them down", hits.rows.len(), hits.matching));
         }
-    } else {
+    } else if !output::is_quiet() {
         show(&mut io::stdout().lock(), hits, Paint::stdout())?;
     }
     Ok(())

@@ -4,18 +4,28 @@
 
 use std::{
     collections::VecDeque,
-    io::{self, IsTerminal, Write},
+    ffi::OsStr,
+    io::{self, Write},
+    os::fd::AsFd,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
     time::Duration,
 };
 
 use tracing::level_filters::LevelFilter;
+use tracing_subscriber::{filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+
+use super::output;
 
 /// Lines that wait take so much memory at most.
 const WAITING_BYTES_MAX: usize = 4 << 20;
 /// At the end lines that wait are written for so long.
 const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The crates of this project, by their common beginning.
+const OWN: &str = "naikon";
+/// The library that watches files.
+const WATCHER: &str = "notify";
 
 /// Keeps the queue; dropping it writes what waits.
 pub(super) struct Log(Arc<Queue>);
@@ -117,24 +127,30 @@ pub(super) fn start(verbose: u8, quiet: bool) -> Log {
         // A system without room for a thread; what it can say is said by the exit code.
         queue.lock().bytes = WAITING_BYTES_MAX;
     }
-    let level = match (quiet, verbose) {
-        (true, _) => LevelFilter::WARN,
-        (false, 0) => LevelFilter::INFO,
-        (false, 1) => LevelFilter::DEBUG,
-        (false, _) => LevelFilter::TRACE,
+    let (own, others) = match (quiet, verbose) {
+        (true, _) => (LevelFilter::WARN, LevelFilter::WARN),
+        (false, 0) => (LevelFilter::INFO, LevelFilter::INFO),
+        // The library that loads programs writes thousands of lines.
+        (false, 1) => (LevelFilter::DEBUG, LevelFilter::INFO),
+        (false, _) => (LevelFilter::TRACE, LevelFilter::TRACE),
     };
-    let lines = tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(Arc::clone(&queue))
-        .with_ansi(io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
-        .with_target(verbose > 1);
-    // The journal has its own clock.
-    if std::env::var_os("JOURNAL_STREAM").is_some() {
-        lines.without_time().init()
+    // What it says by itself are errors as the language prints them; those that matter it returns.
+    let watcher = if verbose > 1 { others } else { LevelFilter::OFF };
+    let wanted = Targets::new().with_target(OWN, own).with_target(WATCHER, watcher).with_default(others);
+    let lines = tracing_subscriber::fmt().with_max_level(own).with_writer(Arc::clone(&queue)).with_target(verbose > 1);
+    let journal = std::env::var_os("JOURNAL_STREAM");
+    if journal.is_some_and(|journal| is_journal(&journal, io::stderr())) {
+        // It has its own clock, and is read by more than terminals.
+        lines.with_ansi(false).without_time().finish().with(wanted).init()
     } else {
-        lines.init()
+        lines.with_ansi(output::has_colours(&io::stderr())).finish().with(wanted).init()
     }
     Log(queue)
+}
+
+/// Whether this stream is the one that JOURNAL_STREAM names: the variable outlives a redirection.
+fn is_journal(named: &OsStr, stream: impl AsFd) -> bool {
+    rustix::fs::fstat(stream).is_ok_and(|found| named == OsStr::new(&format!("{}:{}", found.st_dev, found.st_ino)))
 }
 
 #[cfg(test)]
@@ -154,6 +170,16 @@ mod tests {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    #[test]
+    fn journal_is_the_stream_that_is_named_and_no_other() {
+        let [journal, other] = [(); 2].map(|()| tempfile::tempfile().unwrap());
+        let found = rustix::fs::fstat(&journal).unwrap();
+        let named = format!("{}:{}", found.st_dev, found.st_ino);
+        assert!(is_journal(OsStr::new(&named), &journal));
+        assert!(!is_journal(OsStr::new(&named), &other), "a log that was redirected");
+        assert!(!is_journal(OsStr::new(""), &journal));
     }
 
     #[test]

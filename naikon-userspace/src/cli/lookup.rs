@@ -25,7 +25,7 @@ pub(super) struct Lookup {
     addresses: Vec<String>,
     #[command(flatten)]
     lists: Lists,
-    /// Control socket of the daemon that is asked when no list is given
+    /// Whom to ask when no list is given
     #[arg(long, value_name = "PATH", default_value = CONTROL)]
     control: PathBuf,
     /// Print JSON
@@ -37,7 +37,7 @@ pub(super) fn run(lookup: &Lookup) -> Result<Code, Failure> {
     let answers = if lookup.lists.is_empty() { live(lookup)? } else { offline(lookup)? };
     if lookup.json {
         output::json(&answers)?;
-    } else {
+    } else if !output::is_quiet() {
         show(&answers)?;
     }
     // The first answer for an address or prefix is its strictest.
@@ -50,7 +50,6 @@ pub(super) fn run(lookup: &Lookup) -> Result<Code, Failure> {
 fn live(lookup: &Lookup) -> Result<Vec<Answer>, Failure> {
     match client::ask(&lookup.control, &Request::Lookup { addresses: lookup.addresses.clone() })? {
         Response::Lookup(answers) => Ok(answers),
-        Response::Refused(message) => Err(Failure::new(Code::Usage, message)),
         other => Err(client::unexpected(&other)),
     }
 }
@@ -66,7 +65,7 @@ fn offline(lookup: &Lookup) -> Result<Vec<Answer>, Failure> {
     let mut answers = Vec::new();
     for asked in &lookup.addresses {
         let list = |id| compiled.list(id).map(|(source, list)| (source.name.as_str(), Some(&list.content)));
-        let found = explain::lookup(&compiled.ruleset, list, &compiled.warnings, asked);
+        let found = explain::lookup(&compiled.ruleset, list, &compiled.warnings, &compiled.guards, asked);
         answers.extend(found.map_err(|message| Failure::new(Code::Usage, message))?);
     }
     Ok(answers)

@@ -3,16 +3,20 @@
 mod capture;
 mod check;
 mod client;
+mod configuration;
 mod context;
 mod difference;
 mod doctor;
 mod events;
 mod exit;
+mod help;
 mod hits;
 mod logging;
 mod lookup;
 mod output;
 mod pipe;
+mod place;
+mod progress;
 mod remarks;
 mod replay;
 mod status;
@@ -20,38 +24,26 @@ mod top;
 
 use std::{ffi::OsString, io, os::fd::AsFd as _, path::PathBuf, process::ExitCode};
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{
+    ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum, error::ErrorKind,
+};
 
+pub use self::exit::exit_codes;
 use self::exit::{Code, Failure};
 use crate::{
     config::{CONTROL, LISTEN, Mode, OnExit, Overrides, PIN_DIR, STATE_DIR, Switch, Unparsed, WarnAction},
-    daemon::{self, Origin},
+    daemon::{self, Ending, Origin},
     ruleset::ListAction,
 };
 
-const EXAMPLES: &str = "\
-Examples:
-  naikon check lists/drop/*.csv                   what would load, and what not
-  naikon run -i eth0 -i eth1 --list lists/drop    protect a gateway's two ports
-  naikon lookup 198.51.100.7                      is it blocked, by what
-  naikon status                                   what is attached and counted
-  naikon hits --sort beacon                       who called whom, how regularly
-  naikon top                                      the same and more, live
-  naikon replay day.pcap --list new.csv           what a list would have dropped
-  naikon doctor                                   what could let packets past
-
-Exit codes: 0 done or yes, 1 no, 2 usage or configuration, 3 privilege,
-4 kernel or bpffs, 5 interface, 6 no usable list, 7 another naikon,
-8 a foreign program or pin, 9 no daemon answers.";
-
-/// Drops packets to and from hostile addresses in the kernel, before the network stack sees them.
+/// Drops packets to and from hostile addresses in the kernel, before its stack.
 #[derive(Debug, Parser)]
-#[command(name = "naikon", version, after_help = EXAMPLES, max_term_width = 100)]
+#[command(name = "naikon", version, max_term_width = 100)]
 struct Cli {
-    /// Say more on stderr; twice for the libraries too
+    /// Say more on stderr; twice for the libraries, too
     #[arg(short, long, global = true, action = ArgAction::Count, display_order = 100)]
     verbose: u8,
-    /// Say only what is wrong
+    /// Say only what is wrong, and print no tables
     #[arg(short, long, global = true, conflicts_with = "verbose", display_order = 101)]
     quiet: bool,
     #[command(subcommand)]
@@ -66,7 +58,7 @@ enum Command {
     Check(check::Check),
     /// Say whether addresses are blocked, by what and why
     Lookup(lookup::Lookup),
-    /// Say whether this machine is protected: what is attached, loaded and counted
+    /// Say whether this machine is protected, by what, and what it counted
     Status(status::Command),
     /// Show which internal hosts touched which indicators, and how regularly
     Hits(hits::Command),
@@ -92,22 +84,25 @@ struct Lists {
     /// TOML file with any of these settings
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// List whose entries are dropped: a file, or a directory of lists; repeatable
-    #[arg(short, long = "list", value_name = "PATH")]
+    /// Drop what it lists
+    #[arg(short, long = "list", value_name = "PATH", help_heading = LISTS)]
     lists: Vec<PathBuf>,
-    /// List whose entries are only counted and reported; repeatable
-    #[arg(short, long = "monitor", value_name = "PATH")]
+    /// Only count and report what it lists
+    #[arg(short, long = "monitor", value_name = "PATH", help_heading = LISTS)]
     monitors: Vec<PathBuf>,
-    /// Addresses that are never dropped, whatever the lists say; repeatable
-    #[arg(short, long = "allow", value_name = "PATH")]
+    /// Never drop what it lists, whatever others say
+    #[arg(short, long = "allow", value_name = "PATH", help_heading = LISTS)]
     allow: Vec<PathBuf>,
-    /// MISP warninglists, a file or a directory: entries they hold are noticed as likely mistakes; repeatable
-    #[arg(long = "warnlist", value_name = "PATH")]
+    /// MISP warninglists: tell of entries they hold
+    #[arg(long = "warnlist", value_name = "PATH", help_heading = LISTS)]
     warnlists: Vec<PathBuf>,
-    /// Warninglists whose entries are refused; repeatable
-    #[arg(long = "warnlist-refuse", value_name = "PATH")]
+    /// MISP warninglists: refuse entries they hold
+    #[arg(long = "warnlist-refuse", value_name = "PATH", help_heading = LISTS)]
     refusing: Vec<PathBuf>,
 }
+
+/// Heading of the flags that name lists.
+const LISTS: &str = "Lists (a file, or a directory of files; each flag can be repeated)";
 
 impl Lists {
     fn is_empty(&self) -> bool {
@@ -131,51 +126,54 @@ impl Lists {
 
 #[derive(Debug, Args)]
 struct Run {
-    /// Interface to protect; repeatable; a glob such as 'ppp*' also takes what appears later
+    /// Interface, or a glob such as 'ppp*'; repeatable
     #[arg(short, long = "interface", value_name = "NAME")]
     interfaces: Vec<String>,
-    /// Of a bridge, bond or team take all its ports, those that join later too
+    /// Take the ports of bridges, bonds, teams and VRFs
     #[arg(long)]
     ports: bool,
     #[command(flatten)]
     lists: Lists,
-    /// XDP mode, or tc for TC ingress; auto tries native, falls back to generic and says so [default: auto]
-    #[arg(long, value_enum)]
+    /// 'native' or 'generic' XDP, 'tc', or 'auto': native, else generic [default: auto]
+    #[arg(long, value_enum, hide_possible_values = true, help_heading = ENFORCEMENT)]
     mode: Option<ModeArg>,
-    /// Also judge what this machine sends by itself, or passes on from elsewhere [default: on]
-    #[arg(long, value_enum)]
+    /// Judge what leaves, too [default: on]
+    #[arg(long, value_enum, hide_possible_values = true, value_name = "on|off", help_heading = ENFORCEMENT)]
     egress: Option<SwitchArg>,
-    /// Refuse calls of local processes to listed addresses, and name those who call [default: off]
-    #[arg(long, value_enum)]
+    /// Refuse calls of local processes [default: off]
+    #[arg(long, value_enum, hide_possible_values = true, value_name = "on|off", help_heading = ENFORCEMENT)]
     connect: Option<SwitchArg>,
-    /// Directory of the cgroup v2 whose processes those are; spans network namespaces [default: the root]
-    #[arg(long, value_name = "PATH")]
+    /// Of those in this cgroup only [default: all]
+    #[arg(long, value_name = "PATH", help_heading = ENFORCEMENT)]
     cgroup: Option<PathBuf>,
-    /// Frames that cannot be read: counted in any case [default: pass]
-    #[arg(long, value_enum)]
+    /// Frames that cannot be read [default: pass]
+    #[arg(long, value_enum, hide_possible_values = true, value_name = "pass|drop", help_heading = ENFORCEMENT)]
     unparsed: Option<UnparsedArg>,
-    /// Look into tunnels, MPLS, SNAP, source routes and ISATAP addresses, too
-    #[arg(long)]
+    /// Also look into tunnels, MPLS, SNAP, source routes
+    #[arg(long, help_heading = ENFORCEMENT)]
     deep: bool,
-    /// Where events go as JSON lines: 'none', '-' (stdout), or a file [default: none]
-    #[arg(long, value_name = "PATH")]
-    events: Option<PathBuf>,
-    /// Address and port of the metrics, or 'none'
-    #[arg(long, value_name = "ADDR", help = format!("Address and port of the metrics, or 'none' [default: {LISTEN}]"))]
-    listen: Option<String>,
-    #[arg(long, value_name = "DIR", help = format!("Where to pin, or 'none': then enforcement ends with the daemon [default: {PIN_DIR}]"))]
-    pin_dir: Option<PathBuf>,
-    #[arg(long, value_name = "DIR", help = format!("Where the last good lists are kept [default: {STATE_DIR}]"))]
-    state_dir: Option<PathBuf>,
-    #[arg(long, value_name = "PATH", help = format!("Control socket [default: {CONTROL}]"))]
-    control: Option<PathBuf>,
-    /// What happens to enforcement when the daemon ends [default: keep]
-    #[arg(long, value_enum)]
+    /// When the daemon ends [default: keep]
+    #[arg(long, value_enum, hide_possible_values = true, value_name = "keep|detach", help_heading = ENFORCEMENT)]
     on_exit: Option<OnExitArg>,
-    /// Log every decision with its addresses: for debugging only
-    #[arg(long)]
+    /// Log each decision with addresses, to debug only
+    #[arg(long, help_heading = ENFORCEMENT)]
     trace: bool,
+    /// Events: a file, '-' (stdout) or 'none' [default: none]
+    #[arg(long, value_name = "PATH", help_heading = PLACES)]
+    events: Option<PathBuf>,
+    #[arg(long, value_name = "ADDR", help_heading = PLACES, help = format!("Metrics and page, or 'none' [default: {LISTEN}]"))]
+    listen: Option<String>,
+    #[arg(long, value_name = "PATH", help_heading = PLACES, help = format!("Control socket [default: {CONTROL}]"))]
+    control: Option<PathBuf>,
+    #[arg(long, value_name = "DIR", help_heading = PLACES, help = format!("Pins, or 'none' [default: {PIN_DIR}]"))]
+    pin_dir: Option<PathBuf>,
+    #[arg(long, value_name = "DIR", help_heading = PLACES, help = format!("Last good lists [default: {STATE_DIR}]"))]
+    state_dir: Option<PathBuf>,
 }
+
+/// Headings of the other flags.
+const ENFORCEMENT: &str = "Enforcement";
+const PLACES: &str = "Places";
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum ModeArg {
@@ -247,6 +245,12 @@ impl Run {
     }
 }
 
+/// The command line as a whole, for manuals and completions.
+#[must_use]
+pub fn command() -> clap::Command {
+    help::complete(Cli::command())
+}
+
 /// Runs the command of this process.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -259,8 +263,20 @@ pub fn main() -> ExitCode {
     }
 }
 
+fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    let mut command = command();
+    let mut matches = command.try_get_matches_from_mut(arguments)?;
+    let cli = Cli::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))?;
+    // What clap does not see when one of them stands in front of the command and the other behind.
+    if cli.quiet && cli.verbose > 0 {
+        let message = "the argument '--quiet' cannot be used with '--verbose...'";
+        return Err(command.error(ErrorKind::ArgumentConflict, message));
+    }
+    Ok(cli)
+}
+
 fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Code, Failure> {
-    let cli = match Cli::try_parse_from(arguments) {
+    let cli = match parse(arguments) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are answers, everything else is a mistake; clap knows which stream they belong to.
@@ -271,6 +287,9 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Code, Failure> {
             };
         }
     };
+    if cli.quiet {
+        output::be_quiet();
+    }
     let log = || logging::start(cli.verbose, cli.quiet);
     let logged = |answer: &dyn Fn() -> Result<Code, Failure>| {
         let _log = log();
@@ -282,10 +301,13 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Code, Failure> {
             let confined = daemon::Confined::enter()?;
             let log = log();
             let stdout = io::stdout().as_fd().try_clone_to_owned();
-            let Err(error) = daemon::run(confined, run.origin(), stdout, log.lines_lost()) else {
-                return Ok(Code::Done);
+            let error = match daemon::run(confined, run.origin(), stdout, log.lines_lost()) {
+                // A service manager that starts again what ended must be able to tell this from a signal.
+                Ok(Ending::Detached) if std::env::var_os("NOTIFY_SOCKET").is_some() => return Ok(Code::Detached),
+                Ok(_) => return Ok(Code::Done),
+                Err(error) => error,
             };
-            let Failure { code, message } = error.into();
+            let Failure { code, message, .. } = error.into();
             // By the log: who does not read what a daemon says keeps it from no end.
             log.say(&output::error_lines(&message));
             Err(Failure::new(code, ""))
@@ -307,17 +329,43 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Code, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn command_tree_is_consistent() {
-        Cli::command().debug_assert();
+        command().debug_assert();
     }
 
     #[test]
-    fn help_fits_a_terminal() {
-        let help = Cli::command().term_width(80).render_help().to_string();
-        assert!(help.lines().all(|line| line.chars().count() <= 88), "{help}");
-        assert!(help.lines().count() <= 40, "{help}");
+    fn whoever_asks_the_daemon_may_name_its_file() {
+        let command = command();
+        let takes = |name: &str, flag: &str| {
+            let command = command.find_subcommand(name).unwrap();
+            command.get_arguments().any(|argument| argument.get_long() == Some(flag))
+        };
+        let names: Vec<&str> = command.get_subcommands().map(clap::Command::get_name).collect();
+        let asking: Vec<&&str> = names.iter().filter(|name| takes(name, "control")).collect();
+        assert_eq!(asking.len(), 10, "{asking:?}");
+        for name in asking {
+            assert!(takes(name, "config"), "{name}");
+        }
+    }
+
+    #[test]
+    fn quiet_and_verbose_exclude_each_other_wherever_they_stand() {
+        let asked = |words: &[&str]| parse(words.iter().map(OsString::from));
+        for words in
+            [["naikon", "-q", "status", "-v"], ["naikon", "status", "-v", "-q"], ["naikon", "-v", "-q", "status"]]
+        {
+            assert_eq!(asked(&words).unwrap_err().kind(), ErrorKind::ArgumentConflict, "{words:?}");
+        }
+        for (words, expected) in [
+            (&["naikon", "-vv", "status"][..], (2, false)),
+            (&["naikon", "status", "-v"], (1, false)),
+            (&["naikon", "--quiet", "status"], (0, true)),
+            (&["naikon", "status"], (0, false)),
+        ] {
+            let cli = asked(words).unwrap();
+            assert_eq!((cli.verbose, cli.quiet), expected, "{words:?}");
+        }
     }
 }

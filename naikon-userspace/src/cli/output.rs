@@ -3,12 +3,34 @@
 use std::{
     borrow::Cow,
     io::{self, IsTerminal, Write},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use serde::Serialize;
 
 use crate::text;
-pub(super) use crate::text::thousands;
+pub(super) use crate::text::{span, thousands};
+
+/// `--quiet`: only what is wrong is said.
+static IS_QUIET: AtomicBool = AtomicBool::new(false);
+
+/// Has this process say only what is wrong.
+pub(super) fn be_quiet() {
+    IS_QUIET.store(true, Ordering::Relaxed);
+}
+
+/// Whether a table or a notice would be too much.
+pub(super) fn is_quiet() -> bool {
+    IS_QUIET.load(Ordering::Relaxed)
+}
+
+/// Whether this stream is for people with colours: a terminal that has them, unless somebody said otherwise.
+pub(super) fn has_colours(stream: &impl IsTerminal) -> bool {
+    if anstyle_query::no_color() {
+        return false;
+    }
+    anstyle_query::clicolor_force() || (stream.is_terminal() && anstyle_query::term_supports_color())
+}
 
 /// The terminal's colours, or none.
 #[derive(Clone, Copy)]
@@ -16,12 +38,11 @@ pub(super) struct Paint(bool);
 
 impl Paint {
     /// No colours.
-    #[cfg(test)]
     pub(super) const NONE: Paint = Paint(false);
 
     /// For standard output.
     pub(super) fn stdout() -> Self {
-        Paint(io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none())
+        Paint(has_colours(&io::stdout()))
     }
 
     pub(super) fn red(self, text: &str) -> String {
@@ -59,6 +80,13 @@ pub(super) fn error(message: &str) {
     if !message.is_empty() {
         // Nobody is left to tell when stderr is gone.
         let _gone = write!(io::stderr(), "{}", error_lines(message));
+    }
+}
+
+/// Says what is good to know, unless only what is wrong is wanted.
+pub(super) fn notice(message: &str) {
+    if !is_quiet() {
+        error(message);
     }
 }
 
@@ -135,16 +163,6 @@ pub(super) fn every(seconds: f64) -> String {
         short if short < 120.0 => format!("{short:.0}s"),
         middle if middle < 7200.0 => format!("{:.0}m", middle / 60.0),
         long => format!("{:.0}h", long / 3600.0),
-    }
-}
-
-/// A time span in few characters. What lies ahead is none.
-pub(super) fn span(seconds: i64) -> String {
-    match seconds {
-        ..=119 => format!("{}s", seconds.max(0)),
-        120..=7_199 => format!("{}m", seconds / 60),
-        7_200..=172_799 => format!("{}h", seconds / 3600),
-        _ => format!("{}d", seconds / 86_400),
     }
 }
 

@@ -14,6 +14,7 @@ use super::{
     context,
     exit::{Code, Failure},
     output::{self, Paint},
+    progress::ProgressLine,
 };
 use crate::{
     config::{Overrides, Unparsed},
@@ -66,7 +67,11 @@ pub(super) fn run(command: &Command) -> Result<Code, Failure> {
     }
     let manner = Manner { deep: config.deep, drops_unparsed: config.unparsed == Unparsed::Drop };
     let mut replay = Replay::new(&compiled.ruleset, manner);
-    let end = pcap::read(open(&command.file)?, |packet| replay.take(packet));
+    let (file, size) = open(&command.file)?;
+    let progress = ProgressLine::begin("");
+    let file = progress.reading(format!("replaying {}", command.file.display()), file, size);
+    let end = pcap::read(file, |packet| replay.take(packet));
+    drop(progress);
     let place =
         if command.file == Path::new(STDIN) { "standard input".into() } else { command.file.display().to_string() };
     let named = |id| compiled.list(id).map_or_else(String::new, |(source, _)| source.name.clone());
@@ -103,7 +108,7 @@ pub(super) fn run(command: &Command) -> Result<Code, Failure> {
     }
     if command.json {
         output::json(&report)?;
-    } else {
+    } else if !output::is_quiet() {
         show(&mut io::BufWriter::new(io::stdout().lock()), &report, Paint::stdout())?;
     }
     Ok(match end.fault {
@@ -124,13 +129,15 @@ fn refused(compiled: &Compiled) -> Vec<Refused> {
     compiled.lists.iter().filter_map(fault).collect()
 }
 
-fn open(path: &Path) -> Result<Box<dyn Read>, Failure> {
+/// The capture, and its length where it has one.
+fn open(path: &Path) -> Result<(Box<dyn Read>, Option<u64>), Failure> {
     if path == Path::new(STDIN) {
-        return Ok(Box::new(io::stdin().lock()));
+        return Ok((Box::new(io::stdin().lock()), None));
     }
     let file = File::open(path)
         .map_err(|error| Failure::new(Code::Usage, format!("{}: opening it: {error}", path.display())))?;
-    Ok(Box::new(file))
+    let size = file.metadata().ok().filter(|found| found.is_file()).map(|found| found.len());
+    Ok((Box::new(file), size))
 }
 
 /// Two lines a hit, as `naikon hits` has them; then what became of all packets.

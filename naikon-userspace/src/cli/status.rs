@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Write},
-    path::PathBuf,
+    path::Path,
 };
 
 use clap::Args;
@@ -11,9 +11,9 @@ use super::{
     client::{ask, unexpected},
     exit::{Code, Failure},
     output::{self, Paint},
+    place::{self, Place},
 };
 use crate::{
-    config::{CONTROL, PIN_DIR},
     coverage,
     daemon::{wall_clock, ways_past},
     kernel::{self, ErrorKind, KernelError},
@@ -29,19 +29,16 @@ pub(super) struct Command {
     /// Exit 1 when something that is wanted is not enforced, for a monitor; without it an answer is success
     #[arg(long)]
     check: bool,
-    /// Control socket of the daemon
-    #[arg(long, value_name = "PATH", default_value = CONTROL)]
-    control: PathBuf,
-    /// Where to look when no daemon answers
-    #[arg(long, value_name = "DIR", default_value = PIN_DIR)]
-    pin_dir: PathBuf,
+    #[command(flatten)]
+    place: Place,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn run(command: &Command) -> Result<Code, Failure> {
-    match ask(&command.control, &Request::Status) {
+    let (control, pin_dir) = command.place.find()?;
+    match ask(&control, &Request::Status) {
         Ok(Response::Status(status)) => {
             // A daemon of a version that tells no answer gets one from what it tells.
             let status = status.judged();
@@ -49,27 +46,24 @@ pub(super) fn run(command: &Command) -> Result<Code, Failure> {
             Ok(if command.check && !status.protected { Code::No } else { Code::Done })
         }
         Ok(other) => Err(unexpected(&other)),
-        Err(failure) if failure.code == Code::NoDaemon => from_pins(command, failure),
+        Err(failure) if failure.is_without_daemon() => from_pins(command, &control, pin_dir.as_deref(), failure),
         Err(failure) => Err(failure),
     }
 }
 
 /// Without a daemon the pins tell what is still enforced.
-fn from_pins(command: &Command, no_daemon: Failure) -> Result<Code, Failure> {
-    let inspection = match kernel::has_pins(&command.pin_dir) {
-        Ok(false) => return Err(no_daemon),
-        Ok(true) => kernel::inspect(&command.pin_dir),
+fn from_pins(command: &Command, control: &Path, pin_dir: Option<&Path>, no_daemon: Failure) -> Result<Code, Failure> {
+    let Some(pin_dir) = pin_dir else { return Err(elsewhere(None, no_daemon)) };
+    place::require_unlocked(pin_dir, control)?;
+    let inspection = match kernel::has_pins(pin_dir) {
+        Ok(false) => return Err(elsewhere(Some(pin_dir), no_daemon)),
+        Ok(true) => kernel::inspect(pin_dir),
         Err(error) => Err(error),
     };
     let inspection = match inspection {
         Ok(inspection) => inspection,
         Err(KernelError { kind: ErrorKind::Privilege, .. }) => {
-            let message =
-                format!("{}; what is pinned at {} only root can read", no_daemon.message, command.pin_dir.display());
-            return Err(Failure::new(Code::NoDaemon, message));
-        }
-        Err(KernelError { kind: ErrorKind::Locked, .. }) => {
-            let message = format!("{}; a daemon works with {}", no_daemon.message, command.pin_dir.display());
+            let message = format!("{}; what is pinned at {} only root can read", no_daemon.message, pin_dir.display());
             return Err(Failure::new(Code::NoDaemon, message));
         }
         Err(error) => return Err(error.into()),
@@ -108,9 +102,19 @@ fn from_pins(command: &Command, no_daemon: Failure) -> Result<Code, Failure> {
     Ok(Code::NoDaemon)
 }
 
+/// That nobody answers, and where else naikon enforces.
+fn elsewhere(pin_dir: Option<&Path>, no_daemon: Failure) -> Failure {
+    let told: Vec<String> = [no_daemon.message].into_iter().chain(place::told_elsewhere(pin_dir)).collect();
+    Failure::new(Code::NoDaemon, told.join("; "))
+}
+
 fn print(command: &Command, status: &protocol::Status) -> io::Result<()> {
     if command.json {
         return output::json(status);
+    }
+    if output::is_quiet() {
+        status.problems.iter().for_each(|problem| output::error(problem));
+        return Ok(());
     }
     show(&mut io::stdout().lock(), status, wall_clock(), Paint::stdout())
 }

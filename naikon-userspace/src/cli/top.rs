@@ -20,9 +20,9 @@ use super::{
     client,
     exit::{Code, Failure},
     output::{self, Paint},
+    place::Socket,
 };
 use crate::{
-    config::CONTROL,
     daemon::wall_clock,
     hits::Query,
     protocol::{Request, Response},
@@ -43,9 +43,8 @@ pub(super) struct Command {
     /// Print one snapshot as text, as without a terminal
     #[arg(long)]
     once: bool,
-    /// Control socket of the daemon
-    #[arg(long, value_name = "PATH", default_value = CONTROL)]
-    control: PathBuf,
+    #[command(flatten)]
+    socket: Socket,
     /// Print one snapshot as JSON
     #[arg(long)]
     json: bool,
@@ -61,9 +60,13 @@ fn interval(text: &str) -> Result<Duration, String> {
 
 pub(super) fn run(command: &Command) -> Result<Code, Failure> {
     let begun = Instant::now();
-    let first = look(&command.control, begun)?;
+    let control = command.socket.control()?;
+    let first = look(&control, begun)?;
     if command.json {
         output::json(&json(&first)?)?;
+        return Ok(Code::Done);
+    }
+    if output::is_quiet() {
         return Ok(Code::Done);
     }
     let mut top = Top::new(command.interval.as_secs_f64());
@@ -73,7 +76,7 @@ pub(super) fn run(command: &Command) -> Result<Code, Failure> {
         plain::print(&mut io::stdout().lock(), &top, Paint::stdout())?;
         return Ok(Code::Done);
     }
-    let samples = sampler(command.control.clone(), command.interval, begun)?;
+    let samples = sampler(control, command.interval, begun)?;
     screen::show(&mut top, &samples, begun)
 }
 

@@ -4,7 +4,6 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use naikon_ebpf::embedded::{NAT64_MAX, Nat64};
 
-use super::ConfigError;
 use crate::prefix::Prefix;
 
 /// Where IPv4 is seen without being told: mapped, compatible and SIIT, Teredo, the well-known prefix of NAT64.
@@ -14,33 +13,40 @@ const fn known(start: [u16; 2], length: u8) -> Prefix {
     Prefix::from_v6(Ipv6Addr::new(start[0], start[1], 0, 0, 0, 0, 0, 0), length)
 }
 
-/// Checks each, and all together.
-pub(super) fn parse(texts: &[String]) -> Result<Vec<Nat64>, ConfigError> {
-    if texts.len() > NAT64_MAX {
-        return Err(ConfigError::new(format!(
-            "nat64 has {} prefixes; naikon looks for {NAT64_MAX} at most",
-            texts.len()
-        )));
+/// Checks each, and all together: what is good, and what is wrong with which of them.
+pub(super) fn parse(texts: &[&str]) -> (Vec<Nat64>, Vec<(usize, String)>) {
+    let mut taken: Vec<(&str, Prefix)> = Vec::new();
+    let (mut found, mut faults) = (Vec::new(), Vec::new());
+    for (place, text) in texts.iter().enumerate() {
+        match fitting(text, &taken) {
+            Err(cause) => faults.push((place, format!("nat64 prefix '{text}' {cause}"))),
+            Ok(_) if found.len() == NAT64_MAX => {
+                faults.push((place, format!("nat64 has more prefixes than the {NAT64_MAX} that naikon looks for")));
+                break;
+            }
+            Ok((prefix, nat64)) => {
+                taken.push((text, prefix));
+                found.push(nat64);
+            }
+        }
     }
-    let mut taken: Vec<(&String, Prefix)> = Vec::new();
-    let mut found = Vec::new();
-    for text in texts {
-        let fault = |cause: String| ConfigError::new(format!("nat64 prefix '{text}' {cause}"));
-        let (prefix, nat64) = one(text).map_err(fault)?;
-        let overlaps = |other: &Prefix| other.contains(&prefix) || prefix.contains(other);
-        if let Some(known) = KNOWN.iter().find(|known| overlaps(known)) {
-            return Err(fault(format!("touches {known}, in which IPv4 is always seen; leave it out")));
-        }
-        if let Some((other, _)) = taken.iter().find(|(_, other)| *other == prefix) {
-            return Err(fault(format!("is given twice, also as '{other}'; name it once")));
-        }
-        if let Some((other, _)) = taken.iter().find(|(_, other)| overlaps(other)) {
-            return Err(fault(format!("and '{other}' lie in each other; name the one that is translated")));
-        }
-        taken.push((text, prefix));
-        found.push(nat64);
+    (found, faults)
+}
+
+/// One prefix, if it may stand beside those.
+fn fitting(text: &str, taken: &[(&str, Prefix)]) -> Result<(Prefix, Nat64), String> {
+    let (prefix, nat64) = one(text)?;
+    let overlaps = |other: &Prefix| other.contains(&prefix) || prefix.contains(other);
+    if let Some(known) = KNOWN.iter().find(|known| overlaps(known)) {
+        return Err(format!("touches {known}, in which IPv4 is always seen; leave it out"));
     }
-    Ok(found)
+    if let Some((other, _)) = taken.iter().find(|(_, other)| *other == prefix) {
+        return Err(format!("is given twice, also as '{other}'; name it once"));
+    }
+    if let Some((other, _)) = taken.iter().find(|(_, other)| overlaps(other)) {
+        return Err(format!("and '{other}' lie in each other; name the one that is translated"));
+    }
+    Ok((prefix, nat64))
 }
 
 fn one(text: &str) -> Result<(Prefix, Nat64), String> {
@@ -63,8 +69,11 @@ mod tests {
     use super::*;
 
     fn parsed(texts: &[&str]) -> Result<usize, String> {
-        let texts: Vec<String> = texts.iter().map(|text| (*text).to_owned()).collect();
-        parse(&texts).map(|found| found.len()).map_err(|error| error.to_string())
+        let (found, faults) = parse(texts);
+        match faults.into_iter().next() {
+            Some((_, fault)) => Err(fault),
+            None => Ok(found.len()),
+        }
     }
 
     #[test]
@@ -76,7 +85,7 @@ mod tests {
         let texts: Vec<String> = (1..=9).map(|number| format!("2001:db8:{number}::/96")).collect();
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
         assert_eq!(parsed(&texts[..8]), Ok(8));
-        assert!(parsed(&texts).is_err_and(|error| error.contains("8 at most")));
+        assert!(parsed(&texts).is_err_and(|error| error.contains("more prefixes than the 8")));
     }
 
     #[test]

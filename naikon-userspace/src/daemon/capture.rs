@@ -34,7 +34,7 @@ impl Captures {
             return Err(Response::Failed(message));
         }
         if bytes == 0 {
-            return Err(Response::Refused("a capture of no bytes is none".into()));
+            return Err(Response::Invalid("a capture of no bytes is none".into()));
         }
         self.set(bytes).map_err(|error| Response::Failed(error.to_string()))?;
         *holder = Some(process);

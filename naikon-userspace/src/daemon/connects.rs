@@ -72,7 +72,7 @@ impl Told {
 /// # Errors
 ///
 /// When what is named is no cgroup v2, or there is none.
-pub(super) fn cgroup(config: &Config) -> Result<Option<PathBuf>, RunError> {
+pub(crate) fn cgroup(config: &Config) -> Result<Option<PathBuf>, RunError> {
     if !config.connect {
         if let Some(path) = &config.cgroup {
             tracing::warn!("the cgroup {} is not looked after without --connect on", path.display());
@@ -98,6 +98,10 @@ pub(super) fn cgroup(config: &Config) -> Result<Option<PathBuf>, RunError> {
         RunError::Config(ConfigError::new(format!("cgroup {}: {cause}; {cure}", path.display())))
     };
     match fs::metadata(path) {
+        // It may come later, as an interface may.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            std::path::absolute(path).map(Some).map_err(|error| unusable(error.to_string()))
+        }
         Err(error) => Err(unusable(error.to_string())),
         Ok(found) if !found.is_dir() => Err(unusable("it is no directory".into())),
         // Absolute, as it is told and compared later.
@@ -138,6 +142,11 @@ fn unescaped(field: &[u8]) -> Vec<u8> {
     plain
 }
 
+/// Whether the cgroup that is wanted is not there.
+pub(super) fn is_absent(kernel: &Kernel) -> bool {
+    kernel.cgroup().is_some_and(|path| matches!(path.try_exists(), Ok(false)))
+}
+
 /// Puts the programs at the cgroup, and says so.
 ///
 /// # Errors
@@ -168,7 +177,7 @@ pub(super) fn settle(kernel: &mut Kernel) -> Result<(), KernelError> {
     Ok(())
 }
 
-/// Puts the programs back that have gone. The cgroup where that was done.
+/// Puts the programs back that have gone, or to a cgroup that has come. The cgroup where that was done.
 ///
 /// # Errors
 ///

@@ -14,11 +14,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader},
     net::{UnixListener, UnixStream},
     sync::{Semaphore, mpsc, watch},
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use super::{
@@ -44,6 +45,10 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 const LOOKUP_BYTES_MAX: usize = 16 << 20;
 /// Time to send a request and to take a response: a local peer needs none to speak of.
 const PEER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Between attempts to bind the socket.
+const BIND_PAUSE: Duration = Duration::from_secs(5);
+/// Between looks whether a peer that sends no more has gone.
+const HANG_UP_PAUSE: Duration = Duration::from_millis(100);
 /// The group that may read.
 const GROUP: &str = "naikon";
 
@@ -93,15 +98,15 @@ impl Control {
             Err(_) => {}
         }
         let listener = UnixListener::bind(path).map_err(|error| refused(&error))?;
-        let mode = match nix::unistd::Group::from_name(GROUP) {
-            Ok(Some(group)) => match chown(path, None, Some(group.gid.as_raw())) {
+        let mode = match group() {
+            Some(group) => match chown(path, None, Some(group)) {
                 Ok(()) => 0o660,
                 Err(error) => {
                     tracing::warn!("giving {} to group {GROUP}: {error}; only this user may ask", path.display());
                     0o600
                 }
             },
-            _ => {
+            None => {
                 tracing::info!("no group {GROUP} here: only root and this user may use {}", path.display());
                 0o600
             }
@@ -110,8 +115,7 @@ impl Control {
         Ok(Control { listener, path: path.to_owned() })
     }
 
-    /// Serves until the daemon ends.
-    pub(crate) async fn serve(self, daemon: Daemon) {
+    async fn serve(self, daemon: Daemon) {
         let mut room = Room::new("control", daemon.metrics.instruments());
         // Most places are for those who ask once.
         let followers = (room.places() / 2).min(events::FOLLOWERS_MAX);
@@ -130,6 +134,26 @@ impl Control {
                 Err(error) => room.not_taken(&error).await,
             }
         }
+    }
+}
+
+/// Serves until the daemon ends. What could not be bound is said and tried again: enforcement does not depend on it.
+pub(crate) async fn serve(mut bound: Result<Control, KernelError>, path: PathBuf, daemon: Daemon) {
+    let mut said = None;
+    loop {
+        match bound {
+            Ok(control) => return control.serve(daemon).await,
+            Err(error) => {
+                let text = error.to_string();
+                if said.as_ref() != Some(&text) {
+                    let pause = BIND_PAUSE.as_secs();
+                    tracing::error!("{text}; enforcement goes on without it, trying again every {pause} s");
+                }
+                said = Some(text);
+            }
+        }
+        sleep(BIND_PAUSE).await;
+        bound = Control::bind(&path);
     }
 }
 
@@ -161,14 +185,16 @@ async fn connection(stream: UnixStream, desk: &Desk, stay: &Stay) -> io::Result<
     let mut line = Vec::new();
     let mut reader = BufReader::new(read.take(REQUEST_MAX));
     timeout(PEER_TIMEOUT, reader.read_until(b'\n', &mut line)).await??;
-    let (response, detached) = match serde_json::from_slice::<Request>(&line) {
+    let answered = match serde_json::from_slice::<Request>(&line) {
         Err(_) if line.len() as u64 == REQUEST_MAX => {
-            (Response::Refused(format!("the request is longer than {REQUEST_MAX} bytes")), false)
+            (Response::Invalid(format!("the request is longer than {REQUEST_MAX} bytes")), false)
         }
-        Err(error) => (Response::Refused(format!("the request cannot be read: {error}")), false),
+        Err(error) => (Response::Invalid(format!("the request cannot be read: {error}")), false),
         Ok(request) if request.changes() && !may_change(peer) => {
             (Response::Refused("only root and the daemon's own user may change something".into()), false)
         }
+        // Whoever asked gave up meanwhile, and may have done something else.
+        Ok(request) if request.changes() && has_hung_up(write.as_ref()) => return Ok(()),
         Ok(Request::Capture { bytes }) => {
             stay.hold();
             return capture(reader, write, &desk.daemon.captures, process, bytes).await;
@@ -182,10 +208,24 @@ async fn connection(stream: UnixStream, desk: &Desk, stay: &Stay) -> io::Result<
             if !matches!(request, Request::Lookup { .. } | Request::Hits { .. }) {
                 stay.hold();
             }
-            respond(request, desk).await
+            let changes = request.changes();
+            tokio::select! {
+                answered = respond(request, desk) => answered,
+                // What has not begun by now is not done.
+                () = hung_up(&mut reader, write.as_ref()), if changes => {
+                    if desk.daemon.worker.has_stopped().await {
+                        let _ending = desk.daemon.detached.try_send(());
+                    }
+                    return Ok(());
+                }
+            }
         }
     };
-    stay.release();
+    let (response, detached) = answered;
+    // What has ended must be told: nobody may close this connection before.
+    if !detached {
+        stay.release();
+    }
     let mut bytes = serde_json::to_vec(&response)?;
     bytes.push(b'\n');
     let written = timeout(PEER_TIMEOUT, write.write_all(&bytes)).await;
@@ -194,6 +234,21 @@ async fn connection(stream: UnixStream, desk: &Desk, stay: &Stay) -> io::Result<
         let _ending = desk.daemon.detached.try_send(());
     }
     written?
+}
+
+fn has_hung_up(stream: &UnixStream) -> bool {
+    let mut looked = [PollFd::new(stream, PollFlags::empty())];
+    poll(&mut looked, Some(&Timespec::default())).is_ok()
+        && looked.iter().any(|look| look.revents().contains(PollFlags::HUP))
+}
+
+/// Returns when the peer has hung up. One that has only ended its own sending waits for the answer.
+async fn hung_up(read: &mut (impl AsyncRead + Unpin), stream: &UnixStream) {
+    let mut rest = [0; 64];
+    while read.read(&mut rest).await.is_ok_and(|count| count > 0) {}
+    while !has_hung_up(stream) {
+        sleep(HANG_UP_PAUSE).await;
+    }
 }
 
 /// Lends the capture for as long as the peer keeps the connection, which nobody else's takes from it: there is only one.
@@ -215,6 +270,21 @@ async fn capture(
         loan.until_closed(&mut read).await;
     }
     Ok(())
+}
+
+/// The group whose members may ask. A C library that is linked in must not be asked: for a group that is not in the file it loads
+/// what nsswitch.conf names, which was made for the machine's own, and that ends in a crash.
+fn group() -> Option<u32> {
+    if cfg!(target_feature = "crt-static") {
+        return listed_group(&fs::read_to_string("/etc/group").ok()?);
+    }
+    nix::unistd::Group::from_name(GROUP).ok().flatten().map(|group| group.gid.as_raw())
+}
+
+/// The same out of the file (group(5)).
+fn listed_group(text: &str) -> Option<u32> {
+    let mut lines = text.lines().map(|line| line.split(':'));
+    lines.find_map(|mut fields| if fields.next()? == GROUP { fields.nth(1)?.parse().ok() } else { None })
 }
 
 /// What to do where no socket can be bound.
@@ -261,7 +331,7 @@ async fn respond(request: Request, desk: &Desk) -> (Response, bool) {
             let snapshot = Arc::clone(&daemon.snapshots.borrow());
             match one_of(&desk.lookups, move || lookup(&snapshot, &addresses)).await {
                 Ok(Ok(answers)) => Response::Lookup(answers),
-                Ok(Err(error)) => Response::Refused(error),
+                Ok(Err(error)) => Response::Invalid(error),
                 Err(error) => Response::Failed(error.to_string()),
             }
         }
@@ -276,10 +346,11 @@ async fn respond(request: Request, desk: &Desk) -> (Response, bool) {
         // It has a connection of its own.
         Request::Events { .. } => Response::Failed("events are followed, not answered".into()),
         Request::Reload { force, clock } => {
-            daemon.worker.reload(Wish { force, clock }, Asker::Person).await.map_or_else(ended, Response::Reload)
+            let reload = daemon.worker.reload(Wish { force, clock }, Asker::Person).await;
+            reload.map_or_else(ended, |reload| Response::Reload(Box::new(reload)))
         }
         // It outlives its answer, see `capture`.
-        Request::Capture { .. } => Response::Refused("a capture needs a connection of its own".into()),
+        Request::Capture { .. } => Response::Invalid("a capture needs a connection of its own".into()),
         Request::Detach => match daemon.worker.stop(OnExit::Detach).await {
             None => ended(),
             Some(Err(error)) if error.kind == ErrorKind::Foreign => {
@@ -317,4 +388,17 @@ fn lookup(snapshot: &Snapshot, addresses: &[String]) -> Result<Vec<Lookup>, Stri
         found.extend(answers);
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn group_is_found_in_the_file_by_its_whole_name() {
+        let text = "root:x:0:\nnaikons:x:7:\n\n+\nnaikon:x:106:analyst,admin\n";
+        assert_eq!(listed_group(text), Some(106));
+        assert_eq!(listed_group("naikons:x:7:\nx:naikon:8:\n"), None);
+        assert_eq!(listed_group("naikon:x\nnaikon:x:none:\n"), None);
+    }
 }

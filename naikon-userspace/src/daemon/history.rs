@@ -92,18 +92,12 @@ mod tests {
             history.refreshed(generation, 1, 0, Duration::from_millis(2));
         }
         let refused = |name: &str| ListReload {
-            name: name.into(),
-            result: ReloadResult::Refused,
             reason: Some("ä".repeat(REASON_MAX)),
+            ..ListReload::blank(name, ReloadResult::Refused)
         };
-        let report = Reload {
-            result: ReloadResult::Refused,
-            generation: 33,
-            added: 0,
-            removed: 0,
-            lists: (0..20).map(|number| refused(&format!("list{number}"))).collect(),
-            reason: Some("the file cannot be read".into()),
-        };
+        let lists = (0..20).map(|number| refused(&format!("list{number}"))).collect();
+        let reason = Some("the file cannot be read".into());
+        let report = Reload { reason, ..Reload::blank(ReloadResult::Refused, 33, lists) };
         history.reloaded(&report, Duration::from_secs(1));
         let past = history.past();
         assert_eq!((past.len(), past[0].result, past[1].generation), (KEPT, ReloadResult::Refused, KEPT as u64 + 1));

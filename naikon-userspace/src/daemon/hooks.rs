@@ -12,9 +12,9 @@ use super::connects;
 use crate::{
     config::Config,
     hook::{Point, Spot, Stance},
-    interface::{Interface, Selection, Wanted, judged, on_top, select},
+    interface::{Interface, Selection, Wanted, instead_of, judged, on_top, select},
     kernel::{self, Attached, ErrorKind, Kernel, KernelError},
-    protocol::{Cover, Hook},
+    protocol::{Cover, Hook, InterfacesReload},
 };
 
 /// First and longest pause before a carrier is asked again that refused.
@@ -32,6 +32,8 @@ pub(crate) struct Hooks {
     pub(crate) covered: Vec<Cover>,
     /// What else somebody who asks for the status should know of them.
     pub(crate) notices: Vec<String>,
+    /// What the last look at the interfaces changed.
+    pub(crate) changes: InterfacesReload,
     /// Names that were protected at some time.
     known: BTreeSet<String>,
     /// What was said last about an interface, so that it is said once.
@@ -95,7 +97,13 @@ impl Hooks {
             }
         }
         self.say_notices(&selection);
-        connects::attach(kernel)?;
+        if let Err(error) = connects::attach(kernel) {
+            if !connects::is_absent(kernel) {
+                return Err(error);
+            }
+            // It is waited for; everything else is protected meanwhile.
+            self.say_once(connects::HOOK, &error.to_string());
+        }
         self.confirm(kernel, &config.interfaces)
     }
 
@@ -134,6 +142,8 @@ impl Hooks {
     /// Attaches where the program should be and is not, releases where it should not be. Gives the names of the
     /// interfaces that are protected again.
     pub(crate) fn reconcile(&mut self, kernel: &mut Kernel, wanted: &[Wanted]) -> Result<Vec<String>, KernelError> {
+        self.changes = InterfacesReload::default();
+        let bare_before = self.bare();
         let (interfaces, selection) = look(kernel, wanted)?;
         self.forget(&interfaces, wanted);
         for (name, reason) in &selection.refused {
@@ -180,16 +190,34 @@ impl Hooks {
         for (spot, name) in unwanted {
             self.release(kernel, spot, &name);
         }
+        let had_connects = kernel.has_connects();
         match connects::reattach(kernel) {
             Ok(None) => {}
             Ok(Some(cgroup)) => {
                 self.said.remove(connects::HOOK);
-                again.push(cgroup);
+                if had_connects {
+                    again.push(cgroup);
+                }
             }
             Err(error) => self.say_once(connects::HOOK, &error.to_string()),
         }
         self.confirm(kernel, wanted)?;
+        let why = |name: &String| match self.said.get(name) {
+            _ if selection.missing.contains(name) => {
+                format!("no interface '{name}' here; {}", instead_of(name, &interfaces))
+            }
+            Some(said) => said.clone(),
+            None => "the kernel confirms no program there; 'naikon doctor' looks for the cause".to_owned(),
+        };
+        let unprotected = self.bare().difference(&bare_before).map(|name| (name.clone(), why(name))).collect();
+        self.changes.unprotected = unprotected;
         Ok(again)
+    }
+
+    /// Wanted interfaces of which the kernel does not confirm every hook.
+    fn bare(&self) -> BTreeSet<String> {
+        let bare = self.confirmed.iter().filter(|hook| hook.is_of_interface() && hook.is_bare());
+        bare.map(|hook| hook.interface.clone()).collect()
     }
 
     /// Puts the program on an interface. The kernel takes no XDP program below one that lies on top (`dev_xdp_attach`, from
@@ -283,7 +311,10 @@ impl Hooks {
     fn release(&mut self, kernel: &mut Kernel, spot: Spot, name: &str) {
         let Spot { point, ifindex } = spot;
         match kernel.release(spot) {
-            Ok(()) => tracing::warn!("{name} (index {ifindex}) is gone or wanted no longer at {point}; released"),
+            Ok(()) => {
+                self.changes.released.insert(name.to_owned());
+                tracing::warn!("{name} (index {ifindex}) is gone or wanted no longer at {point}; released");
+            }
             Err(error) => self.say_once(name, &error.to_string()),
         }
     }
@@ -338,6 +369,7 @@ impl Hooks {
     fn announce(&mut self, interface: &Interface, point: Point, attached: &Attached) {
         let name = &interface.name;
         self.said.remove(name);
+        self.changes.attached.insert(name.clone());
         let mode = attached.stance.as_str();
         if attached.adopted {
             tracing::info!("{name}: took over the {point} program in {mode} mode without a gap");
@@ -382,17 +414,7 @@ fn unwanted(kernel: &Kernel, selection: &Selection) -> Result<Vec<(Spot, String)
 
 fn missing(name: &str, interfaces: &BTreeMap<u32, Interface>) -> KernelError {
     KernelError::new("choosing the interfaces", ErrorKind::Interface, format!("no interface '{name}' here"))
-        .cure(format!("there are: {}", names(interfaces)))
-}
-
-/// The names to choose from, for messages.
-pub(crate) fn names(interfaces: &BTreeMap<u32, Interface>) -> String {
-    let names: Vec<&str> = interfaces
-        .values()
-        .filter(|interface| !interface.loopback && !interface.is_controller() && interface.framing().is_some())
-        .map(|interface| interface.name.as_str())
-        .collect();
-    if names.is_empty() { "none but the loopback".into() } else { names.join(", ") }
+        .cure(instead_of(name, interfaces))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Prometheus metrics: what the kernel counted, what the worker published, what happened here, and this process.
 //!
-//! Names and labels are a contract, told in the README's table. No address is a label but where an operator asks for the busiest
+//! Names and labels are a contract, told in docs/metrics.md. No address is a label but where an operator asks for the busiest
 //! indicators, and then none that a list marks TLP:AMBER or stricter.
 
 mod process;
@@ -336,6 +336,8 @@ impl Collector for Kernel {
         events(out, told)?;
         pairs(out, &look, &snapshot)?;
         lists(out, &snapshot)?;
+        let config_up = snapshot.config_file.iter().map(|file| (Vec::new(), if file.up { 1.0 } else { 0.0 }));
+        gauges(out, "config_up", "1 when the newest configuration file is enforced", config_up)?;
         let (ipv4, ipv6) = snapshot.ruleset.count();
         gauges(out, "prefixes", "Prefixes that are dropped or monitored", by_family(&[], Families { ipv4, ipv6 }))?;
         let attached = snapshot.hooks.iter().map(|hook| {
@@ -480,13 +482,8 @@ fn lists(out: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Result {
         })
     });
     gauges(out, "list_warned_entries", "Entries of a list that a warninglist holds", warned)?;
-    let behind = snapshot.clock.ahead_seconds() as f64;
-    gauges(
-        out,
-        "clock_ahead_seconds",
-        "How far the system's clock is ahead of the time that lists go by",
-        [(Vec::new(), behind)],
-    )
+    let help = "How far the system's clock is ahead of the time that lists go by";
+    gauges(out, "clock_ahead_seconds", help, [(Vec::new(), snapshot.clock.ahead_seconds() as f64)])
 }
 
 fn by_family(labels: &[(&'static str, &String)], count: Families) -> Vec<(Labels, f64)> {

@@ -23,7 +23,10 @@ mod hooks;
 mod host;
 mod http;
 mod metrics;
+mod named;
+mod origin;
 mod page;
+mod progress;
 mod ranking;
 mod reload;
 mod room;
@@ -61,17 +64,20 @@ use self::{
     ranking::Ranking,
     reload::{Cause, Lists, Wish},
     snapshot::Snapshot,
+    state::StateDir,
     worker::{Asker, Enforcer, Worker},
 };
-pub use self::{confinement::Confined, reload::Origin};
+pub use self::{confinement::Confined, origin::Origin};
 use crate::{
     config::{Config, ConfigError, OnExit},
-    kernel::{self, InterfaceChanges, Kernel, KernelError, Reports, Settings, Trace},
+    kernel::{self, ErrorKind, InterfaceChanges, Kernel, KernelError, Reports, Settings, Trace},
+    progress::Progress,
     sources::{self, Fingerprint},
 };
 
 pub(crate) use self::{
     clock::{boot as boot_time, wall as wall_clock},
+    connects::cgroup,
     holds::Holds,
     host::Facts as HostFacts,
     snapshot::ways_past,
@@ -95,10 +101,13 @@ const RETRY_PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::fr
 /// Why the daemon did not start, or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// The configuration cannot be used.
+    /// What the configuration says cannot be used: it must be written first.
     #[error("{0}")]
-    Config(#[from] ConfigError),
-    /// There is nothing to enforce.
+    Config(ConfigError),
+    /// This user may not read the configuration.
+    #[error("{0}")]
+    Denied(String),
+    /// There is nothing to enforce, or what is named cannot be read now.
     #[error("{0}")]
     Lists(String),
     /// The kernel refused.
@@ -109,10 +118,21 @@ pub enum RunError {
     System(&'static str, io::Error),
 }
 
+/// The only place where they are told apart: what cannot be read now may be readable a moment later, and a service manager tries again.
+impl From<ConfigError> for RunError {
+    fn from(error: ConfigError) -> Self {
+        match error {
+            error if error.is_of_files || error.is_passing => RunError::Lists(error.to_string()),
+            error if error.is_denied => RunError::Denied(error.to_string()),
+            error => RunError::Config(error),
+        }
+    }
+}
+
 impl From<Cause> for RunError {
     fn from(cause: Cause) -> Self {
         match cause {
-            Cause::Config(error) => RunError::Config(error),
+            Cause::Config(error) => error.into(),
             Cause::Lists(message) => RunError::Lists(message),
             Cause::Kernel(error) => RunError::Kernel(error),
         }
@@ -128,7 +148,7 @@ struct Started {
 
 /// What there is once the kernel enforces.
 struct Enforced {
-    control: Control,
+    control: Result<Control, KernelError>,
     counters: kernel::CounterReader,
     hits: Account,
     captures: Captures,
@@ -136,6 +156,15 @@ struct Enforced {
     trace: Option<Trace>,
     reports: Option<(Reports, PathBuf)>,
     changes: InterfaceChanges,
+}
+
+/// Why the daemon ended well.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Ending {
+    /// By a signal, as `--on-exit` says.
+    Stopped,
+    /// Somebody ended enforcement over the socket.
+    Detached,
 }
 
 /// Runs until SIGTERM or SIGINT, or until enforcement is ended over the socket.
@@ -149,7 +178,7 @@ pub fn run(
     origin: Origin,
     stdout: io::Result<OwnedFd>,
     lines_lost: impl Fn() -> u64 + Send + Sync + 'static,
-) -> Result<(), RunError> {
+) -> Result<Ending, RunError> {
     let (starter, faults) = confined.into_parts();
     faults.iter().for_each(|fault| tracing::warn!("{fault}"));
     let runtime = runtime::Builder::new_multi_thread()
@@ -161,20 +190,23 @@ pub fn run(
         // First of all: a SIGHUP must never end the daemon, not even while it starts.
         let signals = Signals::new().map_err(|error| RunError::System("handling signals", error))?;
         let config = origin.read()?;
-        if let Some(cause) = reload::missing_wish(&config) {
+        if let Some(cause) = named::missing_wish(&config, origin.file.as_deref()) {
             return Err(cause.into());
         }
-        let begun = starter.run(move || start(origin, config)).await;
+        let progress = Arc::<Progress>::default();
+        tokio::spawn(progress::follow(Arc::clone(&progress)));
+        let shown = Arc::clone(&progress);
+        let begun = starter.run(move || start(origin, config, shown)).await;
         let started = begun.map_err(|error| RunError::System("starting", error))??;
-        serve(started, signals, stdout, lines_lost).await
+        serve(started, progress, signals, stdout, lines_lost).await
     })
 }
 
 /// Everything up to enforcement, without a thread that could interfere.
-fn start(origin: Origin, config: Config) -> Result<Started, RunError> {
+fn start(origin: Origin, config: Config, progress: Arc<Progress>) -> Result<Started, RunError> {
     kernel::return_large_blocks();
     room::raise_descriptor_limit();
-    sources::expand(&config, &[])?;
+    named::expand(&config, &[], &StateDir::new(&config.state_dir))?;
     kernel::require_support()?;
     let settings = Settings {
         pin_dir: config.pin_dir.clone(),
@@ -183,13 +215,14 @@ fn start(origin: Origin, config: Config) -> Result<Started, RunError> {
         unparsed_drop: config.unparsed == crate::config::Unparsed::Drop,
         deep: config.deep,
         carriers: config.carriers(),
-        cgroup: connects::cgroup(&config)?,
+        cgroup: cgroup(&config)?,
         pairs: config.hits,
         trace: config.trace,
     };
-    let kernel = Kernel::open(&settings)?;
+    let mut kernel = Kernel::open(&settings)?;
+    kernel.report_to(Arc::clone(&progress));
     let looked_at = sources::fingerprint(&config, origin.file.as_deref());
-    let prepared = Lists::new(&kernel, &config);
+    let prepared = Lists::new(&kernel, &config, progress);
     let mut enforcer = match prepared {
         Ok(lists) => Enforcer {
             kernel,
@@ -215,7 +248,10 @@ fn start(origin: Origin, config: Config) -> Result<Started, RunError> {
 fn enforce(enforcer: &mut Enforcer) -> Result<Enforced, RunError> {
     Hooks::require(&enforcer.kernel, &enforcer.config)?;
     enforcer.kernel.require_own_connects()?;
-    let control = Control::bind(&enforcer.config.control)?;
+    let control = match Control::bind(&enforcer.config.control) {
+        Err(error) if error.kind == ErrorKind::Locked => return Err(error.into()),
+        bound => bound,
+    };
     let changes = InterfaceChanges::subscribe()?;
     let trace = if enforcer.config.trace { Some(enforcer.kernel.trace()?) } else { None };
     let reports = match enforcer.kernel.cgroup().map(Path::to_owned) {
@@ -243,10 +279,11 @@ fn abandon(hooks: Hooks, kernel: Kernel, error: RunError) -> RunError {
 
 async fn serve(
     started: Started,
+    progress: Arc<Progress>,
     mut signals: Signals,
     stdout: io::Result<OwnedFd>,
     lines_lost: impl Fn() -> u64 + Send + Sync + 'static,
-) -> Result<(), RunError> {
+) -> Result<Ending, RunError> {
     let Started { enforcer, enforced, looked_at } = started;
     let Enforced { control, counters, hits, captures, events, trace, reports, changes } = enforced;
     let instruments = enforcer.instruments.clone();
@@ -279,7 +316,7 @@ async fn serve(
         snapshots: snapshots.clone(),
         detached,
     };
-    let control = tokio::spawn(control.serve(daemon));
+    let control = tokio::spawn(control::serve(control, config.control.clone(), daemon));
     tokio::spawn(watch::follow(looked_at, config_file, worker.clone(), snapshots.clone()));
     let changes = hear_changes(changes).map_err(|error| RunError::System("watching the interfaces", error))?;
     tokio::spawn(look_after_host(changes, snapshots.clone(), worker.clone()));
@@ -288,7 +325,7 @@ async fn serve(
     tokio::spawn(try_again(retries, worker.clone()));
     let hangup = Arc::new(Notify::new());
     tokio::spawn(reload_on_signal(Arc::clone(&hangup), worker.clone()));
-    tokio::spawn(tell_service_manager(snapshots.clone(), worker.clone()));
+    tokio::spawn(tell_service_manager(snapshots.clone(), worker.clone(), progress));
     if let Some(trace) = trace {
         follow_trace(trace).map_err(|error| RunError::System("following the program's log", error))?;
     }
@@ -320,24 +357,26 @@ async fn serve(
         }
     };
     tell(&[NotifyState::Stopping]);
-    if let Some(signal) = stopping {
-        let ending = match config.on_exit {
+    let ending = if let Some(signal) = stopping {
+        let effect = match config.on_exit {
             OnExit::Keep => "enforcement continues from the pins",
             OnExit::Detach => "enforcement ends",
         };
-        tracing::info!("{signal}: stopping; {ending}");
+        tracing::info!("{signal}: stopping; {effect}");
         match worker.stop(config.on_exit).await {
             Some(result) => result?,
             None => return Err(RunError::System("stopping", io::Error::other("the enforcer thread has ended"))),
         }
+        Ending::Stopped
     } else {
         tracing::info!("detached over the control socket; enforcement has ended");
-    }
+        Ending::Detached
+    };
     telling.end().await;
     control.abort();
     // Its end removes the socket.
     let _aborted = control.await;
-    Ok(())
+    Ok(ending)
 }
 
 /// However many signals come during a reload, one more follows.
@@ -365,9 +404,7 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
         })
     }
-}
 
-impl Signals {
     async fn next(&mut self) -> Told {
         tokio::select! {
             _ = self.hangup.recv() => Told::Reload,
@@ -469,15 +506,26 @@ async fn try_again(mut retries: mpsc::Receiver<()>, worker: Worker) {
     }
 }
 
-/// Tells systemd the status, and feeds its watchdog while the worker answers.
-async fn tell_service_manager(mut snapshots: channel::Receiver<Arc<Snapshot>>, worker: Worker) {
-    let pause = sd_notify::watchdog_enabled().map_or(Duration::from_secs(3600), |watchdog| watchdog / 2);
+/// Tells systemd the status, and feeds its watchdog while the worker answers. A quarter of its patience lies between two questions
+/// and is the patience with an answer, so that only a silence of more than half of it can be its end.
+async fn tell_service_manager(
+    mut snapshots: channel::Receiver<Arc<Snapshot>>,
+    worker: Worker,
+    progress: Arc<Progress>,
+) {
+    let pause = sd_notify::watchdog_enabled().map_or(Duration::from_secs(3600), |watchdog| watchdog / 4);
     let fed = sd_notify::watchdog_enabled().is_some();
-    let mut tick = interval(pause);
+    let (mut tick, mut before) = (interval(pause), None);
     loop {
         tokio::select! {
-            _ = tick.tick() => if fed && worker.ping().await {
-                tell(&[NotifyState::Watchdog]);
+            _ = tick.tick() => if fed {
+                let answers = timeout(pause, worker.ping()).await;
+                let now = progress.look();
+                // What keeps it from answering may go on.
+                if answers.unwrap_or(now.is_some() && now != before) {
+                    tell(&[NotifyState::Watchdog]);
+                }
+                before = now;
             },
             changed = snapshots.changed() => {
                 if changed.is_err() {

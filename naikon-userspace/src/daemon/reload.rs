@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
     thread,
     time::{Duration, SystemTime},
@@ -15,19 +15,22 @@ use super::{
     clock::Clock,
     growth::guard_growth,
     holds::Holds,
-    hooks, host,
+    host, named,
+    origin::Origin,
     state::{StateDir, Store},
 };
 use crate::{
-    config::{Config, ConfigError, Overrides},
+    config::{Config, ConfigError},
     content::Content,
     delta::{self, Delta},
-    kernel::{self, Enforced, ErrorKind, Kernel, KernelError},
+    kernel::{Enforced, ErrorKind, Kernel, KernelError},
+    progress::Progress,
     protocol::{ListReload, Reload, ReloadResult},
     provenance::Now,
     ruleset::{Rule, Ruleset},
     safety::{self, Guards},
     sources::{self, Role, Source, Warninglists},
+    text,
     warninglist::Warnings,
 };
 
@@ -44,40 +47,13 @@ pub(crate) struct Wish {
     pub(crate) clock: bool,
 }
 
-/// Where the configuration comes from, so that a reload reads it again.
-#[derive(Clone, Debug)]
-pub struct Origin {
-    /// `--config`.
-    pub file: Option<PathBuf>,
-    /// The rest of the command line.
-    pub overrides: Overrides,
-}
-
-impl Origin {
-    /// Reads the file, if there is one, and merges.
-    ///
-    /// # Errors
-    ///
-    /// Names the file, the cause and the cure.
-    pub fn read(&self) -> Result<Config, ConfigError> {
-        let Some(path) = &self.file else { return Config::merge(None, &self.overrides) };
-        let named =
-            |cause: &dyn std::fmt::Display| ConfigError::new(format!("configuration {}: {cause}", path.display()));
-        let bytes = sources::read(path)
-            .map_err(|error| ConfigError { is_passing: sources::is_passing(&error), ..named(&error) })?;
-        let text = String::from_utf8(bytes).map_err(|error| named(&error))?;
-        let folder = path.parent().unwrap_or(Path::new(""));
-        Config::merge(Some((&text, folder)), &self.overrides).map_err(|error| named(&error))
-    }
-}
-
 /// The lists and what the kernel enforces of them.
 pub(crate) struct Lists {
     pub(super) store: Store,
     clock: Arc<Clock>,
     host: Arc<host::Facts>,
     /// What the enforced rules spare.
-    guards: Guards,
+    guards: Arc<Guards>,
     warninglists: Warninglists,
     warnings: Arc<Warnings>,
     lists: BTreeMap<Key, ListState>,
@@ -90,6 +66,7 @@ pub(crate) struct Lists {
     /// A change could neither be made nor undone yet: what is enforced lies between two sets.
     pub(super) is_between: bool,
     pub(super) interrupted: bool,
+    progress: Arc<Progress>,
 }
 
 /// A list is known by its name; an allowlist may have the name of a list.
@@ -108,6 +85,8 @@ pub(crate) struct ListState {
     /// Refused entries by reason, of its newest content; those that this host's own connectivity forbids stand in
     /// `holds`.
     pub(crate) rejected: BTreeMap<&'static str, usize>,
+    /// The same with those, of its newest content as it was when it was read.
+    pub(crate) refused: BTreeMap<&'static str, usize>,
     /// Entries of its newest content that its filters left out, by filter.
     pub(crate) filtered: BTreeMap<&'static str, usize>,
     /// Entries of its newest content that warninglists hold, by the names of those.
@@ -134,7 +113,7 @@ pub(crate) struct Good {
 /// What a reload did.
 pub(crate) struct Outcome {
     pub(crate) report: Reload,
-    /// The configuration that is in force now.
+    /// The configuration that was read: it is in force unless there is a cause.
     pub(crate) config: Option<Config>,
     /// Times that an apply was tried again.
     pub(crate) retries: u64,
@@ -160,7 +139,7 @@ pub(crate) enum Cause {
 
 impl Lists {
     /// Begins with what the kernel enforces from before.
-    pub(crate) fn new(kernel: &Kernel, config: &Config) -> Result<Self, KernelError> {
+    pub(crate) fn new(kernel: &Kernel, config: &Config, progress: Arc<Progress>) -> Result<Self, KernelError> {
         let state_dir = StateDir::new(&config.state_dir);
         state_dir.clean();
         let last = state_dir.time().unwrap_or_else(|error| {
@@ -172,7 +151,7 @@ impl Lists {
             clock: Arc::new(Clock::start(last)),
             host: Arc::default(),
             // The forms of addresses stay those of the loaded program.
-            guards: Guards::none().seen_in(config.carriers()),
+            guards: Arc::new(Guards::none().seen_in(config.carriers())),
             warninglists: Warninglists::default(),
             warnings: Arc::default(),
             is_between: false,
@@ -182,12 +161,19 @@ impl Lists {
             names: Arc::default(),
             observed: Some(kernel.observed()?),
             interrupted: kernel.interrupted()?,
+            progress,
         })
     }
 
     /// In order of precedence.
     pub(crate) fn states(&self) -> impl Iterator<Item = &ListState> {
         self.order.iter().filter_map(|key| self.lists.get(key))
+    }
+
+    /// What was refused of each, by reason.
+    pub(crate) fn rejected(&self) -> BTreeMap<Key, BTreeMap<&'static str, usize>> {
+        let some = self.lists.iter().filter(|(_, list)| !list.refused.is_empty());
+        some.map(|(key, list)| (key.clone(), list.refused.clone())).collect()
     }
 
     pub(crate) fn ruleset(&self) -> Arc<Ruleset> {
@@ -202,6 +188,11 @@ impl Lists {
     /// The time that lists go by.
     pub(crate) fn clock(&self) -> Arc<Clock> {
         Arc::clone(&self.clock)
+    }
+
+    /// What the enforced rules spare, and why.
+    pub(crate) fn guards(&self) -> Arc<Guards> {
+        Arc::clone(&self.guards)
     }
 
     /// The warninglists that take notice.
@@ -240,12 +231,15 @@ impl Lists {
             self.host = host;
             return Ok(None);
         }
+        let progress = Arc::clone(&self.progress);
+        let _work = progress.begin();
         let mut lists: Vec<ListState> = self.states().cloned().collect();
+        progress.tell("compiling the lists", 0);
         lists.iter_mut().for_each(|list| list.measure(&guards, now));
         let compiled = compile(kernel, &lists, &guards, now)?;
         let (delta, generation) = self.execute(kernel, compiled, retries, &mut |_| Ok(()))?;
         self.lists = lists.into_iter().map(|list| (key(&list.source), list)).collect();
-        (self.host, self.guards) = (host, guards);
+        (self.host, self.guards) = (host, Arc::new(guards));
         Ok(delta.map(|delta| (delta, generation)))
     }
 
@@ -268,6 +262,8 @@ impl Lists {
         wish: Wish,
         enforced: Enforced<'_>,
     ) -> Outcome {
+        let progress = Arc::clone(&self.progress);
+        let _work = progress.begin();
         let before = wish.clock.then(|| self.clock.accept());
         let outcome = self.read_and_enforce(kernel, origin, wish.force, enforced);
         if let Some(before) = before.filter(|_| outcome.cause.is_some()) {
@@ -284,12 +280,12 @@ impl Lists {
         enforced: Enforced<'_>,
     ) -> Outcome {
         let known: Vec<&Path> = self.lists.values().map(|list| list.source.path.as_path()).collect();
-        let prepared = origin.read().and_then(|config| Ok((sources::expand(&config, &known)?, config)));
+        let prepared = origin.read().and_then(|config| Ok((named::expand(&config, &known, &self.store.dir)?, config)));
         let (found, config) = match prepared {
             Ok(prepared) => prepared,
             Err(error) => return refused(kernel, Vec::new(), Cause::Config(error)),
         };
-        if let Some(cause) = missing_wish(&config) {
+        if let Some(cause) = named::missing_wish(&config, origin.file.as_deref()) {
             return refused(kernel, Vec::new(), cause);
         }
         let now = self.clock.now();
@@ -309,8 +305,9 @@ impl Lists {
             guard_growth(&self.lists, &mut lists, before, now);
         }
         is_passing |= lists.iter().any(|list| list.is_passing);
+        self.progress.tell("compiling the lists", 0);
         lists.iter_mut().for_each(|list| list.measure(&guards, now));
-        let mut reports: Vec<ListReload> = lists.iter().map(|list| self.report(list, now)).collect();
+        let mut reports: Vec<ListReload> = lists.iter().map(|list| self.report(list, origin, now)).collect();
         reports.extend(self.gone(&lists));
         if let Some(allow) = lists.iter().find(|list| list.source.role == Role::Allow && list.good.is_none()) {
             let fault = allow.fault.as_deref().unwrap_or_default();
@@ -324,7 +321,7 @@ impl Lists {
             Ok(compiled) => compiled,
             Err(error) => {
                 let outcome = refused(kernel, reports, Cause::Kernel(error));
-                return Outcome { is_passing: is_passing | outcome.is_passing, ..outcome };
+                return Outcome { config: Some(config), is_passing: is_passing | outcome.is_passing, ..outcome };
             }
         };
         let mut retries = 0;
@@ -338,21 +335,20 @@ impl Lists {
                         }
                         None => ReloadResult::Unchanged,
                     },
-                    generation,
                     added: delta.as_ref().map_or(0, |delta| delta.added),
                     removed: delta.as_ref().map_or(0, |delta| delta.removed),
-                    lists: reports,
-                    reason: None,
+                    ..Reload::blank(ReloadResult::Unchanged, generation, reports)
                 };
-                self.keep(lists);
-                (self.host, self.guards) = (Arc::new(host), guards);
+                self.keep(lists, &config);
+                (self.host, self.guards) = (Arc::new(host), Arc::new(guards));
                 (self.warninglists, self.warnings) = (warninglists, Arc::new(warnings));
                 self.store.save_time(now.steady);
                 Outcome { report, config: Some(config), retries, cause: None, is_passing }
             }
             Err(error) => {
                 let outcome = refused(kernel, reports, Cause::Kernel(error));
-                Outcome { retries, is_passing: is_passing | outcome.is_passing | self.is_between, ..outcome }
+                let is_passing = is_passing | outcome.is_passing | self.is_between;
+                Outcome { config: Some(config), retries, is_passing, ..outcome }
             }
         }
     }
@@ -366,10 +362,12 @@ impl Lists {
         now: Now,
         force: bool,
     ) -> (ListState, Option<Good>) {
+        self.progress.tell(format!("reading list {}", text::escape(&source.name)), 0);
         let known = self.lists.get(&key(source)).and_then(|list| list.good.clone());
         let before = known.or_else(|| self.kept(source));
         let loaded = sources::load(source, guards, warnings, now);
-        let mut rejected = loaded.diagnostics.errors_by_label();
+        let refused = loaded.diagnostics.errors_by_label();
+        let mut rejected = refused.clone();
         rejected.retain(|label, _| !safety::Role::LABELS.contains(label));
         let filtered = loaded.diagnostics.filtered_by_label();
         let fault = loaded.fault.map(|fault| fault.to_string()).or_else(|| {
@@ -384,7 +382,8 @@ impl Lists {
         };
         let (source, warned) = (source.clone(), loaded.warned);
         let is_passing = loaded.is_passing;
-        (ListState { source, good, fault, is_passing, rejected, filtered, warned, holds: Holds::default() }, before)
+        let holds = Holds::default();
+        (ListState { source, good, fault, is_passing, rejected, refused, filtered, warned, holds }, before)
     }
 
     /// The copy in the state directory.
@@ -405,21 +404,26 @@ impl Lists {
         let gone = self.lists.values().filter(named).map(|gone| &gone.source);
         let reason = |gone: &Source| format!("{} is named no longer, or gone from its directory", gone.path.display());
         gone.map(|gone| ListReload {
-            name: gone.name.clone(),
-            result: ReloadResult::Applied,
             reason: Some(reason(gone)),
+            ..ListReload::blank(&gone.name, ReloadResult::Applied)
         })
         .collect()
     }
 
-    fn report(&self, list: &ListState, now: Now) -> ListReload {
+    fn report(&self, list: &ListState, origin: &Origin, now: Now) -> ListReload {
         let before = self.lists.get(&key(&list.source)).and_then(|list| list.good.as_ref());
         let result = match (&list.fault, before, &list.good) {
             (Some(_), ..) => ReloadResult::Refused,
             (None, Some(before), Some(good)) if is_same(&before.content, &good.content, now) => ReloadResult::Unchanged,
             (None, ..) => ReloadResult::Applied,
         };
-        ListReload { name: list.source.name.clone(), result, reason: list.fault.clone() }
+        let refused = list.refused.values().sum();
+        ListReload {
+            reason: list.fault.clone(),
+            rejected: refused,
+            named_by: (refused > 0).then(|| origin.check(&list.source)),
+            ..ListReload::blank(&list.source.name, result)
+        }
     }
 
     /// Makes the kernel enforce `compiled`. `None` when it does already.
@@ -468,12 +472,15 @@ impl Lists {
     }
 
     /// Remembers the lists, and stores what is new of them.
-    fn keep(&mut self, lists: Vec<ListState>) {
+    fn keep(&mut self, lists: Vec<ListState>, config: &Config) {
         self.save_unsaved();
+        if self.lists.is_empty() {
+            named::forget_removed(config, lists.iter().map(|list| &list.source), &self.store.dir);
+        }
         for list in &lists {
             let Some(good) = list.good.as_ref().filter(|_| list.fault.is_none()) else { continue };
-            let before = self.lists.get(&key(&list.source)).and_then(|list| list.good.as_ref());
-            if before.is_none_or(|before| before.content != good.content) {
+            let before = self.lists.get(&key(&list.source)).filter(|before| before.source.path == list.source.path);
+            if before.and_then(|list| list.good.as_ref()).is_none_or(|before| before.content != good.content) {
                 self.store.save(&list.source, good);
             }
         }
@@ -482,32 +489,14 @@ impl Lists {
         self.lists = lists.into_iter().map(|list| (key(&list.source), list)).collect();
         for gone in before.values().filter(|list| !self.lists.contains_key(&key(&list.source))) {
             // A list that takes the name one day must not be measured by this one.
-            let Source { name, role, .. } = &gone.source;
-            if let Err(error) = self.store.dir.forget(*role, name) {
-                tracing::warn!("removing the last good copy of list {name}: {error}");
-            }
+            named::forget(&self.store.dir, gone.source.role, &gone.source.name);
         }
     }
 }
 
-/// What cannot be guessed must be said: where to protect, and from what. A configuration without it ends nothing.
-pub(crate) fn missing_wish(config: &Config) -> Option<Cause> {
-    if config.interfaces.is_empty() {
-        let candidates = kernel::interfaces().map(|found| hooks::names(&found)).unwrap_or_default();
-        let message =
-            format!("no interface is named; name each port of the gateway with -i, for example: {candidates}");
-        return Some(Cause::Config(ConfigError::new(message)));
-    }
-    if config.lists.is_empty() {
-        return Some(Cause::Lists("no list is named; name one with --list or --monitor".into()));
-    }
-    None
-}
-
 fn refused(kernel: &Kernel, lists: Vec<ListReload>, cause: Cause) -> Outcome {
     let reason = Some(cause.to_string());
-    let report =
-        Reload { result: ReloadResult::Refused, generation: kernel.generation(), added: 0, removed: 0, lists, reason };
+    let report = Reload { reason, ..Reload::blank(ReloadResult::Refused, kernel.generation(), lists) };
     let is_passing = match &cause {
         Cause::Config(error) => error.is_passing,
         Cause::Kernel(error) => error.kind == ErrorKind::Memory,

@@ -18,11 +18,13 @@ use crate::{
     kernel,
     prefix::Prefix,
     protection::Answer,
-    protocol::{Cover, Families, Hook, ListStatus, Lookup, PastReload, Status, Totals},
+    protocol::{ConfigStatus, Cover, Families, Hook, ListStatus, Lookup, PastReload, Status, Totals},
     provenance::Time,
     ruleset::{ListAction, Ruleset},
+    safety::Guards,
     sources::Role,
     telemetry::Counters,
+    text,
     warninglist::Warnings,
 };
 
@@ -33,6 +35,8 @@ const CLOCK_TOLERANCE_SECONDS: i64 = 600;
 #[derive(Clone)]
 pub(crate) struct Snapshot {
     pub(crate) config: Arc<Config>,
+    /// The file that it comes from, if it comes from one.
+    pub(crate) config_file: Option<ConfigStatus>,
     pub(crate) generation: u64,
     pub(crate) ruleset: Arc<Ruleset>,
     pub(crate) names: Arc<BTreeMap<u16, String>>,
@@ -41,6 +45,8 @@ pub(crate) struct Snapshot {
     pub(crate) covered: Vec<Cover>,
     pub(crate) notices: Vec<String>,
     pub(crate) warnings: Arc<Warnings>,
+    /// What the ruleset spares, and why.
+    pub(crate) guards: Arc<Guards>,
     /// This host's connectivity, as it is spared.
     pub(crate) host: Arc<Facts>,
     /// The time that lists go by.
@@ -116,6 +122,9 @@ impl Snapshot {
         if down > 0 {
             text.push_str(&format!("; {down} of {} lists not up", self.lists.len()));
         }
+        if self.config_file.as_ref().is_some_and(|file| !file.up) {
+            text.push_str("; the newest configuration is refused");
+        }
         text
     }
 
@@ -143,6 +152,7 @@ impl Snapshot {
     fn judged(&self) -> Status {
         Status {
             attached: self.hooks.clone(),
+            config: self.config_file.clone(),
             lists: self.lists.iter().map(ListView::status).collect(),
             prefixes: self.ruleset.count().into(),
             ..Status::default()
@@ -172,7 +182,7 @@ impl Snapshot {
             let list = self.lists.iter().find(|list| list.name == *name && list.role != Role::Allow)?;
             Some((list.name.as_str(), list.content.as_deref()))
         };
-        crate::explain::lookup(&self.ruleset, list, &self.warnings, text)
+        crate::explain::lookup(&self.ruleset, list, &self.warnings, &self.guards, text)
     }
 
     /// What a list tells of an address that it holds.
@@ -203,8 +213,9 @@ impl Snapshot {
     fn clock_notice(&self) -> Option<String> {
         let ahead = self.clock.ahead_seconds();
         (ahead.abs() > CLOCK_TOLERANCE_SECONDS).then(|| {
+            let (span, side) = (text::span(ahead.abs()), if ahead > 0 { "ahead of" } else { "behind" });
             format!(
-                "the system's clock jumped and is {ahead} s from the time that lists go by; 'naikon reload --clock' takes it"
+                "the system's clock jumped and is {span} {side} the time that lists go by; 'naikon reload --clock' takes it"
             )
         })
     }

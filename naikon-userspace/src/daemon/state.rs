@@ -6,9 +6,9 @@
 
 use std::{
     collections::BTreeSet,
-    fmt::Write as _,
+    fmt::{self, Write as _},
     fs::{self, DirBuilder, File},
-    io::{self, Write},
+    io::{self, BufRead, BufReader, Read, Write},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
@@ -23,7 +23,7 @@ use crate::{
     list::{self, Shared},
     prefix::Prefix,
     provenance::{Context, Time},
-    sources::{Role, Source},
+    sources::{Role, Source, stem},
 };
 
 /// Where they lie.
@@ -72,7 +72,7 @@ impl Store {
     /// Stores the last good content of a list.
     pub(super) fn save(&mut self, source: &Source, good: &Good) {
         let name = &source.name;
-        let saved = self.dir.save(source.role, name, &good.content, good.read);
+        let saved = self.dir.save(source.role, name, &source.path, &good.content, good.read);
         self.note(Unsaved::List(key(source)), saved, |error| {
             tracing::warn!(
                 "storing the last good copy of list {name}: {error}; trying again; a bad source at the next start will \
@@ -105,18 +105,31 @@ impl Store {
     }
 }
 
+/// So much of a copy is read to know where its source is: more than any path has.
+const HEAD_MAX: u64 = 64 << 10;
 /// Begins the first line, with the SHA-256 of all that follows.
 const HASH: &str = "# sha256 ";
 /// Begins the line that tells when the source was read.
 const SAVED: &str = "# saved-unix-seconds ";
+/// Begins the line that tells where the source is, as a JSON string. Copies of before have none, nor have those of a file
+/// whose name is no UTF-8.
+const PATH: &str = "# path ";
 /// Begins the line with what holds for entries of which nothing else is told.
 const COMMON: &str = "# common ";
+/// Ends the name of a copy.
+const LIST: &str = "list";
 /// Ends the name of a file that is still being written.
 const DRAFT: &str = "draft";
 /// The file that keeps what has been told of events.
 const EVENTS: &str = "events";
 /// The file that keeps the time of lists.
 const CLOCK: &str = "clock";
+
+impl fmt::Display for StateDir {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.display().fmt(formatter)
+    }
+}
 
 impl StateDir {
     /// For this directory, which no other naikon uses.
@@ -126,13 +139,61 @@ impl StateDir {
 
     fn file(&self, role: Role, name: &str) -> PathBuf {
         // The role is in the name, so that a list that turns from drop to allow is not mistaken for itself.
-        self.0.join(format!("{}-{name}.list", role.as_str()))
+        self.0.join(format!("{}-{name}.{LIST}", role.as_str()))
+    }
+
+    /// Whether there is a copy of this list, and not of another file.
+    pub(crate) fn has(&self, role: Role, name: &str, path: &Path) -> io::Result<bool> {
+        match path_in(&self.file(role, name)) {
+            Ok(noted) => Ok(match (noted, std::path::absolute(path)) {
+                (Some(noted), Ok(path)) => noted == path,
+                _ => true,
+            }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The files in this directory of which there are copies, for lists of this role.
+    pub(crate) fn files_in(&self, directory: &Path, role: Role) -> io::Result<Vec<PathBuf>> {
+        let absolute = std::path::absolute(directory)?;
+        let copies = match fs::read_dir(&self.0) {
+            Ok(copies) => copies,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let mut found = Vec::new();
+        for copy in copies {
+            let copy = copy?.path();
+            if copy.extension().is_none_or(|extension| extension != LIST) {
+                continue;
+            }
+            let Some(noted) = path_in(&copy)?.filter(|noted| noted.parent() == Some(&absolute)) else { continue };
+            let Some(name) = noted.file_name() else { continue };
+            // One that had a name of its own then was no list of a directory.
+            if self.file(role, &stem(&noted)) == copy {
+                found.push(directory.join(name));
+            }
+        }
+        found.sort();
+        Ok(found)
     }
 
     /// Stores a list. The directory and its files are for naikon's user alone: lists have markings.
-    pub(crate) fn save(&self, role: Role, name: &str, content: &Content, saved: SystemTime) -> io::Result<()> {
+    pub(crate) fn save(
+        &self,
+        role: Role,
+        name: &str,
+        path: &Path,
+        content: &Content,
+        saved: SystemTime,
+    ) -> io::Result<()> {
         let seconds = saved.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
-        let mut body = format!("{SAVED}{seconds}\n{COMMON}{}\n", serde_json::to_string(content.common())?);
+        let mut body = format!("{SAVED}{seconds}\n");
+        if let Some(path) = std::path::absolute(path)?.to_str() {
+            body.push_str(&format!("{PATH}{}\n", serde_json::to_string(path)?));
+        }
+        body.push_str(&format!("{COMMON}{}\n", serde_json::to_string(content.common())?));
         for (prefix, own) in content.iter() {
             // Writing to a text cannot fail, and allocates nothing for each of millions.
             if own.is_empty() {
@@ -241,9 +302,10 @@ impl StateDir {
         if told != hash(body.as_bytes()) {
             return Err(damaged(&"its content is not what its hash says"));
         }
-        let mut lines = body.lines();
+        let mut lines = body.lines().peekable();
         let saved = lines.next().and_then(|line| line.strip_prefix(SAVED)?.parse().ok());
         let saved = saved.ok_or_else(|| damaged(&"it does not tell when it was saved"))?;
+        let _path = lines.next_if(|line| line.starts_with(PATH));
         let common = lines.next().and_then(|line| line.strip_prefix(COMMON));
         let common = common.ok_or_else(|| damaged(&"it does not tell what holds for all entries"))?;
         let mut shared = Shared::default();
@@ -270,6 +332,14 @@ impl StateDir {
         let saved = SystemTime::UNIX_EPOCH + Duration::from_secs(saved);
         Ok(Some(Kept { content, saved }))
     }
+}
+
+/// Where the source of a copy is, if the copy tells. Whether it is whole is seen when it is loaded.
+fn path_in(copy: &Path) -> io::Result<Option<PathBuf>> {
+    let mut lines = BufReader::new(File::open(copy)?.take(HEAD_MAX)).split(b'\n').skip(2);
+    let line = lines.next().transpose()?.unwrap_or_default();
+    let path = line.strip_prefix(PATH.as_bytes());
+    Ok(path.and_then(|path| serde_json::from_slice(path).ok()))
 }
 
 fn hash(bytes: &[u8]) -> String {
@@ -317,10 +387,33 @@ mod tests {
         let state = StateDir::new(&folder.path().join("new"));
         assert!(state.load(ROLE, "a").unwrap().is_none());
         let saved = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
-        state.save(ROLE, "a", &content(), saved).unwrap();
+        state.save(ROLE, "a", Path::new("/lists/a.txt"), &content(), saved).unwrap();
         let kept = state.load(ROLE, "a").unwrap().unwrap();
         assert_eq!((kept.content, kept.saved), (content(), saved));
         assert!(state.load(Role::Allow, "a").unwrap().is_none());
+    }
+
+    #[test]
+    fn copies_know_the_directory_of_their_source_and_those_of_before_are_still_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateDir::new(folder.path());
+        let lists = Path::new("/lists");
+        assert!(state.files_in(lists, ROLE).unwrap().is_empty() && !state.has(ROLE, "a", lists).unwrap());
+        for (name, path) in
+            [("b", "/lists/b.txt"), ("a", "/lists/a.csv.gz"), ("other", "/lists/named.txt"), ("c", "/c.txt")]
+        {
+            state.save(ROLE, name, Path::new(path), &content(), SystemTime::UNIX_EPOCH).unwrap();
+        }
+        state.save(Role::Allow, "d", Path::new("/lists/d.txt"), &content(), SystemTime::UNIX_EPOCH).unwrap();
+        let held = [Path::new("/lists/a.csv.gz"), Path::new("/lists/b.txt")];
+        assert_eq!(state.files_in(lists, ROLE).unwrap(), held);
+        let has = |path: &str| state.has(ROLE, "b", Path::new(path)).unwrap();
+        assert!(has("/lists/b.txt") && !has("/elsewhere/b.txt"));
+        let body = format!("{SAVED}0\n{COMMON}{{}}\n192.0.2.1\n");
+        fs::write(state.file(ROLE, "b"), format!("{HASH}{}\n{body}", hash(body.as_bytes()))).unwrap();
+        assert_eq!(state.load(ROLE, "b").unwrap().unwrap().content.prefixes().len(), 1);
+        assert!(has("/lists/b.txt") && has("/elsewhere/b.txt"), "nobody knows where it came from");
+        assert_eq!(state.files_in(lists, ROLE).unwrap().len(), 1);
     }
 
     /// Fault: power-loss.
@@ -331,7 +424,7 @@ mod tests {
         let file = folder.path().join("drop-a.list");
         fs::write(&file, "192.0.2.1\n").unwrap();
         assert!(state.load(ROLE, "a").is_err());
-        state.save(ROLE, "a", &content(), SystemTime::UNIX_EPOCH).unwrap();
+        state.save(ROLE, "a", Path::new("/lists/a.txt"), &content(), SystemTime::UNIX_EPOCH).unwrap();
         let whole = fs::read(&file).unwrap();
         for end in 0..whole.len() {
             fs::write(&file, &whole[..end]).unwrap();

@@ -3,7 +3,7 @@
 //! It owns the `Kernel`, so no map needs a lock; what others may know it publishes as a [`Snapshot`].
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -20,14 +20,16 @@ use super::{
     hooks::Hooks,
     host::Facts,
     metrics::Instruments,
-    reload::{Cause, Lists, Origin, Wish},
+    origin::Origin,
+    reload::{Cause, Lists, Wish},
     snapshot::{ListView, Snapshot},
 };
 use crate::{
     config::{Config, OnExit},
     kernel::{Enforced, ErrorKind, Kernel, KernelError},
     list::spoken,
-    protocol::{Hook, Reload, ReloadResult},
+    protection::{told_unprotected, told_waiting},
+    protocol::{ConfigStatus, Hook, InterfacesReload, Reload, ReloadResult},
 };
 
 /// Jobs that wait at most: more than can ask at once, so that one reload answers all who wait for one.
@@ -64,8 +66,17 @@ pub(crate) enum Asker {
 /// What files that changed brought about before anybody asked.
 struct Untold {
     since: Instant,
+    is_applied: bool,
     added: usize,
     removed: usize,
+    interfaces: InterfacesReload,
+}
+
+/// Why a reload was refused as a whole.
+pub(crate) struct Refused {
+    reason: String,
+    /// By that the newest configuration file, with what it names, is not what is enforced.
+    is_of_config: bool,
 }
 
 /// The way to the worker.
@@ -93,7 +104,7 @@ pub(crate) struct Enforcer {
     /// How the last changes went.
     pub(crate) history: History,
     /// Why the last reload was refused as a whole.
-    pub(crate) refused: Option<String>,
+    pub(crate) refused: Option<Refused>,
     /// Why what holds now could not be enforced, although nothing was read.
     pub(crate) unrefreshed: Option<String>,
     /// What kept the last reload from reading or doing something may pass by itself: it should be tried again.
@@ -174,6 +185,11 @@ impl Worker {
         self.jobs.send(Job::Ping { reply }).await.is_ok() && answer.await.is_ok()
     }
 
+    /// Waits until the worker has done all that was asked before. Whether it has ended, as it was asked to.
+    pub(crate) async fn has_stopped(&self) -> bool {
+        !self.ping().await && self.stopped.load(Ordering::Acquire)
+    }
+
     /// Ends the worker; `None` when it has ended already.
     pub(crate) async fn stop(&self, on_exit: OnExit) -> Option<Result<(), KernelError>> {
         let (reply, answer) = oneshot::channel();
@@ -200,12 +216,16 @@ fn work(
     let mut untold: Option<Untold> = None;
     while let Some(job) = next.pop_front().or_else(|| queue.blocking_recv()) {
         match job {
+            // Nobody waits for it any more, and may have done something else meanwhile.
+            Job::Reload { reply, .. } if reply.is_closed() => {}
+            Job::Stop { reply, .. } if reply.is_closed() => {}
             Job::Reload { wish, by, reply } => {
                 let (mut wish, mut by) = (wish, by);
                 let mut waiting = vec![reply];
                 // Whoever else waits for a reload gets this one's answer: one runs, one waits.
                 while let Ok(job) = queue.try_recv() {
                     match job {
+                        Job::Reload { reply, .. } if reply.is_closed() => {}
                         Job::Reload { wish: also, by: other, reply } => {
                             wish = Wish { force: wish.force | also.force, clock: wish.clock | also.clock };
                             by = if other == Asker::Person { other } else { by };
@@ -220,10 +240,7 @@ fn work(
                     flags.audit_asked.notify_one();
                 }
                 match by {
-                    Asker::Daemon if report.result == ReloadResult::Applied => {
-                        note(&mut untold, report.added, report.removed);
-                    }
-                    Asker::Daemon => {}
+                    Asker::Daemon => note(&mut untold, &report),
                     Asker::Person => tell(untold.take(), &mut report),
                 }
                 publish.send_replace(Arc::new(enforcer.snapshot()));
@@ -275,11 +292,20 @@ fn work(
 }
 
 /// Remembers a change for who asks about it in a moment.
-fn note(untold: &mut Option<Untold>, added: usize, removed: usize) {
-    let before = untold.take().filter(|untold| untold.since.elapsed() < UNTOLD_MAX);
-    let (before_added, before_removed) = before.map_or((0, 0), |before| (before.added, before.removed));
-    let (added, removed) = (before_added + added, before_removed + removed);
-    *untold = Some(Untold { since: Instant::now(), added, removed });
+fn note(untold: &mut Option<Untold>, report: &Reload) {
+    let is_applied = report.result == ReloadResult::Applied;
+    if !is_applied && report.interfaces.is_empty() {
+        return;
+    }
+    let Reload { added, removed, interfaces, .. } = report.clone();
+    let mut new = Untold { since: Instant::now(), is_applied, added, removed, interfaces };
+    if let Some(before) = untold.take().filter(|untold| untold.since.elapsed() < UNTOLD_MAX) {
+        new.is_applied |= before.is_applied;
+        new.added += before.added;
+        new.removed += before.removed;
+        new.interfaces.follow(before.interfaces);
+    }
+    *untold = Some(new);
 }
 
 /// Who edits a list and asks for a reload wants to see that change, although the watch was faster.
@@ -287,7 +313,8 @@ fn tell(untold: Option<Untold>, report: &mut Reload) {
     if let Some(untold) = untold.filter(|untold| untold.since.elapsed() < UNTOLD_MAX) {
         report.added += untold.added;
         report.removed += untold.removed;
-        if report.result == ReloadResult::Unchanged {
+        report.interfaces.follow(untold.interfaces);
+        if untold.is_applied && report.result == ReloadResult::Unchanged {
             report.result = ReloadResult::Applied;
         }
     }
@@ -318,10 +345,15 @@ impl Enforcer {
 
     /// Reloads and looks after the interfaces.
     pub(crate) fn reload(&mut self, wish: Wish) -> Reload {
-        let (report, cause) = self.reload_lists(wish, &mut |_| Ok(()));
+        let (mut report, cause) = self.reload_lists(wish, &mut |_| Ok(()));
         if cause.is_none() {
             self.reconcile();
+            report.interfaces = self.hooks.changes.clone();
+            for (interface, reason) in &report.interfaces.unprotected {
+                tracing::warn!("{}", told_unprotected(interface, reason));
+            }
         }
+        report.needs_restart = self.waiting();
         report
     }
 
@@ -362,12 +394,13 @@ impl Enforcer {
     /// Reloads and says what came of it.
     fn reload_lists(&mut self, wish: Wish, enforced: Enforced<'_>) -> (Reload, Option<Cause>) {
         let started = Instant::now();
+        let rejected_before = self.lists.rejected();
         let outcome = self.lists.reload(&mut self.kernel, &self.origin, wish, enforced);
         let elapsed = started.elapsed();
         self.instruments.reloaded(outcome.report.result, elapsed, outcome.retries);
         self.history.reloaded(&outcome.report, elapsed);
         self.instruments.state_failed(self.lists.store.take_failures());
-        let Reload { result, generation, added, removed, reason, lists } = &outcome.report;
+        let Reload { result, generation, added, removed, reason, lists, .. } = &outcome.report;
         let has_good = |name: &str| self.lists.states().any(|list| list.source.name == name && list.good.is_some());
         for list in lists {
             if let Some(reason) = &list.reason {
@@ -377,6 +410,14 @@ impl Enforcer {
                     _ => "it is enforced no longer",
                 };
                 tracing::warn!("list {}: {reason}; {effect}", list.name);
+            }
+        }
+        let rejected = self.lists.rejected();
+        let changed = rejected.iter().filter(|(key, by_label)| rejected_before.get(*key) != Some(*by_label));
+        let changed: BTreeSet<&str> = changed.map(|((_, name), _)| name.as_str()).collect();
+        for list in lists.iter().filter(|list| changed.contains(list.name.as_str())) {
+            if let Some(rejected) = list.told_rejected() {
+                tracing::warn!("list {}: {rejected}", list.name);
             }
         }
         let is_new = |name: &str| lists.iter().any(|list| list.name == name && list.result == ReloadResult::Applied);
@@ -395,15 +436,14 @@ impl Enforcer {
                 reason.as_deref().unwrap_or("not every list could be taken and the others have not changed")
             ),
         }
-        self.refused = outcome.cause.as_ref().map(|cause| format!("the last reload was refused: {cause}"));
-        if outcome.cause.is_none() {
+        // A kernel that refuses keeps from nothing but the lists while the file says what it said before.
+        let is_same = matches!(outcome.cause, Some(Cause::Kernel(_))) && outcome.config.as_ref() == Some(&self.config);
+        self.refused =
+            outcome.cause.as_ref().map(|cause| Refused { reason: cause.to_string(), is_of_config: !is_same });
+        if let (None, Some(config)) = (&outcome.cause, outcome.config) {
             self.unrefreshed = None;
-        }
-        if let Some(config) = outcome.config {
-            for key in config.needs_restart(&self.started) {
-                tracing::warn!("key '{key}' has changed and takes effect when the daemon starts again");
-            }
             self.config = config;
+            self.waiting().iter().for_each(|key| tracing::warn!("{}", told_waiting(key)));
         }
         self.may_pass = outcome.is_passing;
         (outcome.report, outcome.cause)
@@ -419,6 +459,22 @@ impl Enforcer {
         before != self.hooks.told()
     }
 
+    /// Keys of the configuration that take effect when the daemon starts again.
+    fn waiting(&self) -> Vec<String> {
+        self.config.needs_restart(&self.started).into_iter().map(str::to_owned).collect()
+    }
+
+    /// What becomes of the configuration file, if there is one.
+    fn config_file(&self) -> Option<ConfigStatus> {
+        let refused = self.refused.as_ref().filter(|refused| refused.is_of_config);
+        Some(ConfigStatus {
+            path: self.origin.file.as_ref()?.display().to_string(),
+            up: refused.is_none(),
+            reason: refused.map(|refused| refused.reason.clone()),
+            needs_restart: self.waiting(),
+        })
+    }
+
     pub(crate) fn snapshot(&self) -> Snapshot {
         for hook in self.hooks.confirmed.iter().filter(|hook| hook.ifindex != 0 || hook.hook == connects::HOOK) {
             self.instruments.protected(&hook.interface);
@@ -428,6 +484,10 @@ impl Enforcer {
         let bare = self.hooks.confirmed.iter().filter(|hook| hook.is_bare());
         let unprotected = bare.map(Hook::told_bare);
         let warninglists = self.lists.warninglist_faults().cloned();
+        let config_file = self.config_file();
+        let refused = config_file.as_ref().and_then(ConfigStatus::told_down).or_else(|| {
+            self.refused.as_ref().map(|refused| format!("the last reload was refused: {}", refused.reason))
+        });
         Snapshot {
             config: Arc::new(self.config.clone()),
             generation: self.kernel.generation(),
@@ -437,11 +497,14 @@ impl Enforcer {
                 .chain(unprotected)
                 .chain(warninglists)
                 .chain(self.hooks.notices.iter().cloned())
-                .chain(self.refused.clone())
+                .chain(refused)
                 .chain(self.unrefreshed.clone())
+                .chain(self.waiting().iter().map(|key| told_waiting(key)))
                 .collect(),
+            config_file,
             host: self.lists.host(),
             warnings: self.lists.warnings(),
+            guards: self.lists.guards(),
             clock: self.lists.clock(),
             hooks: self.hooks.confirmed.clone(),
             covered: self.hooks.covered.clone(),
@@ -449,5 +512,42 @@ impl Enforcer {
             reloads: self.history.past(),
             lists,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_watch_did_a_moment_ago_is_told_to_who_asks_for_a_reload() {
+        let report = |result| Reload::blank(result, 3, Vec::new());
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let mut untold = None;
+        note(&mut untold, &report(ReloadResult::Refused));
+        note(&mut untold, &report(ReloadResult::Unchanged));
+        assert!(untold.is_none(), "nothing happened");
+        let interfaces = InterfacesReload {
+            attached: names(&["wan0"]),
+            unprotected: [("ppp0".to_owned(), "gone".to_owned())].into(),
+            ..Default::default()
+        };
+        note(&mut untold, &Reload { interfaces, ..report(ReloadResult::Unchanged) });
+
+        let mut told = report(ReloadResult::Unchanged);
+        tell(untold.take(), &mut told);
+        assert_eq!((told.result, told.added), (ReloadResult::Unchanged, 0), "no prefix has changed");
+        assert_eq!(told.interfaces.attached, names(&["wan0"]));
+
+        note(&mut untold, &Reload { interfaces: told.interfaces, ..report(ReloadResult::Unchanged) });
+        note(&mut untold, &Reload { added: 2, removed: 1, ..report(ReloadResult::Applied) });
+        let interfaces =
+            InterfacesReload { attached: names(&["ppp0"]), released: names(&["lan0"]), ..Default::default() };
+        let mut told = Reload { interfaces, ..report(ReloadResult::Unchanged) };
+        tell(untold, &mut told);
+        assert_eq!((told.result, told.added, told.removed), (ReloadResult::Applied, 2, 1));
+        let expected =
+            InterfacesReload { attached: names(&["ppp0", "wan0"]), released: names(&["lan0"]), ..Default::default() };
+        assert_eq!(told.interfaces, expected, "what is protected by now is not told to be missing");
     }
 }

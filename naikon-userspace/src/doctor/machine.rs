@@ -24,6 +24,7 @@ pub(super) fn examine(facts: &Facts, intent: &Intent, report: &mut Report) {
     bpffs(facts, report);
     jit(facts, report);
     daemon(facts, intent, report);
+    elsewhere(facts, report);
     egress(facts, intent, report);
     cgroup(facts, intent, report);
     forwarding(facts, report);
@@ -149,7 +150,7 @@ fn bpffs(facts: &Facts, report: &mut Report) {
             CHECK,
             object,
             format!("{} is not on a bpffs", existing.display()),
-            "mount -t bpf bpf /sys/fs/bpf; or '--pin-dir none', and enforcement ends with the daemon",
+            "mount -t bpf -o mode=0700 bpf /sys/fs/bpf; or '--pin-dir none', and enforcement ends with the daemon",
         ),
         (_, Ok(true)) => {
             report.failure(CHECK, object, "the bpffs is mounted read-only", "mount -o remount,rw /sys/fs/bpf");
@@ -216,6 +217,21 @@ fn daemon(facts: &Facts, intent: &Intent, report: &mut Report) {
     }
 }
 
+/// Other naikons, or what they left.
+fn elsewhere(facts: &Facts, report: &mut Report) {
+    const CHECK: &str = "pins";
+    for other in &facts.elsewhere {
+        let object = text(&other.directory);
+        if other.is_locked {
+            report.ok(CHECK, object, other.enforces());
+        } else {
+            let finding = format!("{}, with the lists of then and without a daemon", other.enforces());
+            let cure = format!("{}, 'naikon run' with this pin directory goes on with it", other.end());
+            report.warning(CHECK, object, finding, cure);
+        }
+    }
+}
+
 /// What the machine itself sends does not come in anywhere.
 fn egress(facts: &Facts, intent: &Intent, report: &mut Report) {
     const CHECK: &str = "egress";
@@ -257,6 +273,11 @@ fn no_daemon(facts: &Facts, control: &Path, report: &mut Report) {
             "no daemon answers; what is pinned goes on, with the lists of then",
             "'naikon run' takes over, 'naikon detach' ends it",
         ),
+        (_, Ok(false)) if !facts.guarded().is_empty() => {
+            let guarded = facts.guarded().join(", ");
+            let finding = format!("{finding} here, yet a program of naikon's is at {guarded}, from elsewhere");
+            report.warning(CHECK, control, finding, "name its socket with --control, or its file with --config");
+        }
         (_, Ok(false)) => {
             report.warning(CHECK, control, format!("{finding}, and nothing is enforced"), "start it with 'naikon run'");
         }

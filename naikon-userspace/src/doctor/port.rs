@@ -1,6 +1,6 @@
 //! Checks of one interface: who holds its hooks, whether its driver takes naikon, what its hardware does by itself.
 
-use super::{Details, Facts, Intent, Program, Report, Seen, Unseen, Version};
+use super::{Details, Elsewhere, Facts, Intent, Program, Report, Seen, Unseen, Version};
 use crate::{
     config::Mode,
     hook::{Point, Stance},
@@ -49,6 +49,15 @@ fn hook(facts: &Facts, mode: Mode, interface: &Interface, report: &mut Report) -
     };
     let look = format!("look at it with 'bpftool prog show id {program_id}'");
     match facts.is_ours(interface) {
+        Ok(true) if !facts.has_hook(interface, Point::Xdp) && left(facts, program_id).is_some() && mode != Mode::Tc => {
+            let told = left(facts, program_id).map(Elsewhere::told).unwrap_or_default();
+            let finding = format!(
+                "naikon's own program is there, in {} mode, and 'naikon run' cannot take its place",
+                stance.as_str()
+            );
+            report.failure(CHECK, name, finding, format!("it is {told}"));
+            return Some(stance);
+        }
         Ok(true) => {
             report.ok(CHECK, name, format!("naikon is there, in {} mode", stance.as_str()));
             return Some(stance);
@@ -74,6 +83,11 @@ fn hook(facts: &Facts, mode: Mode, interface: &Interface, report: &mut Report) -
         ),
     }
     None
+}
+
+/// The other pins, without a daemon, that hold a program.
+fn left(facts: &Facts, program: u32) -> Option<&Elsewhere> {
+    facts.elsewhere.iter().find(|other| !other.is_locked && other.holds(program))
 }
 
 struct Port<'a> {

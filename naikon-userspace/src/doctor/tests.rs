@@ -73,6 +73,7 @@ fn sound() -> Facts {
             pinned: Ok(false),
             locked: Ok(false),
         }),
+        elsewhere: Vec::new(),
         jit: Ok(true),
         jit_harden: Ok(0),
         cgroup: Ok(Some("/sys/fs/cgroup".into())),

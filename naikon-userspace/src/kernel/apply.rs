@@ -20,12 +20,16 @@ use super::{
 use crate::{
     delta::{Delta, Op},
     hook::Spot,
+    progress::{Steps, prefixes},
     ruleset::Rule,
     tables::{Change, Counts, Set, Shape, Tries},
 };
 
 /// How much more than now tables hold that can never be made anew.
 const HEADROOM: u64 = 4;
+
+/// Of an operation: it is announced, written to the tables, and to a trie.
+const STEPS_AN_OPERATION: u64 = 3;
 
 /// What is to be done as soon as a change is enforced, before the tries are complete.
 pub type Enforced<'a> = &'a mut dyn FnMut(&mut Kernel) -> Result<(), KernelError>;
@@ -58,17 +62,21 @@ impl Refused {
 struct Watched<'a> {
     tables: &'a mut Tables,
     has_readers: bool,
+    steps: Steps,
 }
 
 impl Tries for Watched<'_> {
     type Error = KernelError;
 
     fn write(&mut self, op: &Op) -> Result<(), KernelError> {
+        self.steps.step();
         self.tables.write(op)
     }
 
     fn write_many(&mut self, ops: &[Op]) -> Result<(), (usize, KernelError)> {
-        self.tables.write_many(ops)
+        let written = self.tables.write_many(ops);
+        self.steps.add(ops.len() as u64);
+        written
     }
 
     fn wait_for_readers(&mut self) {
@@ -104,6 +112,8 @@ impl Kernel {
         // New tables give the same answers: nothing is begun yet.
         self.make_room(delta, rules_now).map_err(refused)?;
         self.tables.set_meta(abi::META_APPLYING, self.generation + 1).map_err(refused)?;
+        let count = delta.ops.len();
+        self.progress.tell(format!("writing {}", prefixes(count)), STEPS_AN_OPERATION * count as u64);
         // A program of an earlier process may be on a pinned link, with tables that ask the tries elsewhere.
         let is_watched = self.pins.is_some() && self.attachments.is_empty() && !rules_now.is_empty();
         let mut change = Change::announce(Arc::clone(delta), &mut self.set, is_watched);
@@ -174,7 +184,8 @@ impl Kernel {
     fn both<R>(&mut self, work: impl FnOnce(&mut Set<Mapped>, &mut Watched<'_>) -> R) -> R {
         // What is pinned may be the program of an earlier process.
         let has_readers = self.pins.is_some() || self.has_attached();
-        work(&mut self.set, &mut Watched { tables: &mut self.tables, has_readers })
+        let steps = self.progress.steps();
+        work(&mut self.set, &mut Watched { tables: &mut self.tables, has_readers, steps })
     }
 
     /// Makes tables and tries say `rules_now`, where a refused change left something else, or this process has not filled the
@@ -213,12 +224,17 @@ impl Kernel {
         Ok(())
     }
 
+    fn tell_filling(&self, rules: &[Rule]) {
+        self.progress.tell(format!("filling tables with {}", prefixes(rules.len())), 2 * rules.len() as u64);
+    }
+
     /// Fills the tables that came with the program, or larger ones.
     fn begin(&mut self, rules: &[Rule], wanted: &Counts) -> Result<(), KernelError> {
         // What could not be filled to the end is not filled again.
         if !self.set.is_empty() || self.set.is_outgrown(wanted) {
             return self.renew(rules, wanted);
         }
+        self.tell_filling(rules);
         self.set.fill(rules)?;
         self.is_filled = true;
         Ok(())
@@ -231,6 +247,8 @@ impl Kernel {
         let mut ebpf = load(&self.settings, self.pins.as_ref(), &shape)?;
         let mut tables = Tables::take(&mut ebpf)?;
         let mut set = Set::new(Mapped::take(&mut ebpf, &shape)?, shape);
+        set.count_in(self.progress.steps());
+        self.tell_filling(rules);
         set.fill(rules)?;
         self.loggers.follow(&mut ebpf)?;
         self.reporters.follow(&mut ebpf)?;

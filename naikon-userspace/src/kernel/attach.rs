@@ -6,13 +6,13 @@ use std::{
     io,
 };
 
-use aya::programs::{Program, loaded_programs};
+use aya::programs::{Program, ProgramInfo, loaded_programs};
 use naikon_ebpf::abi;
 
 use super::{
-    Kernel, KernelVersion, Settings, TCX, connect,
+    Kernel, KernelVersion, Settings, TCX, connect, elsewhere,
     error::{self, ErrorKind, KernelError},
-    filter,
+    facts, filter,
     link::{self, Held as LinkHeld, Link, Target},
     pins::{self, PinDir, Pinned, pinned_link},
 };
@@ -123,7 +123,7 @@ impl Kernel {
         let ours = self.program_id(point, attachment.is_raw)?;
         let programs = programs_at(interface, point)?;
         let first = programs.first().filter(|id| **id != ours);
-        Ok(first.map(|id| format!("program {id}{}", named(*id))))
+        Ok(first.map(|id| format!("program {id}{}", named(loaded(*id)))))
     }
 
     /// Refuses a hook at which somebody else's program sits, before anything is changed.
@@ -143,16 +143,26 @@ impl Kernel {
         if self.stance(interface, point)?.is_some() {
             return Ok(());
         }
+        let program = loaded(program_id);
+        let cure = match elsewhere::holder(self.pins.as_ref().map(PinDir::root), program_id) {
+            Some(other) => format!("it is naikon's own, {}", other.told()),
+            None if program.as_ref().is_some_and(facts::is_ours) => {
+                "it is naikon's own, of one without pins, or with pins that this user may not see: end that one first, \
+                 with 'naikon detach' and its --control or --pin-dir"
+                    .to_owned()
+            }
+            None => format!(
+                "look at it with 'bpftool prog show id {program_id}' ('naikon doctor' as root knows one of naikon's own); it must leave \
+                 {} before naikon can take its place, or use --mode tc, which stands behind it",
+                interface.name
+            ),
+        };
         Err(KernelError::new(
             format!("attaching to {}", interface.name),
             ErrorKind::Foreign,
-            format!("another XDP program is there: id {program_id}{}, {} mode", named(program_id), mode.as_str()),
+            format!("another XDP program is there: id {program_id}{}, {} mode", named(program), mode.as_str()),
         )
-        .cure(format!(
-            "look at it with 'bpftool prog show id {program_id}'; it must leave {} before naikon can take its place, or \
-             use --mode tc, which stands behind it",
-            interface.name
-        )))
+        .cure(cure))
     }
 
     /// Puts the program at a hook: on the link that is pinned there, or on a new one.
@@ -414,9 +424,13 @@ fn programs_at(interface: &Interface, point: Point) -> Result<Vec<u32>, KernelEr
     }
 }
 
-/// A program's name for messages, where the kernel tells it (CAP_SYS_ADMIN).
-fn named(id: u32) -> String {
-    let program = loaded_programs().filter_map(Result::ok).find(|program| program.id() == id);
+/// A program, where the kernel tells of it (CAP_SYS_ADMIN).
+fn loaded(id: u32) -> Option<ProgramInfo> {
+    loaded_programs().filter_map(Result::ok).find(|program| program.id() == id)
+}
+
+/// Its name for messages.
+fn named(program: Option<ProgramInfo>) -> String {
     let name = program.and_then(|program| program.name_as_str().map(crate::text::escape));
     name.filter(|name| !name.is_empty()).map_or_else(String::new, |name| format!(" '{name}'"))
 }

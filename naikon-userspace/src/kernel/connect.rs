@@ -131,6 +131,10 @@ impl Kernel {
     pub fn settle_connects(&mut self) -> Result<bool, KernelError> {
         let Some(pins) = &self.pins else { return Ok(false) };
         let Some(Connects { id, links, .. }) = &self.connects else {
+            // The cgroup has yet to come: what is there of before stays until then.
+            if self.settings.cgroup.is_some() {
+                return Ok(false);
+            }
             let had_any = abi::PROGRAMS_CONNECT.iter().any(|name| pins.at(name).exists());
             self.release_connects()?;
             return Ok(had_any);
@@ -158,6 +162,12 @@ impl Kernel {
         }
         self.connects.iter_mut().for_each(|connects| connects.is_settled = true);
         Ok(false)
+    }
+
+    /// Whether this process has put programs at a cgroup.
+    #[must_use]
+    pub fn has_connects(&self) -> bool {
+        self.connects.is_some()
     }
 
     /// Whether [`Kernel::settle_connects`] has nothing left to do.

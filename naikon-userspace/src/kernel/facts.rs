@@ -24,6 +24,7 @@ use rustix::{
 };
 
 use super::{
+    elsewhere::elsewhere,
     error::{self, ErrorKind, KernelError},
     generic, has_pins, interfaces,
     link::programs_at,
@@ -67,6 +68,7 @@ pub fn facts(pin_dir: Option<&Path>, daemon: Seen<Option<Daemon>>) -> Result<Fac
             .map_err(|error| of_proc(&error)),
         memlock: getrlimit(Resource::Memlock).current,
         pins: pin_dir.map(pins),
+        elsewhere: elsewhere(pin_dir),
         jit: jit(any_jitted),
         jit_harden: setting(Path::new("/proc/sys/net/core/bpf_jit_harden")),
         cgroup: cgroup(),
@@ -201,11 +203,7 @@ fn programs() -> (Seen<BTreeMap<u32, Program>>, bool) {
         |error: &(dyn std::error::Error + 'static)| of_kernel(&KernelError::of("listing the programs", error));
     let mut found = BTreeMap::new();
     let mut any_jitted = false;
-    let own_maps: BTreeSet<u32> = loaded_maps()
-        .filter_map(Result::ok)
-        .filter(|map| map.name_as_str() == Some(abi::FRAMES))
-        .map(|map| map.id())
-        .collect();
+    let own_maps = own_maps();
     for info in loaded_programs() {
         match info {
             Ok(info) => {
@@ -220,15 +218,31 @@ fn programs() -> (Seen<BTreeMap<u32, Program>>, bool) {
     (Ok(found), any_jitted)
 }
 
+/// Maps in which programs of ours count.
+fn own_maps() -> BTreeSet<u32> {
+    let frames = loaded_maps().filter_map(Result::ok).filter(|map| map.name_as_str() == Some(abi::FRAMES));
+    frames.map(|map| map.id()).collect()
+}
+
+/// Whether a program is a naikon's, whichever.
+pub(super) fn is_ours(info: &ProgramInfo) -> bool {
+    program(info, &own_maps()).is_ours
+}
+
+/// Whether our programs are called so.
+fn is_name_of_ours(name: &str) -> bool {
+    let places = [Place::Xdp { frags: true }, Place::Xdp { frags: false }, Place::Ingress, Place::Egress];
+    let kinds = [(false, false), (false, true), (true, false), (true, true)];
+    let both = |place, raw, trace| [abi::entry_point(place, raw, trace), abi::deep_entry_point(place, raw, trace)];
+    let mut own = places.iter().flat_map(|place| kinds.map(|(raw, trace)| both(*place, raw, trace))).flatten();
+    // The kernel keeps 15 bytes of a name (BPF_OBJ_NAME_LEN).
+    own.any(|own| own.bytes().take(15).eq(name.bytes()))
+}
+
 /// Ours bear a name of ours and count in a map of ours: either alone is what others may have, too.
 fn program(info: &ProgramInfo, own_maps: &BTreeSet<u32>) -> Program {
     let name = String::from_utf8_lossy(info.name()).into_owned();
-    let places = [Place::Xdp { frags: true }, Place::Xdp { frags: false }, Place::Ingress, Place::Egress];
-    let kinds = [(false, false), (false, true), (true, false), (true, true)];
-    let mut own = places.iter().flat_map(|place| kinds.map(|(raw, trace)| abi::entry_point(*place, raw, trace)));
-    // The kernel keeps 15 bytes of a name (BPF_OBJ_NAME_LEN).
-    let bears_ours = own.any(|own| own.bytes().take(15).eq(name.bytes()));
-    let maps = if bears_ours { info.map_ids().ok().flatten().unwrap_or_default() } else { Vec::new() };
+    let maps = if is_name_of_ours(&name) { info.map_ids().ok().flatten().unwrap_or_default() } else { Vec::new() };
     Program { id: info.id(), is_ours: maps.iter().any(|map| own_maps.contains(map)), name }
 }
 

@@ -18,6 +18,7 @@ use naikon_ebpf::abi::{self, Place};
 use rustix::io::Errno;
 
 use super::{
+    elsewhere,
     error::{self, ErrorKind, KernelError},
     netlink::{self, Filter},
     pins::{self, PinDir},
@@ -50,7 +51,7 @@ pub(super) fn at(
     let Some(filter) = in_our_place(ifindex, point)? else { return Ok(None) };
     match filter.program_id {
         Some(id) if ours.contains(&id) => Ok(Some(id)),
-        _ => Err(foreign(interface, point, &filter.name.unwrap_or_default())),
+        id => Err(foreign(interface, point, &filter.name.unwrap_or_default(), id)),
     }
 }
 
@@ -59,7 +60,7 @@ fn in_our_place(ifindex: u32, point: Point) -> Result<Option<Filter>, KernelErro
     Ok(filters.into_iter().find(|filter| filter.handle == HANDLE && filter.priority == PRIORITY))
 }
 
-fn foreign(interface: &str, point: Point, program: &str) -> KernelError {
+fn foreign(interface: &str, point: Point, program: &str, id: Option<u32>) -> KernelError {
     let place = if point == Point::Egress { Place::Egress } else { Place::Ingress };
     let is_entry_point = [(false, false), (true, false), (false, true), (true, true)].iter().any(|&(raw, trace)| {
         [abi::entry_point(place, raw, trace), abi::deep_entry_point(place, raw, trace)].contains(&program)
@@ -73,10 +74,13 @@ fn foreign(interface: &str, point: Point, program: &str) -> KernelError {
         ErrorKind::Foreign,
         format!("another filter has priority {PRIORITY} and handle {HANDLE:#x}, {whose}"),
     )
-    .cure(format!(
-        "find out whose it is; nobody's goes with 'tc filter del dev {interface} {point} protocol all prio {PRIORITY} \
-         handle {HANDLE:#x} bpf'"
-    ))
+    .cure(match id.and_then(|id| elsewhere::holder(None, id)) {
+        Some(other) => format!("it is naikon's own, {}", other.told()),
+        None => format!(
+            "find out whose it is; nobody's goes with 'tc filter del dev {interface} {point} protocol all prio {PRIORITY} \
+             handle {HANDLE:#x} bpf'"
+        ),
+    })
 }
 
 /// Ids of the programs that a pin proves to be ours.

@@ -10,6 +10,7 @@ mod audit;
 mod capture;
 mod connect;
 mod counters;
+mod elsewhere;
 mod error;
 mod exchange;
 mod facts;
@@ -30,18 +31,16 @@ mod tables;
 mod trace;
 mod traffic;
 mod undo;
+mod verifier;
 
 use std::{
     collections::BTreeMap,
     os::fd::{AsFd, BorrowedFd},
     path::PathBuf,
+    sync::Arc,
 };
 
-use aya::{
-    Ebpf, EbpfLoader, VerifierLogLevel, include_bytes_aligned,
-    programs::{Program, ProgramError},
-    util::KernelVersion,
-};
+use aya::{Ebpf, EbpfLoader, VerifierLogLevel, include_bytes_aligned, util::KernelVersion};
 use naikon_ebpf::{
     abi::{self, Place},
     embedded::{Carriers, NAT64_MAX},
@@ -50,8 +49,14 @@ use naikon_ebpf::{
 
 pub(crate) use self::sys::return_large_blocks;
 use self::{
-    apply::Unfinished, attach::Attachment, connect::Connects, pins::PinDir, reports::Reporters, tables::Tables,
+    apply::Unfinished,
+    attach::Attachment,
+    connect::Connects,
+    pins::PinDir,
+    reports::Reporters,
+    tables::Tables,
     trace::Loggers,
+    verifier::{load_program, undisturbed},
 };
 pub use self::{
     apply::{Enforced, Refused},
@@ -60,12 +65,14 @@ pub use self::{
     capture::{Capture, CaptureSwitch, Caught, SNAPLEN_MAX},
     connect::{Connected, cgroup_path},
     counters::CounterReader,
+    elsewhere::elsewhere,
     error::{ErrorKind, KernelError},
     facts::{daemon_facts, facts, version},
     hits::{EventCounts, Events, HitReader},
     memory::Mapped,
     netlink::{InterfaceChanges, default_gateways, interfaces, own_addresses},
     offline::{Inspection, detach_pins, has_pins, inspect},
+    pins::is_locked,
     privileges::{lasting as lasting_capabilities, own as own_privileges, prepared, starting as starting_capabilities},
     reports::Reports,
     trace::Trace,
@@ -74,6 +81,7 @@ pub use self::{
 use crate::{
     config::Mode,
     hook::{Point, Spot},
+    progress::Progress,
     ruleset::Rule,
     tables::{Audit, Counts, Seeds, Set, Shape, Table},
 };
@@ -144,6 +152,8 @@ pub struct Kernel {
     fresh: bool,
     /// The rules of another ABI, whose programs are on the links.
     former_rules: Option<Vec<Rule>>,
+    /// Where changes that may take their time tell how far they are.
+    progress: Arc<Progress>,
 }
 
 /// Whether the mark of an apply says that it has not reached its generation.
@@ -242,6 +252,7 @@ impl Kernel {
             connects: None,
             fresh,
             former_rules: None,
+            progress: Arc::default(),
         };
         match kernel.take_over() {
             Ok(()) => Ok(kernel),
@@ -252,6 +263,12 @@ impl Kernel {
                 Err(error)
             }
         }
+    }
+
+    /// Has somebody see how far changes are.
+    pub fn report_to(&mut self, progress: Arc<Progress>) {
+        self.set.count_in(progress.steps());
+        self.progress = progress;
     }
 
     /// The rules that the kernel enforces now, sorted by prefix.
@@ -460,37 +477,8 @@ fn load_object(
             loader.map_pin_path(name, pins.map(name));
         }
     }
-    loader.load(OBJECT).map_err(|error| KernelError::of("loading the maps", &error))
-}
-
-/// Loads a program of an object, if it is not loaded yet.
-fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), KernelError> {
-    fn unloaded<T>(fd: Result<T, ProgramError>) -> bool {
-        matches!(fd, Err(ProgramError::NotLoaded))
-    }
-    let loaded = match ebpf.program_mut(name) {
-        Some(Program::Xdp(program)) if unloaded(program.fd()) => program.load(),
-        Some(Program::SchedClassifier(program)) if unloaded(program.fd()) => program.load(),
-        Some(Program::CgroupSockAddr(program)) if unloaded(program.fd()) => program.load(),
-        _ => Ok(()),
-    };
-    loaded.map_err(|error| {
-        let refused = KernelError::of(format!("loading the program {name}"), &error);
-        match error::errno(&error) {
-            // The verifier's word is EACCES, EINVAL, or E2BIG where it gives up; a missing capability is EPERM.
-            Some(rustix::io::Errno::ACCESS | rustix::io::Errno::INVAL | rustix::io::Errno::TOOBIG) => {
-                let cause = refused.cause;
-                // Older verifiers let nobody else compare packet pointers, or store beside what was spilled.
-                if !privileges::sees_addresses() {
-                    return KernelError::new(refused.operation, ErrorKind::Privilege, cause)
-                        .cure("this kernel's verifier takes the program with CAP_PERFMON only: grant that, too");
-                }
-                KernelError::new(refused.operation, ErrorKind::Unsupported, cause)
-                    .cure("this kernel's verifier refuses the program; please report it with all of this message")
-            }
-            _ => refused,
-        }
-    })
+    // It also tries what the kernel can.
+    undisturbed(|| loader.load(OBJECT)).map_err(|error| KernelError::of("loading the maps", &error))
 }
 
 /// A loaded program of an object.

@@ -1,6 +1,9 @@
 //! What can be said and done about the pins of a naikon that does not run.
 
-use std::{collections::BTreeSet, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use naikon_ebpf::abi;
 
@@ -16,6 +19,7 @@ use super::{
 };
 use crate::{
     hook::{Spot, Stance},
+    interface::Interface,
     ruleset::Rule,
     telemetry::Counters,
 };
@@ -46,21 +50,8 @@ pub fn inspect(pin_dir: &Path) -> Result<Inspection, KernelError> {
     let pins = PinDir::look(pin_dir);
     pins.require_own_maps()?;
     let versions = versions(&pins)?;
-    let interfaces = interfaces()?;
-    let mut attached = Vec::new();
-    for spot in pins.links()? {
-        let (Some(pinned), Some(interface)) = (pinned_link(&pins, spot)?, interfaces.get(&spot.ifindex)) else {
-            continue;
-        };
-        if let Some(stance) = confirmed(interface, spot.point, pinned.held)? {
-            attached.push((interface.name.clone(), spot, stance));
-        }
-    }
-    for (spot, _) in filter::spots(&filter::programs(&pins)?)? {
-        if let Some(interface) = interfaces.get(&spot.ifindex) {
-            attached.push((interface.name.clone(), spot, Stance::Clsact));
-        }
-    }
+    let standing = standing(&pins, &interfaces()?)?;
+    let attached = standing.into_iter().map(|found| (found.interface, found.spot, found.stance)).collect();
     let mut prefixes = (0, 0);
     let (rules, mut notices) = rules(&versions)?;
     for rule in rules.iter().filter(|rule| rule.action.is_drop() || rule.action.is_monitor()) {
@@ -78,6 +69,34 @@ pub fn inspect(pin_dir: &Path) -> Result<Inspection, KernelError> {
     }
     let counters = counters(&versions, &mut notices)?.read()?;
     Ok(Inspection { generation, attached, cgroup, prefixes, counters, notices })
+}
+
+/// A hook at which the kernel confirms a program of ours.
+pub(super) struct Standing {
+    pub(super) interface: String,
+    pub(super) program: u32,
+    spot: Spot,
+    stance: Stance,
+}
+
+/// Every such hook of these pins.
+pub(super) fn standing(pins: &PinDir, interfaces: &BTreeMap<u32, Interface>) -> Result<Vec<Standing>, KernelError> {
+    let mut found = Vec::new();
+    for spot in pins.links()? {
+        let (Some(pinned), Some(interface)) = (pinned_link(pins, spot)?, interfaces.get(&spot.ifindex)) else {
+            continue;
+        };
+        if let Some(stance) = confirmed(interface, spot.point, pinned.held)? {
+            let program = pinned.held.program_id;
+            found.push(Standing { interface: interface.name.clone(), program, spot, stance });
+        }
+    }
+    for (spot, program) in filter::spots(&filter::programs(pins)?)? {
+        if let Some(interface) = interfaces.get(&spot.ifindex) {
+            found.push(Standing { interface: interface.name.clone(), program, spot, stance: Stance::Clsact });
+        }
+    }
+    Ok(found)
 }
 
 /// The maps that are pinned: ours first, then those that were in force last.

@@ -133,6 +133,10 @@ impl PinDir {
         require_bpffs(root)?;
         make(root)?;
         let lock = File::open(root).map_err(|error| {
+            // The service's is closed to root, too, who must not be told to take it away from a daemon that runs.
+            if error.kind() == io::ErrorKind::PermissionDenied && is_locked(root) {
+                return locked(root);
+            }
             KernelError::of(format!("opening the pin directory {}", root.display()), &error)
                 .cure(privileges::handed_over(root))
         })?;
@@ -142,12 +146,7 @@ impl PinDir {
                 keep_private(root, &lock)?;
                 Ok(PinDir { root: root.to_owned(), trusts_links: former::names_no_programs(root), _lock: Some(lock) })
             }
-            Err(fs::TryLockError::WouldBlock) => Err(KernelError::new(
-                format!("locking the pin directory {}", root.display()),
-                ErrorKind::Locked,
-                "another naikon works with it",
-            )
-            .cure("stop that one, or give this one its own --pin-dir")),
+            Err(fs::TryLockError::WouldBlock) => Err(locked(root)),
             Err(fs::TryLockError::Error(error)) => {
                 Err(KernelError::of(format!("locking the pin directory {}", root.display()), &error))
             }
@@ -241,13 +240,18 @@ impl PinDir {
     }
 }
 
-/// Removes a directory that is empty. One that was prepared for this user where he may make none stays.
+/// Removes a directory that is empty. One that was prepared for this user where he may make none stays: the one above is another's,
+/// or a unit's sandbox has closed it or stands on it.
 pub(super) fn remove_directory(directory: &Path) -> Result<(), KernelError> {
     match fs::remove_dir(directory) {
         Err(error)
             if !matches!(
                 error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::PermissionDenied
+                io::ErrorKind::NotFound
+                    | io::ErrorKind::DirectoryNotEmpty
+                    | io::ErrorKind::PermissionDenied
+                    | io::ErrorKind::ReadOnlyFilesystem
+                    | io::ErrorKind::ResourceBusy
             ) =>
         {
             Err(KernelError::of(format!("removing {}", directory.display()), &error))
@@ -356,6 +360,21 @@ pub(super) fn open_link(pins: &PinDir, name: &str, kind: Kind) -> Result<Option<
     Ok(Some(Pinned { link, held }))
 }
 
+fn locked(root: &Path) -> KernelError {
+    let operation = format!("locking the pin directory {}", root.display());
+    KernelError::new(operation, ErrorKind::Locked, "another naikon works with it")
+        .cure("stop that one, or give this one its own --pin-dir")
+}
+
+/// Whether a naikon works with a directory: somebody holds its lock, as far as the kernel tells (proc_locks(5)). Trying to take it
+/// would keep a daemon from starting meanwhile.
+#[must_use]
+pub fn is_locked(root: &Path) -> bool {
+    let (Ok(found), Ok(locks)) = (fs::metadata(root), procfs::locks()) else { return false };
+    let device = (rustix::fs::major(found.dev()), rustix::fs::minor(found.dev()));
+    locks.iter().any(|lock| (lock.devmaj, lock.devmin) == device && lock.inode == found.ino())
+}
+
 /// The directory must lie on a bpffs: found out at the nearest ancestor that exists.
 fn require_bpffs(root: &Path) -> Result<(), KernelError> {
     let operation = format!("using the pin directory {}", root.display());
@@ -366,7 +385,7 @@ fn require_bpffs(root: &Path) -> Result<(), KernelError> {
         return Ok(());
     }
     Err(KernelError::new(operation, ErrorKind::Unsupported, format!("{} is not on a bpffs", existing.display())).cure(
-        "mount one with 'mount -t bpf bpf /sys/fs/bpf', or run without pins: '--pin-dir none' (enforcement then ends \
+        "mount one with 'mount -t bpf -o mode=0700 bpf /sys/fs/bpf', or run without pins: '--pin-dir none' (enforcement then ends \
          with the daemon)",
     ))
 }

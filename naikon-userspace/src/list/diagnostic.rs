@@ -7,7 +7,7 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use super::{Place, Refusal};
+use super::{Meant, Place, Refusal};
 use crate::{
     prefix::Prefix,
     provenance::{Time, Tlp},
@@ -585,7 +585,10 @@ impl Diagnostics {
             // An error page of three lines is no empty list.
             (0, _) if allow_empty && self.bad == 0 => Ok(()),
             (0, 0) => Err(Refusal::Empty),
-            (0, _) => Err(Refusal::NothingUsable { read, causes: self.causes(), may_be_meant: self.bad == 0 }),
+            (0, _) => {
+                let meant = if self.bad == 0 { Meant::ByKey } else { Meant::Never };
+                Err(Refusal::NothingUsable { read, causes: self.causes(), meant })
+            }
             _ => Ok(()),
         }
     }

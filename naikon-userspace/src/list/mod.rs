@@ -30,7 +30,7 @@ use serde::Deserialize;
 use collector::{Collector, Objection};
 use detect::{Detected, detect};
 pub use diagnostic::{Class, Diagnostic, Diagnostics, Elsewhere, KEPT_DIAGNOSTICS, Reason, Severity, TEXT_CHARACTERS};
-pub use refusal::Refusal;
+pub use refusal::{Meant, Refusal};
 
 pub(crate) use collector::Shared;
 pub(crate) use diagnostic::spoken;

@@ -42,8 +42,7 @@ pub enum Refusal {
     /// No entry at all.
     Empty,
     /// Entries, but none to enforce; what became of them, by label.
-    /// `may_be_meant` says whether `allow_empty` would accept it.
-    NothingUsable { read: usize, causes: Vec<(&'static str, usize)>, may_be_meant: bool },
+    NothingUsable { read: usize, causes: Vec<(&'static str, usize)>, meant: Meant },
     /// Over 5 % and more than three entries cannot be read.
     TooManyBad { bad: usize, read: usize },
     /// Change guard: over half of the list is gone.
@@ -52,7 +51,29 @@ pub enum Refusal {
     Grows { ipv6: bool, from: u64, to: u64 },
 }
 
+/// What would accept a list without anything to enforce.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Meant {
+    /// Nothing: it is no such list.
+    Never,
+    /// `allow_empty`.
+    ByKey,
+    /// Taking its entries out, as of allowlists, which have no such key.
+    WhenEmptied,
+}
+
 impl Refusal {
+    /// The same of an allowlist.
+    #[must_use]
+    pub fn of_allowlist(self) -> Self {
+        match self {
+            Refusal::NothingUsable { read, causes, meant: Meant::ByKey } => {
+                Refusal::NothingUsable { read, causes, meant: Meant::WhenEmptied }
+            }
+            other => other,
+        }
+    }
+
     /// Whether `naikon reload --force` passes it.
     #[must_use]
     pub fn is_change_guard(&self) -> bool {
@@ -104,12 +125,16 @@ impl fmt::Display for Refusal {
                 "CSV without an address column; name one of value, indicator, ip, address, dst_ip, src_ip, ip_address",
             ),
             Refusal::Empty => formatter.write_str("empty, no entry in it; allow_empty accepts that"),
-            Refusal::NothingUsable { read, causes, may_be_meant } => {
+            Refusal::NothingUsable { read, causes, meant } => {
                 write!(formatter, "nothing usable, 0 of {read}:")?;
                 for (place, (label, count)) in causes.iter().enumerate() {
                     write!(formatter, "{} {count} x {}", if place == 0 { "" } else { "," }, spoken(label))?;
                 }
-                if *may_be_meant { formatter.write_str("; allow_empty accepts that") } else { Ok(()) }
+                match meant {
+                    Meant::Never => Ok(()),
+                    Meant::ByKey => formatter.write_str("; allow_empty accepts that"),
+                    Meant::WhenEmptied => formatter.write_str("; mend it, or empty it: an allowlist may be empty"),
+                }
             }
             Refusal::TooManyBad { bad, read } => {
                 write!(formatter, "{bad} of {read} entries cannot be read, over 5 %; mend or replace it")

@@ -143,6 +143,7 @@ fn capture_that_is_cut_off_gives_what_is_whole_and_says_where_it_ends() {
         }
     }
     assert_eq!(packets(b"").1.fault, Some(Fault::CutOff(0)));
+    assert_eq!(packets(b"gateway\n").1.fault, Some(Fault::NoCapture));
     assert_eq!(packets(b"# a list of addresses\n198.51.100.7\n").1.fault, Some(Fault::NoCapture));
 }
 

@@ -120,7 +120,8 @@ pub(super) fn files(path: &Path) -> io::Result<Vec<PathBuf>> {
     for entry in fs::read_dir(path)? {
         let path = entry?.path();
         let list = if path.is_dir() { path.join("list.json") } else { path };
-        if super::is_list_name(&list) && list.extension().is_some_and(|end| end == "json") && list.is_file() {
+        if super::directory::is_list_name(&list) && list.extension().is_some_and(|end| end == "json") && list.is_file()
+        {
             found.push(list);
         }
     }

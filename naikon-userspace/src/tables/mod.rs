@@ -41,7 +41,7 @@ pub use self::{
     shape::{Counts, Seeds, Shape},
 };
 use self::{networks::Pages, shape::Layer};
-use crate::{delta::Op, prefix::Prefix, ruleset::Rule};
+use crate::{delta::Op, prefix::Prefix, progress::Steps, ruleset::Rule};
 
 /// A table that is an array of words.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -139,6 +139,8 @@ pub struct Set<M> {
     has_freed: bool,
     /// Keys removed, whose bits in the filters stay.
     stale: u64,
+    /// Two are made for each operation.
+    steps: Steps,
 }
 
 impl<M: Memory> Set<M> {
@@ -156,7 +158,13 @@ impl<M: Memory> Set<M> {
             was_exhausted: false,
             has_freed: false,
             stale: 0,
+            steps: Steps::default(),
         }
+    }
+
+    /// Has somebody see how far it is.
+    pub fn count_in(&mut self, steps: Steps) {
+        self.steps = steps;
     }
 
     /// Fills empty tables, at which nobody looks yet.
@@ -192,6 +200,7 @@ impl<M: Memory> Set<M> {
 
     /// Announces what an operation will write, in filters and marks. Changes no answer while tables and trie agree.
     pub fn prepare(&mut self, op: &Op) {
+        self.steps.step();
         // A class that is missing is known before the first operation.
         if let Op::Add(Rule { action, .. }) | Op::Change { new: action, .. } = op {
             self.class(*action);
@@ -264,6 +273,7 @@ impl<M: Memory> Set<M> {
     ///
     /// When a spill map refuses: the operation is done in part, and its inverse undoes it.
     pub fn mirror(&mut self, op: &Op) -> Result<(), M::Error> {
+        self.steps.step();
         let mirrored = self.write(op);
         self.is_exhausted |= mirrored.is_err();
         mirrored

@@ -100,7 +100,7 @@ pub(super) fn show(
         }
         Failure::new(Code::No, format!("drawing on the terminal: {error}; 'naikon top --once' needs none"))
     };
-    let theme = Theme::new(std::env::var_os("NO_COLOR").is_none());
+    let theme = Theme::new(!anstyle_query::no_color());
     let mut screen = Screen::take().map_err(failed)?;
     let (mut is_new, mut drawn, mut size) = (true, begun, None);
     loop {

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use proptest::prelude::*;
 
 use super::{
-    super::{Class, Format, Parsed, Refusal, parse},
+    super::{Class, Format, Meant, Parsed, Refusal, parse},
     pattern,
 };
 use crate::{
@@ -346,7 +346,7 @@ fn what_was_only_observed_is_no_indicator() {
     let causes = vec![("observed", 2)];
     assert_eq!(
         alone.diagnostics.judge(2, 0, false),
-        Err(Refusal::NothingUsable { read: 2, causes, may_be_meant: true })
+        Err(Refusal::NothingUsable { read: 2, causes, meant: Meant::ByKey })
     );
     let beside = parsed(&bundle(&[address, data, indicator("1", A, "")]));
     assert_eq!((beside.read, told(&beside).as_str()), (1, "192.0.2.1/32"));
