@@ -6,12 +6,12 @@
 
 use crate::{
     setup::{install_packages, setup},
-    shell::{as_root, find, output_of, run, say},
+    shell::{as_root, find, output_of, remove_file, run, say},
     test::{REQUIRE_ROOT, elevating_cargo},
 };
 use anyhow::{Context as _, Result, bail};
 use std::{
-    fs, io,
+    fs,
     path::{Path, PathBuf},
     process::{Command, ExitCode},
 };
@@ -36,7 +36,7 @@ pub(crate) fn board(workspace: &Path, with_page: bool) -> Result<ExitCode> {
     }
     // Tests that were never run fail nowhere: what stands there in the end is of this run.
     for path in &written {
-        remove(path)?;
+        remove_file(path)?;
     }
     let mut command = elevating_cargo(workspace)?;
     command.env("NAIKON_PROMETHEUS", prometheus(workspace, "prometheus")?);
@@ -62,16 +62,6 @@ pub(crate) fn board(workspace: &Path, with_page: bool) -> Result<ExitCode> {
         format_args!("written to {DOCUMENT}{}", if with_page { format!(" and {PICTURE}") } else { String::new() }),
     );
     Ok(ExitCode::SUCCESS)
-}
-
-/// Removes a file, where it is.
-fn remove(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("removing {}", path.display()))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// That a run wrote each of these files.
@@ -137,8 +127,8 @@ mod tests {
         let path = std::env::temp_dir().join(format!("naikon-board-{}", std::process::id()));
         fs::write(&path, "").unwrap();
         require(slice::from_ref(&path)).unwrap();
-        remove(&path).unwrap();
-        remove(&path).unwrap();
+        remove_file(&path).unwrap();
+        remove_file(&path).unwrap();
         let error = require(slice::from_ref(&path)).unwrap_err().to_string();
         assert!(error.contains(&path.display().to_string()), "{error}");
     }

@@ -9,8 +9,8 @@
 //! libFuzzer said in `<target>.log`.
 
 use crate::{
-    setup::{install_packages, setup},
-    shell::{cargo, find, line_of, output_of, run, say},
+    setup::{provide, setup},
+    shell::{cargo, line_of, output_of, run, say},
 };
 use anyhow::{Context as _, Result, bail};
 use std::{
@@ -104,8 +104,8 @@ fn targets(workspace: &Path) -> Result<Vec<String>> {
 /// Builds all targets at once, since almost everything is shared; gives the folder of the programs.
 fn build(workspace: &Path, folder: &Path) -> Result<PathBuf> {
     setup(workspace, false)?;
-    if env::var_os("CXX").is_none() && find("c++").is_none() {
-        install_packages(&["g++"], "building libFuzzer")?;
+    if env::var_os("CXX").is_none() {
+        provide(&[("c++", "g++")], "building libFuzzer")?;
     }
     let version = output_of(cargo().arg("-vV"))?;
     let host = version.lines().find_map(|line| line.strip_prefix("host: ")).context("cargo names no host")?;

@@ -11,7 +11,7 @@
 //! target/kernels/SUITE/console   what the machine said
 //! ```
 
-mod apt;
+pub(crate) mod apt;
 mod report;
 
 use self::{
@@ -19,7 +19,7 @@ use self::{
     report::{END, Report, VERSION, document},
 };
 use crate::{
-    setup::{install_packages, setup},
+    setup::{provide, setup},
     shell::{built, cargo, find, output_of, run, say},
 };
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -100,11 +100,7 @@ pub(crate) fn kernels(workspace: &Path, suites: &[String], tests: &[String]) -> 
         bail!("{unknown} is no suite of {}", SUITES.join(", "));
     }
     setup(workspace, false)?;
-    let packages: Vec<&str> =
-        HOST_TOOLS.iter().filter(|(tool, _)| find(tool).is_none()).map(|(_, package)| *package).collect();
-    if !packages.is_empty() {
-        install_packages(&packages, "virtual machines")?;
-    }
+    provide(&HOST_TOOLS, "virtual machines")?;
     let programs = Programs::build(workspace)?;
     let chosen = if tests.is_empty() { TESTS.map(str::to_owned).to_vec() } else { tests.to_vec() };
     let wanted = SUITES.into_iter().filter(|suite| suites.is_empty() || suites.iter().any(|wanted| wanted == suite));
@@ -145,8 +141,19 @@ pub(crate) fn kernels(workspace: &Path, suites: &[String], tests: &[String]) -> 
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// A computer without anything but processors.
+pub(crate) fn emulator() -> Command {
+    let mut command = Command::new("setpriv");
+    // It ends with who started it, however that ends.
+    command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
+    // Never KVM: a machine in a machine is slow or hangs where acceleration is only pretended.
+    command.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2"]);
+    command.args(["-nodefaults", "-no-user-config", "-display", "none", "-monitor", "none"]);
+    command
+}
+
 /// The day, and what was tried.
-fn made(workspace: &Path) -> Result<String> {
+pub(crate) fn made(workspace: &Path) -> Result<String> {
     let git = |arguments: &[&str]| output_of(Command::new("git").current_dir(workspace).args(arguments));
     let changed = if git(&["status", "--porcelain"])?.is_empty() { "" } else { " with changes" };
     let (day, commit) = (output_of(Command::new("date").args(["-u", "+%F"]))?, git(&["rev-parse", "--short", "HEAD"])?);
@@ -240,10 +247,8 @@ impl Kernel {
         let initramfs = self.pack(folder, programs, tests)?;
         let console = folder.join("console");
         let _ = fs::remove_file(&console);
-        let mut machine = Command::new("qemu-system-x86_64")
-            // Never KVM: a machine in a machine is slow or hangs where acceleration is only pretended.
-            .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "1536"])
-            .args(["-nodefaults", "-no-user-config", "-display", "none", "-monitor", "none", "-no-reboot"])
+        let mut machine = emulator()
+            .args(["-m", "1536", "-no-reboot"])
             .arg("-serial")
             .arg(format!("file:{}", console.display()))
             .arg("-kernel")

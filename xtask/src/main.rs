@@ -1,4 +1,4 @@
-//! What plain cargo cannot do: `cargo xtask setup | run | test | bench | board | soak | kernels | fuzz | faults | ci | tidy`. Each of them can be typed
+//! What plain cargo cannot do: `cargo xtask setup | run | test | bench | board | soak | kernels | fuzz | faults | package | ci | tidy`. Each of them can be typed
 //! first in a fresh clone; what it needs is set up on the way.
 
 mod bench;
@@ -9,6 +9,7 @@ mod fuzz;
 mod kernel;
 mod kernels;
 mod lab;
+mod package;
 mod run;
 mod setup;
 mod shell;
@@ -110,6 +111,21 @@ enum Task {
     },
     /// Write docs/faults.md: every kind of fault and the tests that cover it, as the tests themselves say.
     Faults,
+    /// Make the packages for machines without any of this: a .deb and a tarball, with a bill of materials and checksums.
+    ///
+    /// They go to target/package. Needs a Debian machine for the .deb. The same commit and compiler give the same bytes.
+    Package {
+        /// Make them for 64-bit Arm as well: tried under an emulated processor, untested in its kernel.
+        #[arg(long)]
+        aarch64: bool,
+        /// Also boot a Debian with systemd in an emulated machine, and install, run, upgrade and remove the package there. Needs root
+        /// (sudo) once, for the disk; takes ten minutes and writes docs/package.md. `--test=FILE.deb` tries one that was made before.
+        #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
+        test: Option<Option<PathBuf>>,
+        /// The package to upgrade from; without it the same one under a lower version.
+        #[arg(long, value_name = "FILE", requires = "test")]
+        previous: Option<PathBuf>,
+    },
     /// Everything that must hold before a merge: format, lints of both sides, house rules, two minutes of fuzzing, all tests.
     Ci,
     /// The house rules that no compiler checks; part of `ci`, and done at once.
@@ -155,6 +171,20 @@ fn perform(task: Task) -> Result<ExitCode> {
             fuzz::fuzz(&shell::workspace()?, &targets, fuzz::Time::Each(Duration::from_secs(seconds)))?;
         }
         Task::Faults => faults::write(&shell::workspace()?)?,
+        Task::Package { aarch64, test, previous } => {
+            let workspace = shell::workspace()?;
+            match test {
+                Some(Some(_)) if aarch64 => {
+                    anyhow::bail!("--aarch64 makes packages, --test=FILE makes none; leave out one of them");
+                }
+                Some(Some(made)) => return package::trial::trial(&workspace, &made, previous.as_deref()),
+                Some(None) => {
+                    let made = package::package(&workspace, aarch64)?;
+                    return package::trial::trial(&workspace, &made, previous.as_deref());
+                }
+                None => package::package(&workspace, aarch64)?,
+            };
+        }
         Task::Tidy => tidy::tidy(&shell::workspace()?)?,
         Task::Ci => return ci::ci(&shell::workspace()?),
         Task::TestRunner { binary, arguments } => return Err(test::run_binary(&binary, &arguments)),

@@ -264,6 +264,16 @@ fn install_nightly() -> Result<Found> {
     nightly(&rustup, NIGHTLY)
 }
 
+/// Installs the packages of those programs that are missing.
+pub(crate) fn provide(tools: &[(&str, &str)], purpose: &str) -> Result<()> {
+    let packages: Vec<&str> =
+        tools.iter().filter(|(tool, _)| find(tool).is_none()).map(|(_, package)| *package).collect();
+    if packages.is_empty() {
+        return Ok(());
+    }
+    install_packages(&packages, purpose)
+}
+
 /// Installs Debian packages; removes none. The package lists are fetched only when the first try shows that they are
 /// missing or old.
 pub(crate) fn install_packages(packages: &[&str], purpose: &str) -> Result<()> {
@@ -287,26 +297,34 @@ pub(crate) fn install_packages(packages: &[&str], purpose: &str) -> Result<()> {
         .with_context(|| format!("installing {} from Debian for {purpose}", packages.join(", ")))
 }
 
-/// The folder that holds our bpf-linker; built on first use, kept for every checkout.
+/// The folder that holds our bpf-linker.
 fn linker() -> Result<PathBuf> {
-    let root = cache_folder()?.join(format!("bpf-linker-{LINKER_VERSION}"));
+    cargo_tool("bpf-linker", LINKER_VERSION, &[], &["--version"])
+}
+
+/// The folder that holds a program of this version from crates.io; built on first use, kept for every checkout. The program is
+/// asked for its version with these arguments.
+pub(crate) fn cargo_tool(name: &str, version: &str, features: &[&str], question: &[&str]) -> Result<PathBuf> {
+    let root = cache_folder()?.join(format!("{name}-{version}"));
     let bin = root.join("bin");
-    let linker = bin.join("bpf-linker");
-    let expected = format!("bpf-linker {LINKER_VERSION}");
-    let version = || output_of(Command::new(&linker).arg("--version"));
-    if linker.is_file() && version().is_ok_and(|text| text == expected) {
+    let tool = bin.join(name);
+    let said = || output_of(Command::new(&tool).args(question));
+    // Some say their name before it.
+    let is_it = |text: &str| text.split_whitespace().last() == Some(version);
+    if tool.is_file() && said().is_ok_and(|text| is_it(&text)) {
         return Ok(bin);
     }
-    say("setup", format_args!("building {expected}, once; this takes one to three minutes"));
+    say("setup", format_args!("building {name} {version}, once; this takes one to three minutes"));
     run(cargo()
-        .args(["install", "bpf-linker", "--version", LINKER_VERSION, "--locked", "--force", "--quiet", "--root"])
+        .args(["install", name, "--version", version, "--locked", "--force", "--quiet", "--root"])
         .arg(&root)
+        .args(features)
         // Flags meant for our own build have no business in a tool's.
         .env_remove("RUSTFLAGS")
         .env_remove("CARGO_TARGET_DIR"))?;
-    let text = version()?;
-    if text != expected {
-        bail!("{} says that it is {text}, not {expected}; remove it and try again", linker.display());
+    let text = said()?;
+    if !is_it(&text) {
+        bail!("{} says that it is {text}, not {version}; remove it and try again", tool.display());
     }
     Ok(bin)
 }
@@ -315,7 +333,7 @@ fn cache_folder() -> Result<PathBuf> {
     let cache = match (env::var_os("XDG_CACHE_HOME"), env::var_os("HOME")) {
         (Some(cache), _) if !cache.is_empty() => PathBuf::from(cache),
         (_, Some(home)) => PathBuf::from(home).join(".cache"),
-        _ => bail!("neither XDG_CACHE_HOME nor HOME is set: there is no folder to keep bpf-linker in"),
+        _ => bail!("neither XDG_CACHE_HOME nor HOME is set: there is no folder to keep built tools in"),
     };
     Ok(cache.join("naikon"))
 }

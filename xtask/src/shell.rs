@@ -5,6 +5,7 @@ use anyhow::{Context as _, Result, bail};
 use std::{
     env,
     ffi::OsStr,
+    fs, io,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -40,6 +41,16 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
         bail!("{} failed ({status})", line_of(command));
     }
     Ok(())
+}
+
+/// Removes a file, where it is.
+pub(crate) fn remove_file(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("removing {}", path.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// What a program printed, without the line end; its errors go into ours.

@@ -225,13 +225,14 @@ fn check_text(name: &str, text: &str, listed: &BTreeSet<Ipv4Addr>, breaches: &mu
     }
 }
 
-/// Whether the line names `path` itself or something in it, as a path from the root.
+/// Whether the line names something in `path`, as a path from the root. Every machine has the folder itself, and capitals stand for
+/// a name.
 fn has_machine_path(line: &str, path: &str) -> bool {
     line.match_indices(path).any(|(at, _)| {
         let before = line.get(..at).and_then(|before| before.chars().next_back());
-        let after = line.get(at + path.len()..).and_then(|after| after.chars().next());
+        let within = line.get(at + path.len()..).and_then(|after| after.strip_prefix('/')?.chars().next());
         !before.is_some_and(|before| before.is_alphanumeric() || "_-./}~$".contains(before))
-            && !after.is_some_and(|after| after.is_alphanumeric() || "_-.".contains(after))
+            && within.is_some_and(|within| within.is_lowercase() || within.is_numeric() || "_.".contains(within))
     })
 }
 
@@ -297,7 +298,7 @@ mod tests {
             ("naikon-userspace/src/daemon/mod.rs", "//! x\nuse crate::kernel::Kernel;\nuse tokio::net;\n"),
             ("naikon-userspace/src/cli/mod.rs", "//! x\nprintln!(\"tokio::\");\n"),
             ("naikon-userspace/src/parallel.rs", "//! x\nuse std::thread;\n"),
-            ("tests/main.rs", "//! see target/work/x and https://example.org/root\n"),
+            ("tests/main.rs", "//! see target/work/x, https://example.org/root/x, the folder /root and /home/NAME\n"),
         ] {
             assert_eq!(breaches(name, text), Vec::<String>::new(), "{name}: {text}");
         }

@@ -95,6 +95,11 @@ pub(super) const GROUPS: [(&str, &[Row]); 3] = [
                 "the daemon is killed at any moment",
                 "enforcement goes on from the pins; the next start takes over, and finishes or undoes",
             ),
+            row(
+                "interrupted",
+                "signals come while the kernel looks at a program, or the process is stopped",
+                "SIGHUP waits until the program is loaded; one that was cut short is offered again, five times in all",
+            ),
             row("terminated", "the daemon is told to end", "what `--on-exit` says"),
             row("two-daemons", "a second daemon starts", "it exits 7 and has touched nothing"),
             row(
@@ -160,7 +165,11 @@ pub(super) const GROUPS: [(&str, &[Row]); 3] = [
                 "nonsense, masses, half requests and strangers at the control socket",
                 "limits, deadlines, and only those served who may ask",
             ),
-            row("wrong-config", "the configuration is wrong at a reload", "it is refused whole; the old one stays"),
+            row(
+                "wrong-config",
+                "the configuration is wrong at a reload",
+                "it is refused whole; the old one stays, and it is told until one is taken",
+            ),
             row(
                 "power-loss",
                 "the machine stops while state is written, and starts without network",

@@ -15,6 +15,17 @@ const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// The suite that others are made from.
 const UNRELEASED: &str = "sid";
 
+/// The archive that this machine's apt knows, by how its address ends.
+pub(crate) fn archive(end: &str) -> Result<String> {
+    let targets = Command::new("apt-get")
+        .args(["indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"])
+        .output()
+        .context("starting apt-get: this takes Debian's packages, with Debian's tools")?;
+    let targets = String::from_utf8_lossy(&targets.stdout).into_owned();
+    let found = targets.lines().find(|uri| uri.trim_end_matches('/').ends_with(end)).map(str::to_owned);
+    found.with_context(|| format!("apt on this machine has no archive of Debian that ends in {end}"))
+}
+
 /// The package lists of one suite and its security updates.
 pub(super) struct Apt {
     folder: PathBuf,
@@ -23,15 +34,6 @@ pub(super) struct Apt {
 impl Apt {
     /// Fetches the lists.
     pub(super) fn new(suite: &str, folder: &Path) -> Result<Self> {
-        let targets = Command::new("apt-get")
-            .args(["indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"])
-            .output()
-            .context("starting apt-get: this takes Debian's kernels, with Debian's tools")?;
-        let targets = String::from_utf8_lossy(&targets.stdout).into_owned();
-        let archive = |end: &str| {
-            let found = targets.lines().find(|uri| uri.trim_end_matches('/').ends_with(end));
-            found.with_context(|| format!("apt on this machine has no archive of Debian that ends in {end}"))
-        };
         let mut sources = format!("deb [signed-by={KEYRING}] {} {suite} main\n", archive("/debian")?);
         // What is not released has no other.
         if suite != UNRELEASED {
