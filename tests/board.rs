@@ -1,7 +1,7 @@
 //! What is shown to those who watch: metrics of events and indicators, the page at `/`, and that dashboard and alert rules
 //! (`packaging/`) name nothing that the daemon does not serve. `cargo xtask board` adds a real Prometheus and a browser (`trial`).
 
-mod queries;
+pub(crate) mod queries;
 mod trial;
 
 use std::collections::BTreeMap;

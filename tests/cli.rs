@@ -5,7 +5,6 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use aya::maps::{Map, MapData};
 use aya::programs::{Xdp, XdpMode};
@@ -25,7 +24,7 @@ fn text(path: &Path) -> &str {
 
 /// `naikon run` that must fail before it changes anything.
 #[track_caller]
-fn fails(lab: &Lab, arguments: &[&str], code: i32) -> Run {
+pub(crate) fn fails(lab: &Lab, arguments: &[&str], code: i32) -> Run {
     fails_as(lab, run_command(lab, arguments), code)
 }
 
@@ -41,20 +40,20 @@ fn fails_as(lab: &Lab, command: Command, code: i32) -> Run {
 }
 
 /// A folder with lists, without root or network.
-struct Offline(tempfile::TempDir);
+pub(crate) struct Offline(pub(crate) tempfile::TempDir);
 
 impl Offline {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Offline(tempfile::tempdir().unwrap())
     }
 
-    fn write(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+    pub(crate) fn write(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
         let path = self.0.path().join(name);
         fs::write(&path, content).unwrap();
         path
     }
 
-    fn naikon(&self, arguments: &[&str]) -> Run {
+    pub(crate) fn naikon(&self, arguments: &[&str]) -> Run {
         Run::from(Command::new(binary()).args(arguments).current_dir(self.0.path()).output().unwrap())
     }
 }
@@ -148,7 +147,7 @@ fn check_refuses_what_cannot_be_a_list() {
 /// What a command answers, with its messages and exit code, as `tests/golden/NAME.txt` has it. `NAIKON_BLESS=1` writes
 /// the file anew: read the difference before it is committed.
 #[track_caller]
-fn golden(name: &str, offline: &Offline, arguments: &[&str]) {
+pub(crate) fn golden(name: &str, offline: &Offline, arguments: &[&str]) {
     let run = offline.naikon(arguments);
     let answer = if arguments.contains(&"--json") { format!("{:#}\n", run.json()) } else { run.out.clone() };
     let code = run.code.unwrap();
@@ -774,14 +773,13 @@ fn hostile_files_are_refused_within_a_memory_ceiling() {
     for (name, content) in hostile() {
         let file = folder.path().join("hostile");
         fs::write(&file, content).unwrap();
-        let begun = Instant::now();
+        // Time of the processor: what other programs take of it does not count.
         let mut command = Command::new("prlimit");
-        command.arg(format!("--as={CEILING_BYTES}")).arg(binary()).arg("check").arg(&file);
+        command.arg(format!("--as={CEILING_BYTES}")).arg("--cpu=60").arg(binary()).arg("check").arg(&file);
         let run = command.output().unwrap();
         let told = String::from_utf8_lossy(&run.stdout);
         assert_eq!(run.status.code(), Some(1), "{name}: {told} {}", String::from_utf8_lossy(&run.stderr));
         assert!(told.contains("list refused"), "{name}: {told}");
         assert!(told.lines().count() < 60, "{name}: a screenful");
-        assert!(begun.elapsed() < Duration::from_secs(60), "{name}: {:?}", begun.elapsed());
     }
 }

@@ -17,8 +17,8 @@ use nix::sys::signal::Signal;
 
 use crate::enforcement::LEAST;
 use crate::harness::{
-    C2, C2_6, C2_6_NEIGHBOUR, C2_NEIGHBOUR, Daemon, Host, Lab, Metrics, RANGE, RANGE6, binary, complete, eventually,
-    needs_root, run_command,
+    C2, C2_6, C2_6_NEIGHBOUR, C2_NEIGHBOUR, Daemon, Host, Lab, METRICS, Metrics, RANGE, RANGE6, binary, complete,
+    eventually, get, needs_root, run_command,
 };
 use aya::util::KernelVersion;
 
@@ -654,6 +654,44 @@ fn capabilities_of_the_unit_suffice_and_the_least_still_name_the_process() {
 }
 
 #[test]
+fn cgroup_that_is_late_is_waited_for_while_all_else_is_protected() {
+    if needs_root() {
+        return;
+    }
+    let lab = Lab::new();
+    let cgroup = Cgroup::new(&lab);
+    let lists = lists(&lab);
+    let arguments = arguments(&lists, &cgroup);
+    // First where nothing is pinned, as after a boot; then where programs of before stand at another cgroup.
+    let mut known = 0;
+    for at in ["late", "later"] {
+        let late = cgroup.path.join(at);
+        let text = late.to_str().unwrap();
+        let own = [&arguments[..4], &["--connect", "on", "--cgroup", text], &arguments[8..]].concat();
+        assert!(!own.contains(&cgroup.text()), "{own:?}");
+        let daemon = Daemon::spawn(&lab, run_command(&lab, &own));
+        eventually("it should run", || get(&lab, METRICS, "/healthz").ok().filter(|(code, _)| *code == 200));
+        let hook = |mode: &str| {
+            let labels = [("interface", text), ("hook", "connect"), ("mode", mode)];
+            daemon.metrics().count("naikon_attached", &labels)
+        };
+        assert_eq!((lab.gateway.xdp_programs().len(), pinned(&lab), hook("none")), (1, known, 1));
+        lab.naikon(&["status", "--check"]).exits(1).says(text);
+        assert_eq!(get(&lab, METRICS, "/readyz").unwrap().0, 503);
+        lab.gateway.enter(|| fs::create_dir(&late)).unwrap();
+        eventually("the cgroup should be looked after when it is there", || (hook("cgroup") == 1).then_some(()));
+        lab.naikon(&["status", "--check"]).exits(0);
+        assert_eq!(get(&lab, METRICS, "/readyz").unwrap().0, 200);
+        let again = daemon.metrics().sum("naikon_reattached_total", &[("interface", text)]);
+        assert_eq!((pinned(&lab), again), (4, 0.0), "nothing was there before");
+        let there = Cgroup { lab: &lab, path: late };
+        assert_eq!(Caller::start(&lab, &lab.gateway, Some(&there)).call("connect udp", C2), REFUSED);
+        daemon.stop(Signal::SIGTERM);
+        known = 4;
+    }
+}
+
+#[test]
 fn cgroup_that_cannot_be_used_is_refused_with_its_cause() {
     if needs_root() {
         return;
@@ -665,7 +703,6 @@ fn cgroup_that_cannot_be_used_is_refused_with_its_cause() {
         let arguments = ["-i", "lan0", "-l", list.to_str().unwrap(), "--connect", "on", "--cgroup", path];
         lab.run(run_command(&lab, &arguments))
     };
-    start("/sys/fs/cgroup/missing").exits(2).says("/sys/fs/cgroup/missing").says("No such file");
     start("/run").exits(2).says("cgroup /run: it is no cgroup v2");
     start(list.to_str().unwrap()).exits(2).says("it is no directory");
     // Something else under the name of a pin is left alone, and nothing is attached.

@@ -572,8 +572,9 @@ fn stored_list_is_the_old_or_the_new_one_at_every_step_and_drafts_do_not_stay() 
     let now = || entries(&fs::read_to_string(&stored).unwrap());
     assert_eq!(now(), sets[0]);
 
-    list.replace(sets[1]);
+    // First of all: the daemon looks at the list by itself now and then.
     let tracer = Tracer::attach(&daemon, lab.path("trace"), STORED, &paths, None);
+    list.replace(sets[1]);
     lab.naikon(&["reload"]).exits(0);
     let steps = tracer.detach();
     assert_eq!(now(), sets[1]);
@@ -587,9 +588,9 @@ fn stored_list_is_the_old_or_the_new_one_at_every_step_and_drafts_do_not_stay() 
         for fault in [Fault::Kill, Fault::Refuse("EIO"), Fault::Refuse("ENOSPC")] {
             let case = format!("{fault:?} at {step}");
             let wanted = 1 - enforced;
-            list.replace(sets[wanted]);
             let before = now();
             let tracer = Tracer::attach(&daemon, lab.path("trace"), STORED, &paths, Some((step, fault)));
+            list.replace(sets[wanted]);
             let run = lab.naikon(&["reload"]);
             let after = now();
             assert!(after == before || after == sets[wanted], "{case}: {after}");

@@ -258,6 +258,11 @@ fn second_daemon_leaves_the_first_alone() {
     second.extend(["--pin-dir", "/sys/fs/bpf/other"]);
     lab.run(run_command(&lab, &second)).exits(8).says("lan0").says("another XDP program is there");
     assert!(!lab.gateway.enter(|| Path::new("/sys/fs/bpf/other").exists()), "its pins should be gone");
+    // On an interface of its own it meets the first one's socket.
+    lab.plug("lan1", "eth1");
+    let third = ["-i", "lan1", "-l", text(&other), "--listen", "none", "--pin-dir", "/sys/fs/bpf/other"];
+    lab.run(run_command(&lab, &third)).exits(7).says("control.sock").says("another naikon answers there");
+    lab.gateway.ip("link del lan1");
     // Nor does anybody else take its pins away.
     let mut detach = Command::new(binary());
     detach.args(["detach", "--control", "other.sock"]);

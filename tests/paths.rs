@@ -258,18 +258,35 @@ fn error_of_a_taken_xdp_hook_names_what_took_it() {
     if needs_root() {
         return;
     }
-    let lab = Lab::new();
-    let list = lab.write("c2.txt", &format!("{C2}\n"));
-    let mut ebpf = foreign();
-    let name = entry_point(Place::Xdp { frags: true }, false, false);
-    let program: &mut Xdp = ebpf.program_mut(name).unwrap().try_into().unwrap();
-    program.load().unwrap();
-    lab.gateway.enter(|| program.attach("lan0", XdpMode::Driver).unwrap());
-    let id = lab.gateway.xdp_programs()[0];
-    let command = crate::harness::run_command(&lab, &["-i", "lan0", "-l", list.to_str().unwrap()]);
-    let run = lab.run(command).exits(8);
-    for named in ["lan0", &format!("id {id}"), name, "--mode tc"] {
-        assert!(run.err.contains(named), "{named} should be named: {run}");
+    let ours = entry_point(Place::Xdp { frags: true }, false, false);
+    let of_another = "x".repeat(ours.len());
+    for (name, cure) in [(ours, "it is naikon's own"), (&of_another, "--mode tc")] {
+        let lab = Lab::new();
+        let list = lab.write("c2.txt", &format!("{C2}\n"));
+        // The same program, as the kernel knows it by its name.
+        let object = renamed(OBJECT, ours, name);
+        let mut ebpf = EbpfLoader::new().override_global("AYA_LOG_LEVEL", &0_u8, true).load(&object).unwrap();
+        let program: &mut Xdp = ebpf.program_mut(name).unwrap().try_into().unwrap();
+        program.load().unwrap();
+        lab.gateway.enter(|| program.attach("lan0", XdpMode::Driver).unwrap());
+        let id = lab.gateway.xdp_programs()[0];
+        let command = crate::harness::run_command(&lab, &["-i", "lan0", "-l", list.to_str().unwrap()]);
+        let run = lab.run(command).exits(8);
+        for named in ["lan0", &format!("id {id}"), name, cure] {
+            assert!(run.err.contains(named), "{named} should be named: {run}");
+        }
+        assert!(!Path::new("/sys/fs/bpf/naikon").join("xdp-1").exists());
     }
-    assert!(!Path::new("/sys/fs/bpf/naikon").join("xdp-1").exists());
+}
+
+/// An object in which a symbol has another name of the same length, wherever it is named.
+fn renamed(object: &[u8], from: &str, to: &str) -> Vec<u8> {
+    let (from, to) = ([b"\0", from.as_bytes(), b"\0"].concat(), [b"\0", to.as_bytes(), b"\0"].concat());
+    let mut renamed = object.to_vec();
+    for (at, window) in object.windows(from.len()).enumerate() {
+        if window == from {
+            renamed[at..at + to.len()].copy_from_slice(&to);
+        }
+    }
+    renamed
 }

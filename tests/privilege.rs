@@ -334,12 +334,14 @@ fn user_with_ambient_capabilities_does_all_that_root_does() {
     // Directory by directory: what is missing is named, and the cure that is told is one.
     let run = lab.run(run_of_user(&lab, true)).exits(3).says(PIN_DIR).says("Permission denied").says("chmod o+x");
     take_cure(&lab, &run.err);
-    let run = lab.run(run_of_user(&lab, true)).exits(3).says(CONTROL).says("Permission denied");
-    take_cure(&lab, &run.err);
     assert_eq!((lab.pins(), lab.gateway.xdp_programs()), (Vec::new(), Vec::new()), "a failed start leaves nothing");
     lab.run(run_of_user(&lab, false)).exits(3).says("CAP_BPF and CAP_NET_ADMIN are missing");
     let mut daemon = Daemon::spawn(&lab, run_of_user(&lab, true));
     daemon.await_ready();
+    let warning = line_with(&daemon, "binding the control socket");
+    assert!(warning.contains(CONTROL) && warning.contains("Permission denied"), "{warning}");
+    take_cure(&lab, &warning);
+    eventually("the control socket should be there", || (ask(&lab, &["status"]).code == Some(0)).then_some(()));
     let warning = line_with(&daemon, "storing the last good copy");
     assert!(warning.contains(STATE_DIR) && warning.contains("Permission denied"), "{warning}");
     take_cure(&lab, &warning);
@@ -390,6 +392,32 @@ fn user_with_ambient_capabilities_does_all_that_root_does() {
     eventually("no program should be left", || lab.gateway.xdp_programs().is_empty().then_some(()));
     assert_eq!(lab.pins(), Vec::<PathBuf>::new());
     assert!(Probe::new(&lab).listed_passes());
+}
+
+/// Somebody tries `naikon run` by hand beside the service.
+#[test]
+fn second_daemon_as_root_is_told_of_the_first_and_not_to_take_its_pins() {
+    if needs_root() {
+        return;
+    }
+    let lab = Lab::new();
+    lab.write("c2.txt", &format!("{C2}\n"));
+    lab.gateway.enter(|| {
+        for path in [PIN_DIR, "/run/naikon", STATE_DIR] {
+            fs::create_dir(path).unwrap();
+            chown(path, Some(USER), Some(USER)).unwrap();
+        }
+    });
+    let mut daemon = Daemon::spawn(&lab, run_of_user(&lab, true));
+    daemon.await_ready();
+    // Root without the right to open what is others' alone, as a daemon of root works.
+    let second = || lab.run(run_command(&lab, &["-i", "lan0", "-l", "c2.txt", "--listen", "none"]));
+    let run = second().exits(7).says("another naikon works with it");
+    assert!(!run.err.contains("chown"), "{run}");
+    ask(&lab, &["status", "--check"]).exits(0);
+    assert_eq!(daemon.stop(Signal::SIGTERM), Some(0));
+    second().exits(3).says(PIN_DIR).says("chown");
+    lab.naikon(&["detach", "--pin-dir", PIN_DIR]).exits(0);
 }
 
 #[test]

@@ -165,6 +165,22 @@ fn addresses(count: u32) -> String {
     (0..count).map(|index| format!("203.0.113.{index}\n")).collect()
 }
 
+#[test]
+fn reload_that_takes_one_list_and_refuses_another_says_both_and_no() {
+    if needs_root() {
+        return;
+    }
+    let lab = Lab::new();
+    let good = Unseen::new(&lab, "good.txt", "198.51.100.40\n");
+    // Nothing of it changes, so nobody but who asks has it read.
+    let bad = lab.write("own/bad.txt", "<!DOCTYPE html>");
+    let daemon = Daemon::start(&lab, &["-l", text(&good.path), "-l", text(&bad)]);
+    good.replace("198.51.100.41\n");
+    let run = lab.naikon(&["reload"]).exits(1);
+    assert!(run.out.contains("+1 -1  applied") && run.out.contains("list bad refused"), "{run}");
+    assert_eq!(daemon.verdict("198.51.100.41"), "drop");
+}
+
 /// Fault: replaced, cut-write.
 #[test]
 fn every_way_of_changing_a_list_is_picked_up() {

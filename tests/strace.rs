@@ -31,6 +31,8 @@ pub(crate) enum Fault {
     Refuse(&'static str),
     /// This one and every later call of that name.
     RefuseFrom(&'static str),
+    /// So many calls of that name, of which this one is the first.
+    RefuseTimes(&'static str, usize),
 }
 
 /// Every fault that a step is met by.
@@ -113,6 +115,9 @@ fn options(trace: &Path, calls: &str, fault: Option<(&Step, Fault)>) -> Vec<Stri
         Fault::Kill => format!("-einject={name}:signal=KILL:when={number}"),
         Fault::Refuse(error) => format!("-einject={name}:error={error}:when={number}"),
         Fault::RefuseFrom(error) => format!("-einject={name}:error={error}:when={number}+"),
+        Fault::RefuseTimes(error, times) => {
+            format!("-einject={name}:error={error}:when={number}..{}", number + times - 1)
+        }
     }));
     options
 }

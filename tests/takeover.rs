@@ -221,7 +221,7 @@ fn filter_of_another_naikon_is_refused_and_left_alone() {
     let other =
         ["--pin-dir", "/sys/fs/bpf/other", "--state-dir", "other", "--control", "other.sock", "--listen", "none"];
     let refused = lab.run(on_kernel(&lab, NO_TCX, &[&arguments[..], &other].concat()));
-    refused.exits(8).says("another pin directory").says("tc filter del dev wan0");
+    refused.exits(8).says("another pin directory").says("it is naikon's own, pinned in /sys/fs/bpf/naikon");
     assert_eq!(["ingress", "egress"].map(|hook| filters(&lab, hook)), before, "the first one's should stay");
     assert!(!lab.gateway.enter(|| Path::new("/sys/fs/bpf/other").exists()), "nothing of the second should be left");
     assert!(!Probe::wan(&lab).passes());

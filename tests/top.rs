@@ -305,7 +305,11 @@ fn top_on_a_terminal_shows_what_happens_obeys_keys_and_gives_the_terminal_back()
     let daemon = lists(&lab);
     let mut top = Terminal::start(&lab, 80, 24, &["--interval", "0.1"]);
     top.shows(&["protected: 2/2 interfaces, 2 prefixes, generation 1", " 1 Overview ", "dropped", "RELOADED"]);
-    assert!(top.screen.screen().alternate_screen() && top.screen.screen().hide_cursor());
+    // The cursor goes when the first frame is drawn.
+    eventually("it should take the whole terminal", || {
+        top.look();
+        (top.screen.screen().alternate_screen() && top.screen.screen().hide_cursor()).then_some(())
+    });
     call(&lab, 7);
     top.press("4");
     let hosts = top.shows(&["HOST ", "192.0.2.10 ", "1 rows"]);
