@@ -47,22 +47,29 @@ impl Clock {
                  up slowly; set the clock, or take it as it is with 'naikon reload --clock'"
             );
         }
-        Clock(Mutex::new(Slewed { time: begin.unwrap_or(wall).seconds(), rest: 0, real: real_seconds() }))
+        let now = Slewed::now();
+        let time = begin.map_or(now.time, |last| last.seconds().saturating_mul(1000));
+        Clock(Mutex::new(Slewed { time, ..now }))
     }
 
     /// What time it is.
     pub(crate) fn now(&self) -> Now {
-        let mut slewed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let wall = wall();
-        let steady = slewed.follow(wall.seconds(), real_seconds());
+        let (wall, steady) = self.look();
+        let [wall, steady] = [wall, steady].map(|time| Time::from_seconds(time.div_euclid(1000)));
         Now { latest: wall.max(steady), steady }
+    }
+
+    /// The system's clock and the time of lists at one moment, in milliseconds since 1970.
+    fn look(&self) -> (i64, i64) {
+        let mut slewed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let wall = wall_ms();
+        (wall, slewed.follow(wall, real_ms()))
     }
 
     /// Takes the system's clock as it is; gives what puts it back.
     pub(crate) fn accept(&self) -> Before {
         let mut slewed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Slewed { time: wall().seconds(), rest: 0, real: real_seconds() };
-        Before(std::mem::replace(&mut *slewed, now))
+        Before(std::mem::replace(&mut *slewed, Slewed::now()))
     }
 
     /// Goes on as before [`Clock::accept`].
@@ -72,49 +79,62 @@ impl Clock {
 
     /// Seconds that the system's clock is ahead of the time of lists.
     pub(crate) fn ahead_seconds(&self) -> i64 {
-        wall().seconds() - self.now().steady.seconds()
+        let (wall, steady) = self.look();
+        (wall - steady) / 1000
     }
 }
 
 /// How a clock went.
 pub(crate) struct Before(Slewed);
 
-/// A time that moves with another, but not with its jumps.
+/// A time that moves with another, but not with its jumps. It counts milliseconds: the seconds of the two clocks begin
+/// at different moments, so that whole seconds of a clock that is right would seem to jump.
 #[derive(Debug)]
 struct Slewed {
-    /// Seconds since 1970.
+    /// Since 1970.
     time: i64,
-    /// Half seconds that were too few to move it.
+    /// Half milliseconds that were too few to move it.
     rest: i64,
-    /// Real seconds when that was so.
+    /// Real milliseconds when that was so.
     real: i64,
 }
 
 impl Slewed {
-    fn follow(&mut self, wall: i64, real: i64) -> Time {
+    /// What goes by the system's clock as it is.
+    fn now() -> Self {
+        Slewed { time: wall_ms(), rest: 0, real: real_ms() }
+    }
+
+    fn follow(&mut self, wall: i64, real: i64) -> i64 {
+        const FIRST: i64 = FIRST_SECOND * 1000;
         let elapsed = real.saturating_sub(self.real).max(0);
         self.real = self.real.max(real);
-        if self.time < FIRST_SECOND && wall >= FIRST_SECOND {
-            self.time = wall;
+        if self.time < FIRST && wall >= FIRST {
+            (self.time, self.rest) = (wall, 0);
+            return wall;
         }
         let halves = elapsed + self.rest;
         let (least, most) = (self.time + halves / 2, self.time + elapsed * 2);
         if wall <= least {
-            // Slower than real time: what is left over of a half second counts next time.
+            // Slower than real time: what is left over of a half millisecond counts next time.
             self.rest = halves % 2;
             self.time = least;
         } else {
             self.rest = 0;
             self.time = wall.min(most.max(least));
         }
-        Time::from_seconds(self.time)
+        self.time
     }
 }
 
 /// What the system's clock says.
 pub(crate) fn wall() -> Time {
+    Time::from_seconds(wall_ms().div_euclid(1000))
+}
+
+fn wall_ms() -> i64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Time::from_seconds(i64::try_from(now.as_secs()).unwrap_or(i64::MAX))
+    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// When the machine started, by the system's clock as it is now.
@@ -132,9 +152,8 @@ pub(crate) fn since_boot_ns() -> u64 {
     seconds.unwrap_or_default().saturating_mul(1_000_000_000).saturating_add(rest.unwrap_or_default())
 }
 
-/// Seconds since the machine started.
-fn real_seconds() -> i64 {
-    clock_gettime(ClockId::Boottime).tv_sec
+fn real_ms() -> i64 {
+    i64::try_from(since_boot_ns() / 1_000_000).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
@@ -142,23 +161,44 @@ mod tests {
     use super::*;
 
     fn slewed() -> Slewed {
-        Slewed { time: FIRST_SECOND + 1000, rest: 0, real: 50 }
+        Slewed { time: (FIRST_SECOND + 1000) * 1000, rest: 0, real: 50_000 }
     }
 
     /// What it says, in seconds since the first.
     fn follow(slewed: &mut Slewed, wall: i64, real: i64) -> i64 {
-        slewed.follow(FIRST_SECOND + wall, real).seconds() - FIRST_SECOND
+        slewed.follow((FIRST_SECOND + wall) * 1000, real * 1000).div_euclid(1000) - FIRST_SECOND
     }
 
     #[test]
     fn clock_that_was_not_set_yet_is_forgotten() {
-        let mut slewed = Slewed { time: 17, rest: 0, real: 50 };
-        assert_eq!(slewed.follow(18, 51).seconds(), 18);
-        assert_eq!(slewed.follow(FIRST_SECOND + 9, 52).seconds(), FIRST_SECOND + 9);
+        let mut slewed = Slewed { time: 17_000, rest: 0, real: 50_000 };
+        assert_eq!(slewed.follow(18_000, 51_000), 18_000);
+        assert_eq!(slewed.follow((FIRST_SECOND + 9) * 1000, 52_000), (FIRST_SECOND + 9) * 1000);
     }
 
     #[test]
-    fn steady_clock_is_followed_to_the_second() {
+    fn clocks_whose_seconds_begin_apart_agree() {
+        let begin = slewed();
+        // The system's second ends 700 ms before that of real time.
+        let (time, real) = (begin.time, begin.real + 300);
+        let mut slewed = Slewed { real, ..begin };
+        for passed in (0..5000).step_by(7) {
+            assert_eq!(slewed.follow(time + passed, real + passed), time + passed);
+        }
+    }
+
+    #[test]
+    fn frequent_looks_do_not_hold_it_up() {
+        let mut slewed = slewed();
+        let time = slewed.time;
+        for passed in 1..=1000 {
+            slewed.follow(0, 50_000 + passed);
+        }
+        assert_eq!(slewed.time, time + 500);
+    }
+
+    #[test]
+    fn steady_clock_is_followed() {
         let mut slewed = slewed();
         for step in 1..100 {
             assert_eq!(follow(&mut slewed, 1000 + step, 50 + step), 1000 + step);
