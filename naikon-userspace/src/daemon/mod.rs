@@ -45,12 +45,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::time::{ClockId, clock_gettime};
 use sd_notify::NotifyState;
 use tokio::{
     runtime,
     signal::unix::{Signal, SignalKind, signal},
     sync::{Notify, mpsc, watch as channel},
-    time::{interval, sleep, timeout},
+    time::{interval, sleep, sleep_until, timeout},
 };
 
 use self::{
@@ -422,35 +423,45 @@ enum Told {
 /// Looks at the interfaces and at this host's own connectivity whenever the kernel tells of a change, and from time
 /// to time. What is found is compared with what the worker spares, so nothing that it missed stays missed.
 async fn look_after_host(changes: Arc<Notify>, snapshots: channel::Receiver<Arc<Snapshot>>, worker: Worker) {
-    let mut next_look = Instant::now();
-    let mut wait = RECONCILE_INTERVAL;
-    loop {
-        // Whether a change or the time ends the wait: either way it is time to look.
-        if timeout(wait, changes.notified()).await.is_ok() {
-            sleep(RECONCILE_PAUSE).await;
+    let is_due = Notify::new();
+    let interfaces = async {
+        loop {
+            // Whether a change or the time ends the wait: either way it is time to look.
+            if timeout(RECONCILE_INTERVAL, changes.notified()).await.is_ok() {
+                sleep(RECONCILE_PAUSE).await;
+            }
+            worker.reconcile().await;
+            is_due.notify_one();
         }
-        worker.reconcile().await;
-        let rest = next_look.saturating_duration_since(Instant::now());
-        if !rest.is_zero() {
-            wait = rest.min(RECONCILE_INTERVAL);
-            continue;
+    };
+    // It may take long on a machine with many processes: interfaces do not wait for it.
+    let connectivity = async {
+        loop {
+            is_due.notified().await;
+            let spared = Arc::clone(&snapshots.borrow().host);
+            let mut facts = HostFacts::clone(&spared);
+            // Off these threads: it is many system calls, and a full routing table is long.
+            let looked = tokio::task::spawn_blocking(move || {
+                let begun = busy();
+                facts.refresh();
+                (facts, busy().saturating_sub(begun))
+            });
+            // A panic there would be one here.
+            let Ok((facts, spent)) = looked.await else { continue };
+            let next_look = Instant::now() + spent * LOOK_SHARE;
+            if facts != *spared {
+                worker.refresh(Some(Arc::new(facts))).await;
+            }
+            sleep_until(next_look.into()).await;
         }
-        wait = RECONCILE_INTERVAL;
-        let begun = Instant::now();
-        let spared = Arc::clone(&snapshots.borrow().host);
-        let mut facts = HostFacts::clone(&spared);
-        // Off these threads: it is many system calls, and a full routing table is long.
-        let looked = tokio::task::spawn_blocking(move || {
-            facts.refresh();
-            facts
-        });
-        // A panic there would be one here.
-        let Ok(facts) = looked.await else { continue };
-        next_look = Instant::now() + begun.elapsed() * LOOK_SHARE;
-        if facts != *spared {
-            worker.refresh(Some(Arc::new(facts))).await;
-        }
-    }
+    };
+    tokio::join!(interfaces, connectivity);
+}
+
+/// How long this thread has had a processor: not what it waited for one.
+fn busy() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::try_from(time).unwrap_or_default()
 }
 
 /// Has entries come and leave at their time.
