@@ -75,6 +75,8 @@ pub(crate) async fn follow(
         let look = || look(Arc::clone(&config), config_file.clone());
         let mut now = look().await;
         if now == loaded {
+            // What was closed is what was read: it tells nothing of a write that begins now.
+            touched.whole.lock().unwrap_or_else(PoisonError::into_inner).clear();
             sleep(EVENT_PAUSE).await;
             continue;
         }

@@ -314,7 +314,8 @@ fn tell(untold: Option<Untold>, report: &mut Reload) {
         report.added += untold.added;
         report.removed += untold.removed;
         report.interfaces.follow(untold.interfaces);
-        if untold.is_applied && report.result == ReloadResult::Unchanged {
+        // A list that is refused does not unmake what the others changed; a refusal of all has a reason.
+        if untold.is_applied && report.reason.is_none() {
             report.result = ReloadResult::Applied;
         }
     }
