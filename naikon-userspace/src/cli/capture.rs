@@ -5,7 +5,8 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fs::{self, File, OpenOptions},
-    io::{self, BufWriter, IsTerminal, Write},
+    io::{self, BufReader, BufWriter, IsTerminal, Write},
+    net::Shutdown,
     os::{
         fd::AsFd,
         unix::{fs::OpenOptionsExt, net::UnixStream},
@@ -44,6 +45,8 @@ const SNAPLEN_MIN: u32 = 96;
 const REMEMBERED: usize = 4096;
 /// Between two looks whether it is time to end.
 const LOOK: Duration = Duration::from_secs(1);
+/// For the daemon to notice the end.
+const GIVE_BACK_TIMEOUT: Duration = Duration::from_secs(1);
 /// So far the clock may go apart from that of the kernel before times follow it: what is read twice differs by less.
 const CLOCK_STEP_NS: u128 = 1_000_000;
 
@@ -145,6 +148,7 @@ pub(super) fn run(command: &Command) -> Result<Code, Failure> {
         }
         ended => ended.map_err(writing)?,
     };
+    give_back(lease);
     match ended {
         Ending::Asked | Ending::Full => Ok(Code::Done),
         Ending::NoDaemon => Err(Failure::new(
@@ -152,6 +156,14 @@ pub(super) fn run(command: &Command) -> Result<Code, Failure> {
             "the daemon has ended, and the capture with it; start it and capture anew",
         )),
     }
+}
+
+/// Who captures next may do so when this command has ended: the daemon hangs up once it has noticed.
+fn give_back(mut lease: BufReader<UnixStream>) {
+    let stream = lease.get_ref();
+    let asked = stream.shutdown(Shutdown::Write).and_then(|()| stream.set_read_timeout(Some(GIVE_BACK_TIMEOUT)));
+    // A daemon that has gone or stands still notices later, or never has to.
+    let _noticed = asked.and_then(|()| io::copy(&mut lease, &mut io::sink()));
 }
 
 fn place(command: &Command) -> String {
