@@ -6,7 +6,8 @@ use std::net::Ipv4Addr;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::thread;
+use std::time::Instant;
 
 use naikon_ebpf::pair::CPU_PAIRS;
 use naikon_userspace::kernel::HitReader;
@@ -63,18 +64,19 @@ fn flood_of_forged_sources_makes_only_so_many_pairs_a_second() {
         .map(|host| Lab::from_client(ipv4(Ipv4Addr::from(first + host), C2).carry(tcp_syn(40_000, 443))))
         .collect();
     let wire = lab.client.wire("eth0");
-    let begun = Instant::now();
+    let (begun, no_room) = (Instant::now(), lab.client.no_room("eth0"));
     on_one_processor(|| wire.send_all(frames.iter().map(|frame| frame.bytes.as_slice())));
     // What found no room in a queue came nowhere.
-    let mut before = 0.0;
-    let dropped = eventually("all that came should be dropped", || {
-        let dropped = daemon.metrics().sum("naikon_dropped_packets_total", &[]);
-        let is_all = dropped > 0.0 && dropped == std::mem::replace(&mut before, dropped);
-        is_all.then_some(dropped)
+    let came = u64::from(FRAMES) - (lab.client.no_room("eth0") - no_room);
+    // Its event is the last thing that the program counts of a packet.
+    let unpaired = eventually("all that came should be dropped and counted", || {
+        let counts = lab.gateway.enter(|| HitReader::from_pins(Path::new(PINS)).unwrap().counts().unwrap());
+        (counts.told + counts.suppressed + counts.lost == came).then_some(counts.unpaired)
     });
+    let dropped = daemon.metrics().sum("naikon_dropped_packets_total", &[]);
+    assert_eq!(dropped, came as f64);
     let seconds = begun.elapsed().as_secs() + 2;
-    let unpaired = lab.gateway.enter(|| HitReader::from_pins(Path::new(PINS)).unwrap().counts().unwrap().unpaired);
-    let made = dropped as u64 - unpaired;
+    let made = came - unpaired;
     assert!(unpaired > 0, "some should find no room: {dropped} packets in {seconds} s");
     assert!(made <= CPU_PAIRS * seconds, "{made} pairs of {dropped} packets in {seconds} s, {unpaired} without");
     assert_eq!(daemon.metrics().sum("naikon_hits_unpaired_total", &[]), unpaired as f64);
@@ -129,22 +131,24 @@ fn crowd_that_asks_for_hits_is_answered_in_turn() {
         (known() > 4000).then_some(())
     });
     let (alone, threads_before) = (peak(&daemon), threads(&daemon));
-    let mut crowd: Vec<UnixStream> = (0..CROWD)
+    let crowd: Vec<UnixStream> = (0..CROWD)
         .map(|_| {
             let mut stream = UnixStream::connect(lab.path("control.sock")).unwrap();
-            stream.set_read_timeout(Some(DEADLINE)).unwrap();
+            stream.set_read_timeout(Some(3 * DEADLINE * slowness())).unwrap();
             stream.write_all(b"{\"command\":\"hits\",\"query\":{\"order\":\"last\"}}\n").unwrap();
             stream
         })
         .collect();
-    // Whoever wants to know less is not kept waiting by them.
-    let begun = Instant::now();
+    // None of them reads, and whoever wants to know less is answered all the same.
     daemon.status();
-    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
-    let answers = crowd.iter_mut().map(|stream| {
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).map(|_| answer).unwrap_or_default()
+    let reading = crowd.into_iter().map(|mut stream| {
+        thread::spawn(move || {
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).map(|_| answer).unwrap_or_default()
+        })
     });
+    let reading: Vec<_> = reading.collect();
+    let answers = reading.into_iter().map(|reader| reader.join().unwrap());
     let whole = answers.filter(|answer| answer.starts_with("{\"answer\":\"hits\"") && answer.ends_with('\n')).count();
     assert!(whole > 0, "some should be answered");
     let grown = peak(&daemon).saturating_sub(alone);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,8 +16,7 @@ use nix::sys::signal::Signal;
 use crate::cli::foreign_program;
 use crate::connect::{Caller, Cgroup, REFUSED};
 use crate::harness::{
-    C2, C2_NEIGHBOUR, CLIENT, DEADLINE, Daemon, Host, Lab, Metrics, RANGE, SERVER, Wire, eventually, holds, needs_root,
-    within,
+    C2, C2_NEIGHBOUR, CLIENT, Daemon, Host, Lab, Metrics, RANGE, SERVER, Wire, eventually, holds, needs_root, within,
 };
 use crate::lifecycle::detach_link;
 use crate::packets::{Frame, ipv4, udp};
@@ -35,8 +34,8 @@ const LAN_CLEAN: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 21);
 pub(crate) struct Probe {
     sender: Wire,
     receiver: UdpSocket,
-    listed: Frame,
-    clean: Frame,
+    own: [u8; 6],
+    calls: AtomicUsize,
 }
 
 impl Probe {
@@ -44,15 +43,16 @@ impl Probe {
     pub(crate) fn new(lab: &Lab, (there, wire): (&Host, &str), interface: &str) -> Self {
         let receiver = lab.gateway.udp((Ipv4Addr::UNSPECIFIED, 0));
         receiver.set_nonblocking(true).unwrap();
-        let port = receiver.local_addr().unwrap().port();
         let shown = lab.gateway.ip_json(&["link", "show", "dev", interface]);
         let text = shown[0]["address"].as_str().expect("the interface is there").to_owned();
         let mut own = [0; 6];
         own.iter_mut().zip(text.split(':')).for_each(|(byte, text)| *byte = u8::from_str_radix(text, 16).unwrap());
-        let frame =
-            |source, mark: &[u8]| ipv4(source, WAN).carry(udp(40_000, port, mark)).between([2, 0, 0, 0, 1, 0x10], own);
-        let (listed, clean) = (frame(C2, b"probe-listed"), frame(C2_NEIGHBOUR, b"probe-clean"));
-        Probe { sender: there.wire(wire), receiver, listed, clean }
+        Probe { sender: there.wire(wire), receiver, own, calls: AtomicUsize::new(0) }
+    }
+
+    fn frame(&self, source: Ipv4Addr, mark: &str) -> Frame {
+        let port = self.receiver.local_addr().unwrap().port();
+        ipv4(source, WAN).carry(udp(40_000, port, mark.as_bytes())).between([2, 0, 0, 0, 1, 0x10], self.own)
     }
 
     /// From the client to the LAN side.
@@ -69,15 +69,19 @@ impl Probe {
     pub(crate) fn passes(&self) -> bool {
         let (mut listed, mut clean) = (false, false);
         let mut buffer = [0; 64];
+        // What was sent for another probe may still be on its way.
+        let call = self.calls.fetch_add(1, Ordering::Relaxed);
+        let (listed_mark, clean_mark) = (format!("probe-listed {call}"), format!("probe-clean {call}"));
+        let (listed_frame, clean_frame) = (self.frame(C2, &listed_mark), self.frame(C2_NEIGHBOUR, &clean_mark));
         eventually("a clean call should pass", || {
             // An interface that has just come up may lose the first ones.
-            self.sender.try_send(&self.listed.bytes);
-            self.sender.try_send(&self.clean.bytes);
+            self.sender.try_send(&listed_frame.bytes);
+            self.sender.try_send(&clean_frame.bytes);
             let end = Instant::now() + Duration::from_millis(200);
             while !clean && Instant::now() < end {
                 while let Ok(length) = self.receiver.recv(&mut buffer) {
-                    listed |= &buffer[..length] == b"probe-listed";
-                    clean |= &buffer[..length] == b"probe-clean";
+                    listed |= &buffer[..length] == listed_mark.as_bytes();
+                    clean |= &buffer[..length] == clean_mark.as_bytes();
                 }
                 thread::park_timeout(Duration::from_micros(200));
             }
@@ -86,7 +90,7 @@ impl Probe {
         listed
     }
 
-    /// Probes all the while that `work` takes: how often, and how often the listed frame passed.
+    /// Probes all the while that `work` takes and once after it: how often, and how often the listed frame passed.
     pub(crate) fn during<T>(&self, work: impl FnOnce() -> T) -> (usize, usize, T) {
         /// Ends the probing when the work ends, in whatever way.
         struct Done<'a>(&'a AtomicBool);
@@ -100,11 +104,14 @@ impl Probe {
             let end = Done(&done);
             let probing = scope.spawn(|| {
                 let (mut probes, mut leaks) = (0, 0);
-                while !done.load(Ordering::Relaxed) {
+                loop {
+                    let is_last = done.load(Ordering::Relaxed);
                     probes += 1;
                     leaks += usize::from(self.passes());
+                    if is_last {
+                        return (probes, leaks);
+                    }
                 }
-                (probes, leaks)
             });
             let result = work();
             drop(end);
@@ -129,12 +136,16 @@ fn own_passes(lab: &Lab, interface: &str, there: &Wire) -> bool {
          route replace {LAN_C2}/32 dev {interface}\nroute replace {LAN_CLEAN}/32 dev {interface}"
     ));
     let (mut listed, mut clean) = (false, false);
+    // What was sent for another call may still be on its way.
+    static CALLS: AtomicUsize = AtomicUsize::new(0);
+    let call = CALLS.fetch_add(1, Ordering::Relaxed);
+    let (listed_mark, clean_mark) = (format!("own-listed {call:06}"), format!("own-clean {call:06}"));
     eventually("the gateway's own clean packet should come out", || {
-        send_from_gateway(lab, LAN_C2, "own-listed");
-        send_from_gateway(lab, LAN_CLEAN, "own-clean");
+        send_from_gateway(lab, LAN_C2, &listed_mark);
+        send_from_gateway(lab, LAN_CLEAN, &clean_mark);
         there.take(|frame| {
-            listed |= holds(frame, b"own-listed");
-            clean |= holds(frame, b"own-clean");
+            listed |= holds(frame, listed_mark.as_bytes());
+            clean |= holds(frame, clean_mark.as_bytes());
             false
         });
         clean.then_some(())
@@ -201,8 +212,10 @@ fn every_link_that_is_detached_behind_our_back_is_back_within_five_seconds_and_c
         daemon.signal(Signal::SIGCONT);
 
         within(Duration::from_secs(5), "all of it should be back", || {
+            // A look at the hooks that was going on meanwhile may have found only some of them gone.
             let metrics = daemon.metrics();
-            (again(&metrics, "lan0") == 1.0 && again(&metrics, cgroup.text()) == 1.0).then_some(())
+            let is_again = again(&metrics, "lan0") >= 1.0 && again(&metrics, cgroup.text()) >= 1.0;
+            (is_again && told(&metrics) == before).then_some(())
         });
         assert!(!Probe::lan(&lab).passes(), "{mode}");
         assert!(!own_passes(&lab, "lan0", &client), "{mode}");
@@ -276,7 +289,12 @@ fn interface_that_moves_to_another_namespace_is_released_and_one_in_its_place_an
         assert_eq!(index(&elsewhere, "lan0"), lan, "two links with one index, or this tests nothing");
         eventually("the one in its place should be attached", || xdp(&lab.gateway, "lan0"));
         eventually("the one that moved should be released", || xdp(&elsewhere, "lan0").is_none().then_some(()));
-        daemon.await_metrics("it should be told", |metrics| told(metrics) == before && again(metrics, "lan0") == 1.0);
+        // A look that was going on meanwhile may have found only one of its hooks gone.
+        let first = again(
+            &daemon
+                .await_metrics("it should be told", |metrics| told(metrics) == before && again(metrics, "lan0") >= 1.0),
+            "lan0",
+        );
         assert!(!own_passes(&lab, "lan0", &lab.client.wire("eth1")), "egress should be on the one that is here");
         assert_eq!(links(&lab), pins);
 
@@ -284,7 +302,7 @@ fn interface_that_moves_to_another_namespace_is_released_and_one_in_its_place_an
         elsewhere.ip(&format!("link set lan0 netns {}", lab.gateway.namespace()));
         lab.gateway.ip("link set lan0 up");
         eventually("the one that returned should be attached", || xdp(&lab.gateway, "lan0"));
-        daemon.await_metrics("it should be told", |metrics| told(metrics) == before && again(metrics, "lan0") == 2.0);
+        daemon.await_metrics("it should be told", |metrics| told(metrics) == before && again(metrics, "lan0") > first);
         assert!(!Probe::lan(&lab).passes());
         assert!(!own_passes(&lab, "lan0", &lab.client.wire("eth0")));
         assert_eq!(links(&lab).len(), pins.len());
@@ -355,14 +373,29 @@ fn interfaces_of_a_glob_are_protected_while_they_are_there_and_told_no_longer() 
     assert_eq!(again(&daemon.metrics(), "ppp1"), 2.0, "what returns is counted");
 }
 
-/// What a process holds: descriptors by what they are, threads, pages in memory.
-#[derive(Debug, Eq, PartialEq)]
+/// What a process holds: descriptors by what they are, and threads.
+#[derive(Debug)]
 struct Holdings {
     descriptors: BTreeMap<String, usize>,
     threads: usize,
 }
 
-fn holdings(daemon: &Daemon<'_>) -> (Holdings, usize) {
+impl Holdings {
+    /// Whether it is no more than `most`: scrapes and looks at the interfaces take some for a moment.
+    fn is_within(&self, most: &Holdings) -> bool {
+        let few = |(kind, count): (&String, &usize)| most.descriptors.get(kind).is_some_and(|most| count <= most);
+        self.threads <= most.threads && self.descriptors.iter().all(few)
+    }
+}
+
+/// The memory that a process holds of its own, in kB: pages of its program come and go.
+fn own_memory(daemon: &Daemon<'_>) -> usize {
+    let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+    let rss = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("RssAnon is told");
+    rss.split_whitespace().next().and_then(|text| text.parse().ok()).unwrap()
+}
+
+fn holdings(daemon: &Daemon<'_>) -> Holdings {
     let process = PathBuf::from(format!("/proc/{}", daemon.pid()));
     let mut descriptors = BTreeMap::new();
     for entry in fs::read_dir(process.join("fd")).unwrap().flatten() {
@@ -378,10 +411,7 @@ fn holdings(daemon: &Daemon<'_>) -> (Holdings, usize) {
     let names =
         fs::read_dir(process.join("task")).unwrap().flatten().map(|task| fs::read_to_string(task.path().join("comm")));
     let threads = names.filter(|name| name.as_ref().is_ok_and(|name| !name.starts_with("tokio"))).count();
-    let status = fs::read_to_string(process.join("status")).unwrap();
-    let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS is told");
-    let kilobytes = rss.split_whitespace().next().and_then(|text| text.parse().ok()).unwrap();
-    (Holdings { descriptors, threads }, kilobytes)
+    Holdings { descriptors, threads }
 }
 
 /// Fault: interface-churn.
@@ -396,7 +426,7 @@ fn two_hundred_interfaces_that_come_and_go_leave_nothing_behind() {
     let lab = Lab::new();
     let daemon = Daemon::start_on(&lab, &[&["-i", "wan0", "-i", "ppp*"], &lists(&lab)[..]].concat());
     let (before, pins) = (told(&daemon.metrics()), links(&lab));
-    let (held, _) = holdings(&daemon);
+    let held = holdings(&daemon);
     let wan = Probe::wan(&lab);
     let cycle = |number: usize| {
         let name = format!("ppp{}", number % 3);
@@ -411,29 +441,23 @@ fn two_hundred_interfaces_that_come_and_go_leave_nothing_behind() {
             eventually("the last one should be attached", || xdp(&lab.gateway, "ppp9"));
             daemon.await_metrics("it should be told", |metrics| told(metrics).len() == before.len() + 2);
             if first == 0 {
-                let one_more = holdings(&daemon).0;
                 assert!(
-                    one_more != held,
+                    !holdings(&daemon).is_within(&held),
                     "one hook more should be noticed, or the claim below means nothing: {held:?}"
                 );
                 assert!(links(&lab).len() == pins.len() + 2, "and so should its pins");
             }
             lab.gateway.ip("link del ppp9");
             if first + BATCH == CYCLES[0] {
-                memory = holdings(&daemon).1;
+                memory = own_memory(&daemon);
             }
         }
     });
     assert_eq!(leaks, 0, "of {probes} listed frames none should pass the other interface");
     daemon.await_metrics("all should be told gone", |metrics| told(metrics) == before);
-    let end = Instant::now() + DEADLINE;
-    while holdings(&daemon).0 != held && Instant::now() < end {
-        // Scrapes and looks at the interfaces are over in a moment.
-        thread::park_timeout(Duration::from_millis(20));
-    }
-    assert_eq!(holdings(&daemon).0, held);
+    eventually("all should be given back", || holdings(&daemon).is_within(&held).then_some(()));
     assert_eq!(links(&lab), pins);
-    let grown = holdings(&daemon).1.saturating_sub(memory);
+    let grown = own_memory(&daemon).saturating_sub(memory);
     assert!(grown < 1024, "{grown} kB more after 200 interfaces");
 }
 

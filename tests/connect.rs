@@ -222,7 +222,10 @@ fn processes_are_refused_reported_or_let_go_as_the_lists_say_and_counted() {
     }
     let outside = format!("pid={} ", outsider.child.id());
     assert!(!daemon.log().contains(&outside), "nobody outside the cgroup should be named");
-    let told = metrics_by_result(&daemon);
+    // A line is written before it is counted.
+    let told = eventually("every call should be reported, or counted as not", || {
+        Some(metrics_by_result(&daemon)).filter(|told| told.iter().sum::<f64>() >= 13.0)
+    });
     assert_eq!(told.iter().sum::<f64>(), 13.0, "each call is reported, or counted as not: {told:?}");
     assert_eq!(told[2], 0.0, "no report should be lost");
     // Frames are counted elsewhere.
@@ -523,6 +526,7 @@ fn flood_of_calls_is_summed_up_and_counted_exactly() {
         (metrics_by_result(&daemon).iter().sum::<f64>() == 500.0).then_some(())
     });
     assert_eq!(metrics_by_result(&daemon)[0], 1.0, "one line is enough");
+    daemon.await_log("call of a listed address refused");
     assert_eq!(daemon.log().matches("call of a listed address refused").count(), 1);
 }
 

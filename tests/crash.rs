@@ -431,7 +431,7 @@ struct Reloads<'a> {
 const RELOADED: u32 = 1500;
 
 impl Reloads<'_> {
-    /// The other set is put in place, which nobody notices by himself; gives its number.
+    /// The other set is put in place; gives its number.
     fn flip(&mut self) -> usize {
         let wanted = 1 - self.enforced;
         self.list.replace(&set(wanted, RELOADED));
@@ -455,9 +455,10 @@ impl Reloads<'_> {
     /// One reload that meets a fault, and what has to become of it. Gives whether the kernel refused it.
     fn meet(&mut self, step: &Step, fault: Fault) -> bool {
         let case = format!("{fault:?} at {step}");
-        let wanted = self.flip();
         let calls = step.name.clone();
+        // First of all: the daemon looks at the list by itself.
         let tracer = Tracer::attach(&self.daemon, self.lab.path("trace"), &calls, &[], Some((step, fault)));
+        let wanted = self.flip();
         let run = self.lab.naikon(&["reload"]);
         let is_applied = run.code == Some(0);
         if let Fault::RefuseFrom(_) = fault {
@@ -509,8 +510,8 @@ fn reload_that_is_killed_or_refused_at_any_step_is_undone_or_finished_and_leaks_
     // What a reload is made of, to the larger set and back.
     let mut told = Vec::new();
     for _ in 0..2 {
-        reloads.enforced = reloads.flip();
         let tracer = Tracer::attach(&reloads.daemon, lab.path("trace"), CALLS, &[], None);
+        reloads.enforced = reloads.flip();
         lab.naikon(&["reload"]).exits(0);
         told.push(tracer.detach());
         reloads.generation += 1.0;

@@ -222,6 +222,7 @@ fn entries_that_are_refused_are_told_by_the_reload_and_once_by_the_log() {
     for _ in 0..2 {
         lab.naikon(&["reload"]).exits(0).says(&told);
     }
+    daemon.await_log(&told);
     let lines = daemon.log().matches(&told).count();
     assert_eq!(lines, 1, "{}", daemon.log());
     let report: Value = lab.naikon(&["reload", "--json"]).exits(0).json();

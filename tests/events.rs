@@ -87,7 +87,7 @@ fn knock_on(wire: &Wire, first: usize, pairs: usize) -> u64 {
 
 /// Packets of ever other pairs, on all processors, no faster than those tell of them one by one, until `is_enough`. How many.
 fn trickle(lab: &Lab, what: &str, mut is_enough: impl FnMut() -> bool) -> u64 {
-    const AT_ONCE: usize = 10;
+    const AT_ONCE: usize = 5;
     let (is_over, sent) = (AtomicBool::new(false), AtomicU64::new(0));
     thread::scope(|scope| {
         for first in [0, 12_000] {
@@ -336,6 +336,12 @@ fn hits_are_events_and_summaries_to_one_over_a_flood_a_crash_and_restarts() {
     assert_eq!(daemon.stop(Signal::SIGTERM), Some(0));
     assert_eq!((packets(&lines(&file)), single(&lines(&file))), (sent, told));
     let daemon = Daemon::start(&lab, &arguments);
+    // By now it has looked for summaries, and does so again after a minute only: it is not killed over one.
+    for pair in [400, 401] {
+        let before = lines(&file).len();
+        sent += knock(&lab, pair, 1);
+        eventually("the event should be told", || (lines(&file).len() > before).then_some(()));
+    }
     sent += flood(4, 2_000);
     daemon.expect_count("hits", sent as f64, |metrics| hits(metrics) as f64);
     let [told, ..] = results(&daemon.metrics());
@@ -488,6 +494,7 @@ fn full_disk_costs_lines_that_are_counted_and_told_when_there_is_room_again() {
     eventually("each line should be written or lost", || {
         (written().len() as u64 + missed(&daemon.metrics(), "output") + 1 >= sent).then_some(())
     });
+    daemon.await_log("No space left on device");
     assert_eq!(daemon.log().matches("No space left on device").count(), 1, "it should be said once: {}", daemon.log());
     lab.gateway.enter(|| fs::remove_file(disk.join("ballast"))).unwrap();
     sent += knock(&lab, 300, 1);
@@ -565,7 +572,7 @@ fn daemon_ends_in_time_although_nobody_takes_its_events() {
     daemon.expect_count("hits", sent as f64, |metrics| hits(metrics) as f64);
     daemon.signal(Signal::SIGTERM);
     assert_eq!(daemon.await_exit(), Some(0));
-    assert!(daemon.log().contains("the last event lines are not written"), "{}", daemon.log());
+    daemon.await_log("the last event lines are not written");
     assert_eq!(packets(&Heard::of(keen).end()), sent, "who follows has them all the same");
     drop(pipe);
 }
@@ -576,7 +583,7 @@ fn followers_get_what_they_filter_and_end_with_the_daemon() {
         return;
     }
     let lab = Lab::new();
-    let (list, watch) = (marked(&lab), lab.write("watch.txt", &format!("{RANGE}\n")));
+    let (list, watch) = (marked(&lab), lab.write("watch.txt", "203.0.113.0/24\n"));
     let daemon = Daemon::start(&lab, &["-l", &list, "-m", text(&watch)]);
     let _sink = lab.server.udp((Ipv6Addr::UNSPECIFIED, 9));
     let filters: [&[&str]; 6] = [
@@ -584,24 +591,22 @@ fn followers_get_what_they_filter_and_end_with_the_daemon() {
         &["--list", "watch"],
         &["--host", "192.0.2.64/26"],
         &["--indicator", "198.51.100.0/24", "--json"],
-        &["--action", "monitor", "--host", "192.0.2.99"],
+        &["--action", "monitor", "--host", "192.0.2.64/26"],
         &["--count", "2"],
     ];
     let followers = filters.map(|filter| Follower::start(&lab, filter));
-    let connected = || fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().count();
-    let idle = connected();
-    let late = follow(&lab);
-    eventually("the late one should be seated", || (connected() > idle).then_some(()));
-    drop(late);
-    let other = Ipv4Addr::new(192, 0, 2, 99);
-    // One of them may not be there yet: they are, once each has heard something.
-    let mut ports = 1000_u16;
+    // One that leaves costs the others nothing.
+    drop(follow(&lab));
+    let host = |number: u8| Ipv4Addr::new(192, 0, 2, number);
+    // One of them may not be there yet: they are, once each has heard something. Of each pair only some are told.
+    let mut number = 0;
     eventually("all should follow", || {
-        ports += 1;
-        send(&lab, ipv4(other, C2).carry(udp(ports, 9, b"x")));
-        send(&lab, ipv4(other, RANGE).carry(udp(ports, 9, b"y")));
+        number += 1;
+        send(&lab, ipv4(host(64 + number % 62), C2).carry(udp(1, 9, b"x")));
+        send(&lab, ipv4(host(99), Ipv4Addr::new(203, 0, 113, number)).carry(udp(1, 9, b"y")));
         followers.iter().all(|follower| !follower.heard.lines().is_empty()).then_some(())
     });
+    send(&lab, ipv4(host(126), C2).carry(udp(1, 9, b"x")));
     send(&lab, ipv6(CLIENT6, C2_6).carry(udp(7, 9, b"z")));
     let all = &followers[0].heard;
     all.await_lines("the last one", |lines| lines.iter().any(|line| line["dest_ip"] == C2_6.to_string()));
@@ -618,13 +623,14 @@ fn followers_get_what_they_filter_and_end_with_the_daemon() {
     assert!(values(&every.2, "/dest_ip").contains("198.51.100.7"));
     for (place, pointer, only) in [
         (1, "/naikon/list", "watch"),
-        (2, "/naikon/host", "192.0.2.99"),
+        (2, "/naikon/host", "192.0.2."),
         (3, "/naikon/address", "198.51.100.7"),
         (4, "/event_type", "monitor"),
     ] {
         let (code, said, lines) = told.next().unwrap();
         assert_eq!(code, Some(9), "{said}");
-        assert_eq!(values(&lines, pointer), [only.to_owned()].into(), "{:?}", filters[place]);
+        let values = values(&lines, pointer);
+        assert!(values.iter().all(|value| value.starts_with(only)), "{:?}: {values:?}", filters[place]);
     }
     let (code, said, lines) = told.next().unwrap();
     assert_eq!((code, lines.len()), (Some(0), 2), "{said}");
@@ -643,11 +649,14 @@ fn followers_are_so_many_and_leave_room_for_those_who_ask() {
     lab.naikon(&["events", "--count", "1"]).exits(1).says("16 follow the events already");
     lab.naikon(&["status"]).exits(0);
     drop(seated);
+    let mut pair = 0;
     let again = eventually("a seat should be free again", || {
         let mut follower = Follower::start(&lab, &["--count", "1"]);
         // Whether it may: it ends at once where it may not.
         within(DEADLINE, "it should end or hear something", || {
-            knock(&lab, 0, 1);
+            // Another one each time: only some events of a pair are told.
+            pair += 1;
+            knock(&lab, pair, 1);
             (follower.child.try_wait().unwrap().is_some() || !follower.heard.lines().is_empty()).then_some(())
         });
         let (code, _, lines) = follower.end();
@@ -665,13 +674,16 @@ fn follower_that_nobody_reads_any_more_ends_although_nothing_happens() {
     let lab = Lab::new();
     let list = lab.write("c2.txt", "198.51.100.0/24\n");
     let daemon = Daemon::start(&lab, &["-l", text(&list)]);
-    let connected = || fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().count();
-    let idle = connected();
+    // Sockets that it has accepted bear the path of the one that listens.
+    let connected = || {
+        let sockets = fs::read_to_string(format!("/proc/{}/net/unix", daemon.pid())).unwrap();
+        sockets.matches("control.sock").count() - 1
+    };
     let mut command = Command::new(binary());
     command.arg("events").arg("--control").arg(lab.path("control.sock"));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut follower = lab.gateway.enter(|| command.spawn()).unwrap();
-    eventually("it should be seated", || (connected() > idle).then_some(()));
+    eventually("it should be seated", || (connected() > 0).then_some(()));
     drop(follower.stdout.take());
     let status = eventually("it should leave its seat", || follower.try_wait().unwrap());
     assert_eq!(status.code(), Some(0));
@@ -697,18 +709,19 @@ fn standard_output_withholds_what_is_marked_and_the_file_does_not() {
     }
     send(&lab, ipv4(CLIENT, green).carry(udp(1, 2, b"x")));
     send(&lab, ipv6(C2_6, CLIENT6).carry(udp(1, 2, b"x")));
-    output.await_lines("all should be told", |lines| lines.len() == 7);
+    output.await_lines("all should be told", |lines| lines.iter().any(|line| line["src_ip"] == "[TLP:RED]"));
     assert_eq!(daemon.stop(Signal::SIGTERM), Some(0));
     let told = output.end();
     assert_eq!(packets(&told), 9, "the summary is there, too");
-    let shown: BTreeMap<(String, String), usize> = told.iter().fold(BTreeMap::new(), |mut shown, line| {
+    let one_by_one = told.iter().filter(|line| line["naikon"]["count"].is_null());
+    let shown: BTreeMap<(String, String), usize> = one_by_one.fold(BTreeMap::new(), |mut shown, line| {
         let text = |value: &Value| value.as_str().unwrap().to_owned();
         *shown.entry((text(&line["src_ip"]), text(&line["dest_ip"]))).or_default() += 1;
         shown
     });
     let pair = |source: &str, destination: &str| (source.to_owned(), destination.to_owned());
     let expected = [
-        (pair("192.0.2.10", "[TLP:AMBER]"), 6),
+        (pair("192.0.2.10", "[TLP:AMBER]"), 5),
         (pair("192.0.2.10", "198.51.100.9"), 1),
         (pair("[TLP:RED]", "2001:db8:1::10"), 1),
     ];

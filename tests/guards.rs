@@ -145,7 +145,8 @@ fn guards_follow_routes_and_resolvers() {
     daemon.await_verdict(&SERVER.to_string(), "pass");
     lab.gateway.ip("route del default");
     daemon.await_verdict(&SERVER.to_string(), "drop");
-    lab.write("resolv.conf", &format!("nameserver {RESOLVER}\n"));
+    // Another file in its place would not be seen behind the mount.
+    lab.overwrite("resolv.conf", &format!("nameserver {RESOLVER}\n"));
     daemon.await_verdict(RESOLVER, "pass");
     daemon.await_verdict("203.0.113.53", "drop");
     assert_eq!(daemon.verdict("203.0.113.9"), "drop", "others stay as they are");

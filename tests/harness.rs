@@ -254,9 +254,14 @@ impl Wire {
         }
     }
 
-    /// Sends one frame that must go out.
+    /// Sends one frame that must arrive: one that the other end had no room for was seen by no program, and is sent once
+    /// more. That end's queue is emptied by a processor that others may keep.
     pub(crate) fn send(&self, frame: &Frame) {
-        assert!(self.try_send(&frame.bytes), "the queue should have room");
+        let end = Instant::now() + DEADLINE * slowness();
+        while !self.try_send(&frame.bytes) {
+            assert!(Instant::now() < end, "the queue should have room");
+            thread::yield_now();
+        }
     }
 
     /// Sends many frames. One that the receiving end has no room for is told by [`Host::no_room`] alone. Each is sent by
@@ -339,20 +344,20 @@ pub(crate) struct Lab {
     pub(crate) folder: TempDir,
     /// Programs that daemons attached here: none may outlive the lab.
     programs: RefCell<Vec<u64>>,
-    tainted: String,
+    broken: u64,
 }
 
 impl Lab {
     /// Builds the hosts and the links between them; forwarding works when this returns.
     pub(crate) fn new() -> Self {
-        let tainted = fs::read_to_string("/proc/sys/kernel/tainted").unwrap();
+        let broken = broken();
         let lab = Lab {
             client: Host::new(false),
             gateway: Host::new(true),
             server: Host::new(false),
             folder: tempfile::Builder::new().prefix("naikon-lab-").tempdir().unwrap(),
             programs: RefCell::default(),
-            tainted,
+            broken,
         };
         for host in [&lab.client, &lab.gateway, &lab.server] {
             // No duplicate address detection: addresses work at once, and counters see less chatter.
@@ -397,6 +402,8 @@ impl Lab {
              route add default via 192.0.2.1\n\
              route add default via 2001:db8:1::1\n"
         ));
+        Lab::await_up(&self.gateway, "lan0");
+        Lab::await_up(&self.client, "eth0");
     }
 
     /// Makes `wan0` and the server behind it.
@@ -427,6 +434,8 @@ impl Lab {
              route add local 203.0.113.0/24 dev lo\n\
              route add local 2001:db8:f::/48 dev lo\n"
         ));
+        Lab::await_up(&self.gateway, "wan0");
+        Lab::await_up(&self.server, "eth0");
     }
 
     /// A path in this lab's folder.
@@ -434,11 +443,20 @@ impl Lab {
         self.folder.path().join(name)
     }
 
-    /// Writes a file of this lab, in place.
+    /// Writes a file of this lab: who reads it sees the old or the new one.
     pub(crate) fn write(&self, name: &str, content: &str) -> PathBuf {
         let path = self.path(name);
-        fs::write(&path, content).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        // No list: its name begins with a dot.
+        let draft = path.with_file_name(format!(".{}.draft~", path.file_name().unwrap().display()));
+        let written = fs::write(&draft, content).and_then(|()| fs::rename(&draft, &path));
+        written.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         path
+    }
+
+    /// Writes a file of this lab in place, as most programs do: who reads it meanwhile sees a part.
+    pub(crate) fn overwrite(&self, name: &str, content: &str) {
+        let path = self.path(name);
+        fs::write(&path, content).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     }
 
     /// A `naikon` command on the gateway with the lab's control socket; it must end within [`DEADLINE`].
@@ -514,6 +532,16 @@ impl Lab {
         packet.between(SERVER_MAC, CLIENT_MAC)
     }
 
+    /// Waits until an interface sends and its addresses are in use: the kernel does both a moment after `ip` returned.
+    pub(crate) fn await_up(host: &Host, interface: &str) {
+        eventually(&format!("{interface} should be up"), || {
+            let addresses = host.ip_json(&["addr", "show", "dev", interface]);
+            let waits = addresses[0]["addr_info"].as_array()?.iter().any(|address| address["tentative"] == true);
+            let link = host.ip_json(&["link", "show", "dev", interface]);
+            (!waits && link[0]["operstate"] == "UP").then_some(())
+        });
+    }
+
     /// Makes one more interface of the gateway, with its other end at the client.
     pub(crate) fn plug(&self, name: &str, peer: &str) {
         let namespace = self.client.namespace();
@@ -563,6 +591,7 @@ impl Drop for Lab {
             host.mounts = None;
         }
         let programs = self.programs.take();
+        let end = Instant::now() + DEADLINE * slowness();
         loop {
             let alive: Vec<u64> = aya::programs::loaded_programs()
                 .filter_map(Result::ok)
@@ -578,9 +607,9 @@ impl Drop for Lab {
             }
             thread::park_timeout(POLL);
         }
-        let tainted = fs::read_to_string("/proc/sys/kernel/tainted").unwrap_or_default();
-        if tainted != self.tainted {
-            left.push(format!("a kernel that became tainted: {tainted}"));
+        let broken = broken();
+        if broken != self.broken {
+            left.push(format!("a kernel with bits {broken:#x} of /proc/sys/kernel/tainted, {:#x} before", self.broken));
         }
         if left.is_empty() {
             return;
@@ -592,6 +621,13 @@ impl Drop for Lab {
             panic!("the lab should leave nothing behind: {left:?}");
         }
     }
+}
+
+/// What the kernel says of faults of its own: a bad page, an oops, a warning (Documentation/admin-guide/tainted-kernels.rst).
+/// Modules and processors that were taken from a virtual machine for long taint it, too.
+fn broken() -> u64 {
+    const BAD: u64 = 1 << 5 | 1 << 7 | 1 << 9;
+    fs::read_to_string("/proc/sys/kernel/tainted").unwrap().trim().parse::<u64>().unwrap() & BAD
 }
 
 /// The command that makes a pair of interfaces, one end here, the other as `eth0` there. One queue each keeps frames

@@ -241,6 +241,7 @@ fn flood_from_outside_pushes_out_its_own_silent_pairs_and_none_of_an_internal_ho
     assert_eq!(daemon.stop(Signal::SIGKILL), None);
     config(512);
     let daemon = Daemon::start(&lab, &["--config", "naikon.toml"]);
+    daemon.await_log("hits = 512, but what is pinned keeps 256 pairs");
     assert_eq!(daemon.log().matches("hits = 512, but what is pinned keeps 256 pairs").count(), 1, "{}", daemon.log());
     let calls_kept = rows(&lab, &[], 0).iter().filter(|row| row["direction"] == "to").count();
     assert_eq!(calls_kept, calls.len());

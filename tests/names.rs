@@ -92,6 +92,7 @@ fn interfaces_beyond_the_names_that_have_counters_are_protected_and_counted_toge
     eventually("clean frames should be counted there, too", || (passed(&daemon) >= before + 12.0).then_some(()));
     let status = daemon.status();
     assert!(status["notices"].to_string().contains(abi::OTHERS), "{status}");
+    daemon.await_log(abi::OTHERS);
     assert_eq!(daemon.log().matches(abi::OTHERS).count(), 1, "it is said once:\n{}", daemon.log());
 
     // Counters go on, and each interface keeps its own name where it is told of by itself.

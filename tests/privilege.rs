@@ -208,7 +208,11 @@ fn expect_work_goes_on(lab: &Lab, daemon: &Daemon<'_>, probe: &Probe) {
         (lab.gateway.xdp_programs().len() == 2).then_some(())
     });
     assert!(!Probe::new(lab).listed_passes());
-    daemon.await_metrics("and told", |metrics| metrics.sum("naikon_attached", &[("interface", "lan0")]) >= 1.0);
+    // It is counted when all of its hooks are there, and the pins of the one before are gone.
+    daemon.await_metrics("and told", |metrics| {
+        metrics.sum("naikon_reattached_total", &[("interface", "lan0")]) >= 1.0
+            && metrics.sum("naikon_attached", &[("interface", "lan0")]) == 2.0
+    });
 }
 
 /// Fault: no-capability.

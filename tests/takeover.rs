@@ -130,10 +130,7 @@ fn start_that_fails_at_its_very_end_leaves_enforcing_what_enforced() {
     assert!(xdp(&lab, "lan0").is_some() && xdp(&lab, "mac0").is_none());
     assert!(Probe::wan(&lab).passes(), "wan0 is wanted no longer: the control");
     eventually("the outer cgroup should be let go", || (caller.call("connect udp", C2) == 0).then_some(()));
-    let (_, leaks, _) = probe.during(|| {
-        lab.naikon(&["detach"]).exits(0);
-        assert!(probe.passes());
-    });
+    let (_, leaks, _) = probe.during(|| lab.naikon(&["detach"]).exits(0));
     assert!(leaks > 0, "a gap should be noticed, or the claims above mean nothing");
     drop(daemon);
     drop(caller);
@@ -288,12 +285,12 @@ fn filters_outlive_a_kill_are_taken_over_without_a_gap_and_follow_their_interfac
         daemon
     });
     assert_eq!(leaks, 0, "of {probes} listed frames none should pass");
-    assert!(daemon.log().contains("took over the egress program"), "{}", daemon.log());
+    daemon.await_log("took over the egress program");
 
     lab.gateway.ip("link del lan0");
     lab.plug_lan();
     daemon.await_metrics("lan0 should be attached again", |metrics| {
-        metrics.sum("naikon_reattached_total", &[("interface", "lan0")]) == 1.0
+        metrics.sum("naikon_reattached_total", &[("interface", "lan0")]) >= 1.0
             && metrics.sum("naikon_attached", &[("interface", "lan0"), ("mode", "clsact")]) == 2.0
     });
     assert!(!Probe::lan(&lab).passes());
@@ -302,15 +299,19 @@ fn filters_outlive_a_kill_are_taken_over_without_a_gap_and_follow_their_interfac
     gone.args(["qdisc", "del", "dev", "wan0", "clsact"]);
     lab.run(gone).exits(0);
     daemon.await_metrics("wan0 should be attached again", |metrics| {
-        metrics.sum("naikon_reattached_total", &[("interface", "wan0")]) == 1.0
+        metrics.sum("naikon_reattached_total", &[("interface", "wan0")]) >= 1.0
+            && metrics.sum("naikon_attached", &[("interface", "wan0"), ("mode", "clsact")]) == 2.0
     });
     assert!(!probe.passes());
     // Somebody puts in its place what takes no filter of ours: that is this interface's trouble, not that of the lists.
+    // naikon would put its own back between the two.
+    daemon.signal(Signal::SIGSTOP);
     for arguments in [["qdisc", "del", "dev", "wan0", "clsact"], ["qdisc", "add", "dev", "wan0", "ingress"]] {
         let mut replaced = Command::new("tc");
         replaced.args(arguments);
         lab.run(replaced).exits(0);
     }
+    daemon.signal(Signal::SIGCONT);
     let many: String = (0..200).map(|network| format!("198.18.{network}.1\n")).collect();
     lab.write("c2.txt", &format!("{C2}\n{many}"));
     daemon.await_verdict("198.18.199.1", "drop");

@@ -82,10 +82,10 @@ fn list_that_is_down_is_no_fault_of_the_configuration() {
         return;
     }
     let lab = Lab::new();
-    let list = lab.write("c2.txt", &format!("{C2}\n"));
+    lab.write("c2.txt", &format!("{C2}\n"));
     lab.write("naikon.toml", &config(""));
     let daemon = Daemon::start_on(&lab, &["--config", "naikon.toml"]);
-    fs::write(&list, "<!DOCTYPE html>\n").unwrap();
+    lab.write("c2.txt", "<!DOCTYPE html>\n");
     daemon.await_metrics("the list should be down", |metrics| metrics.sum("naikon_list_up", &[("list", "c2")]) == 0.0);
     assert_eq!(config_up(&daemon), Some(1.0));
     lab.naikon(&["status", "--check"]).exits(0).says("! list c2 is not up: an HTML page");

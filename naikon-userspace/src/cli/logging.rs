@@ -198,8 +198,7 @@ mod tests {
             allow.send(Ok(())).unwrap();
         }
         allow.send(Err(io::ErrorKind::StorageFull.into())).unwrap();
-        drop(Log(Arc::clone(&queue)));
-        let waiting = queue.lock();
+        let waiting = queue.changed.wait_while(queue.lock(), |waiting| waiting.bytes > 0).unwrap();
         assert_eq!((waiting.lost, waiting.bytes, waiting.lines.len()), (8, 0, 0), "what could not be written, too");
     }
 }
