@@ -18,7 +18,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader},
     net::{UnixListener, UnixStream},
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
+    sync::{Semaphore, mpsc, watch},
     time::{sleep, timeout},
 };
 
@@ -167,21 +167,6 @@ struct Desk {
     followers: usize,
 }
 
-/// What is answered.
-struct Answer {
-    response: Response,
-    /// Enforcement has ended with it.
-    detached: bool,
-    /// The turn of an answer that may be long: until it is taken it needs room, and the next one would need more.
-    turn: Option<OwnedSemaphorePermit>,
-}
-
-impl From<Response> for Answer {
-    fn from(response: Response) -> Self {
-        Answer { response, detached: false, turn: None }
-    }
-}
-
 fn limit() -> Arc<Semaphore> {
     Arc::new(Semaphore::new(LOOKS_MAX))
 }
@@ -202,11 +187,11 @@ async fn connection(stream: UnixStream, desk: &Desk, stay: &Stay) -> io::Result<
     timeout(PEER_TIMEOUT, reader.read_until(b'\n', &mut line)).await??;
     let answered = match serde_json::from_slice::<Request>(&line) {
         Err(_) if line.len() as u64 == REQUEST_MAX => {
-            Response::Invalid(format!("the request is longer than {REQUEST_MAX} bytes")).into()
+            (Response::Invalid(format!("the request is longer than {REQUEST_MAX} bytes")), false)
         }
-        Err(error) => Response::Invalid(format!("the request cannot be read: {error}")).into(),
+        Err(error) => (Response::Invalid(format!("the request cannot be read: {error}")), false),
         Ok(request) if request.changes() && !may_change(peer) => {
-            Response::Refused("only root and the daemon's own user may change something".into()).into()
+            (Response::Refused("only root and the daemon's own user may change something".into()), false)
         }
         // Whoever asked gave up meanwhile, and may have done something else.
         Ok(request) if request.changes() && has_hung_up(write.as_ref()) => return Ok(()),
@@ -236,16 +221,14 @@ async fn connection(stream: UnixStream, desk: &Desk, stay: &Stay) -> io::Result<
             }
         }
     };
-    let Answer { response, detached, turn } = answered;
+    let (response, detached) = answered;
     // What has ended must be told: nobody may close this connection before.
     if !detached {
         stay.release();
     }
     let mut bytes = serde_json::to_vec(&response)?;
     bytes.push(b'\n');
-    drop(response);
     let written = timeout(PEER_TIMEOUT, write.write_all(&bytes)).await;
-    drop((bytes, turn));
     if detached {
         // Full means that the daemon is ending already.
         let _ending = desk.daemon.detached.try_send(());
@@ -321,43 +304,42 @@ fn may_change(peer: u32) -> bool {
     peer == 0 || peer == rustix::process::geteuid().as_raw()
 }
 
-async fn respond(request: Request, desk: &Desk) -> Answer {
+/// The response, and whether enforcement has ended with it.
+async fn respond(request: Request, desk: &Desk) -> (Response, bool) {
     let daemon = &desk.daemon;
     let ended = || Response::Ending;
     let response = match request {
         Request::Status => {
-            let (metrics, snapshot) = (Arc::clone(&daemon.metrics), Arc::clone(&daemon.snapshots.borrow()));
-            let look = move || metrics.counters().map(|counters| snapshot.status(&counters));
+            let (metrics, snapshots) = (Arc::clone(&daemon.metrics), daemon.snapshots.clone());
+            let look = move || metrics.counters().map(|counters| newest(&snapshots).status(&counters));
             match one_of(&desk.statuses, look).await {
-                Ok((Ok(status), _short)) => Response::Status(Box::new(status)),
-                Ok((Err(error), _)) => Response::Failed(error.to_string()),
+                Ok(Ok(status)) => Response::Status(Box::new(status)),
+                Ok(Err(error)) => Response::Failed(error.to_string()),
                 Err(error) => Response::Failed(error.to_string()),
             }
         }
         Request::Totals => {
-            let (metrics, snapshot) = (Arc::clone(&daemon.metrics), Arc::clone(&daemon.snapshots.borrow()));
-            let look = move || metrics.counters().map(|counters| snapshot.totals(&counters));
+            let (metrics, snapshots) = (Arc::clone(&daemon.metrics), daemon.snapshots.clone());
+            let look = move || metrics.counters().map(|counters| newest(&snapshots).totals(&counters));
             match one_of(&desk.statuses, look).await {
-                Ok((Ok(totals), _short)) => Response::Totals(Box::new(totals)),
-                Ok((Err(error), _)) => Response::Failed(error.to_string()),
+                Ok(Ok(totals)) => Response::Totals(Box::new(totals)),
+                Ok(Err(error)) => Response::Failed(error.to_string()),
                 Err(error) => Response::Failed(error.to_string()),
             }
         }
         Request::Lookup { addresses } => {
-            let snapshot = Arc::clone(&daemon.snapshots.borrow());
-            match one_of(&desk.lookups, move || lookup(&snapshot, &addresses)).await {
-                Ok((Ok(answers), turn)) => {
-                    return Answer { turn: Some(turn), ..Response::Lookup(answers).into() };
-                }
-                Ok((Err(error), _)) => Response::Invalid(error),
+            let snapshots = daemon.snapshots.clone();
+            match one_of(&desk.lookups, move || lookup(&newest(&snapshots), &addresses)).await {
+                Ok(Ok(answers)) => Response::Lookup(answers),
+                Ok(Err(error)) => Response::Invalid(error),
                 Err(error) => Response::Failed(error.to_string()),
             }
         }
         Request::Hits { query } => {
-            let (hits, snapshot) = (Arc::clone(&daemon.hits), Arc::clone(&daemon.snapshots.borrow()));
-            match one_of(&desk.hits, move || hits.select(&query, &snapshot)).await {
-                Ok((Ok(hits), turn)) => return Answer { turn: Some(turn), ..Response::Hits(hits).into() },
-                Ok((Err(error), _)) => Response::Failed(error.to_string()),
+            let (hits, snapshots) = (Arc::clone(&daemon.hits), daemon.snapshots.clone());
+            match one_of(&desk.hits, move || hits.select(&query, &newest(&snapshots))).await {
+                Ok(Ok(hits)) => Response::Hits(hits),
+                Ok(Err(error)) => Response::Failed(error.to_string()),
                 Err(error) => Response::Failed(error.to_string()),
             }
         }
@@ -371,22 +353,30 @@ async fn respond(request: Request, desk: &Desk) -> Answer {
         Request::Capture { .. } => Response::Invalid("a capture needs a connection of its own".into()),
         Request::Detach => match daemon.worker.stop(OnExit::Detach).await {
             None => ended(),
-            Some(Err(error)) if error.kind == ErrorKind::Foreign => Response::Foreign(error.to_string()),
-            Some(Err(error)) => Response::Failed(error.to_string()),
-            Some(Ok(())) => return Answer { detached: true, ..Response::Detached.into() },
+            Some(Err(error)) if error.kind == ErrorKind::Foreign => {
+                return (Response::Foreign(error.to_string()), false);
+            }
+            Some(Err(error)) => return (Response::Failed(error.to_string()), false),
+            Some(Ok(())) => return (Response::Detached, true),
         },
     };
-    response.into()
+    (response, false)
 }
 
-/// Does `look` off the threads that serve, when it is its turn, which lasts for as long as the caller keeps it.
-async fn one_of<T: Send + 'static>(
-    turns: &Arc<Semaphore>,
-    look: impl FnOnce() -> T + Send + 'static,
-) -> io::Result<(T, OwnedSemaphorePermit)> {
+/// What holds when it is somebody's turn: who waits keeps no generation that has gone.
+fn newest(snapshots: &watch::Receiver<Arc<Snapshot>>) -> Arc<Snapshot> {
+    Arc::clone(&snapshots.borrow())
+}
+
+/// Does `look` off the threads that serve, when it is its turn.
+async fn one_of<T: Send + 'static>(turns: &Arc<Semaphore>, look: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
     let turn = Arc::clone(turns).acquire_owned().await.map_err(io::Error::other)?;
-    // The turn lasts while it looks, whether or not anybody waits for it still.
-    let looked = tokio::task::spawn_blocking(move || (look(), turn));
+    let looked = tokio::task::spawn_blocking(move || {
+        let found = look();
+        // Whether or not anybody waits for it still.
+        drop(turn);
+        found
+    });
     looked.await.map_err(io::Error::other)
 }
 
