@@ -86,7 +86,7 @@ pub(crate) use self::{
 
 /// Between looks at the interfaces when the kernel tells of no change: a link can be detached without an event.
 const RECONCILE_INTERVAL: Duration = Duration::from_secs(2);
-/// Looks at this host's connectivity may take one part in so many of the time.
+/// Looks at this host's connectivity may take one part in so many of a processor's time.
 const LOOK_SHARE: u32 = 50;
 /// Changes that come with the time may take one part in so many of it.
 const REFRESH_SHARE: u32 = 10;

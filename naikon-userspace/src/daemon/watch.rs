@@ -72,11 +72,12 @@ pub(crate) async fn follow(
         eyes.watch(&touched, directories(&config, config_file.as_deref()));
         // Whether an event or the time ends the wait: either way it is time to look.
         let _event_or_time = timeout(LOOK_INTERVAL, touched.news.notified()).await;
+        let closed = touched.whole.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let look = || look(Arc::clone(&config), config_file.clone());
         let mut now = look().await;
         if now == loaded {
-            // What was closed is what was read: it tells nothing of a write that begins now.
-            touched.whole.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            // What was closed by then is what was read: it tells nothing of a write that begins now.
+            touched.whole.lock().unwrap_or_else(PoisonError::into_inner).retain(|path| !closed.contains(path));
             sleep(EVENT_PAUSE).await;
             continue;
         }

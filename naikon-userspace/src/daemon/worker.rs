@@ -241,7 +241,7 @@ fn work(
                 }
                 match by {
                     Asker::Daemon => note(&mut untold, &report),
-                    Asker::Person => tell(untold.take(), &mut report),
+                    Asker::Person => tell(&mut untold, &mut report),
                 }
                 publish.send_replace(Arc::new(enforcer.snapshot()));
                 if enforcer.may_pass {
@@ -309,13 +309,17 @@ fn note(untold: &mut Option<Untold>, report: &Reload) {
 }
 
 /// Who edits a list and asks for a reload wants to see that change, although the watch was faster.
-fn tell(untold: Option<Untold>, report: &mut Reload) {
-    if let Some(untold) = untold.filter(|untold| untold.since.elapsed() < UNTOLD_MAX) {
+fn tell(untold: &mut Option<Untold>, report: &mut Reload) {
+    // A refusal of all has a reason, and nothing else to tell.
+    if report.reason.is_some() {
+        return;
+    }
+    if let Some(untold) = untold.take().filter(|untold| untold.since.elapsed() < UNTOLD_MAX) {
         report.added += untold.added;
         report.removed += untold.removed;
         report.interfaces.follow(untold.interfaces);
-        // A list that is refused does not unmake what the others changed; a refusal of all has a reason.
-        if untold.is_applied && report.reason.is_none() {
+        // Also where a list was refused: that does not unmake what the others changed.
+        if untold.is_applied {
             report.result = ReloadResult::Applied;
         }
     }
@@ -536,7 +540,7 @@ mod tests {
         note(&mut untold, &Reload { interfaces, ..report(ReloadResult::Unchanged) });
 
         let mut told = report(ReloadResult::Unchanged);
-        tell(untold.take(), &mut told);
+        tell(&mut untold, &mut told);
         assert_eq!((told.result, told.added), (ReloadResult::Unchanged, 0), "no prefix has changed");
         assert_eq!(told.interfaces.attached, names(&["wan0"]));
 
@@ -545,10 +549,18 @@ mod tests {
         let interfaces =
             InterfacesReload { attached: names(&["ppp0"]), released: names(&["lan0"]), ..Default::default() };
         let mut told = Reload { interfaces, ..report(ReloadResult::Unchanged) };
-        tell(untold, &mut told);
+        let mut refused = Reload { reason: Some("the configuration".into()), ..report(ReloadResult::Refused) };
+        tell(&mut untold, &mut refused);
+        assert_eq!((refused.result, refused.added), (ReloadResult::Refused, 0), "it is for the next one");
+        tell(&mut untold, &mut told);
         assert_eq!((told.result, told.added, told.removed), (ReloadResult::Applied, 2, 1));
         let expected =
             InterfacesReload { attached: names(&["ppp0", "wan0"]), released: names(&["lan0"]), ..Default::default() };
         assert_eq!(told.interfaces, expected, "what is protected by now is not told to be missing");
+
+        note(&mut untold, &Reload { added: 1, removed: 1, ..report(ReloadResult::Applied) });
+        let mut in_part = report(ReloadResult::Refused);
+        tell(&mut untold, &mut in_part);
+        assert_eq!((in_part.result, in_part.added), (ReloadResult::Applied, 1), "the other lists have changed");
     }
 }
