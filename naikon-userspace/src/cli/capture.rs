@@ -45,7 +45,7 @@ const SNAPLEN_MIN: u32 = 96;
 const REMEMBERED: usize = 4096;
 /// Between two looks whether it is time to end.
 const LOOK: Duration = Duration::from_secs(1);
-/// For the daemon to notice the end.
+/// For the daemon to notice the end: it needs some milliseconds, and one that stands still must not keep this command.
 const GIVE_BACK_TIMEOUT: Duration = Duration::from_secs(1);
 /// So far the clock may go apart from that of the kernel before times follow it: what is read twice differs by less.
 const CLOCK_STEP_NS: u128 = 1_000_000;
@@ -111,6 +111,7 @@ pub(super) fn run(command: &Command) -> Result<Code, Failure> {
     let snaplen = command.snaplen.min(SNAPLEN_MAX);
     let control = command.socket.control()?;
     let (response, lease) = client::converse(&control, &Request::Capture { bytes: snaplen })?;
+    let lease = Lease(lease);
     let maps = match response {
         Response::Capture(maps) => maps,
         other => return Err(client::unexpected(&other)),
@@ -119,7 +120,7 @@ pub(super) fn run(command: &Command) -> Result<Code, Failure> {
     let end = command.seconds.and_then(|seconds| Instant::now().checked_add(Duration::from_secs(seconds)));
     let capture = Capture::open(maps, snaplen)?;
     let out: Box<dyn Write> = if to_stdout {
-        let patient = Patient::new([lease.get_ref(), &asked], end);
+        let patient = Patient::new([lease.0.get_ref(), &asked], end);
         Box::new(patient.map_err(|error| Failure::new(Code::No, format!("opening standard output: {error}")))?)
     } else {
         Box::new(create(&command.write, command.force)?)
@@ -132,23 +133,22 @@ pub(super) fn run(command: &Command) -> Result<Code, Failure> {
     let mut session = Session::new(command, &control, snaplen, capture, out, end).map_err(writing)?;
     session.say_begun();
     client::tell_unknown_list(&control, command.list.as_deref());
-    let ended = session.follow(lease.get_ref(), &asked);
+    let ended = session.follow(lease.0.get_ref(), &asked);
     // Who has no lease any more would end the capture of who has it now; without a daemon there is none. It must answer: the
     // socket of one that is killed lives on for a moment.
-    let is_ours = !is_told(lease.get_ref()) || client::ask(&control, &Request::Status).is_err();
+    let is_ours = !is_told(lease.0.get_ref()) || client::ask(&control, &Request::Status).is_err();
     if is_ours && let Err(error) = session.capture.stop() {
         output::error(&format!("{error}; the daemon does it when this process has gone"));
     }
     let ended = ended.and_then(|ending| session.finish(ending).map(|()| ending));
     session.say_ended();
     let ended = match ended {
-        Err(error) if error.kind() == io::ErrorKind::TimedOut && is_told(lease.get_ref()) => {
+        Err(error) if error.kind() == io::ErrorKind::TimedOut && is_told(lease.0.get_ref()) => {
             output::error(&writing(error).message);
             Ending::NoDaemon
         }
         ended => ended.map_err(writing)?,
     };
-    give_back(lease);
     match ended {
         Ending::Asked | Ending::Full => Ok(Code::Done),
         Ending::NoDaemon => Err(Failure::new(
@@ -158,12 +158,17 @@ pub(super) fn run(command: &Command) -> Result<Code, Failure> {
     }
 }
 
-/// Who captures next may do so when this command has ended: the daemon hangs up once it has noticed.
-fn give_back(mut lease: BufReader<UnixStream>) {
-    let stream = lease.get_ref();
-    let asked = stream.shutdown(Shutdown::Write).and_then(|()| stream.set_read_timeout(Some(GIVE_BACK_TIMEOUT)));
-    // A daemon that has gone or stands still notices later, or never has to.
-    let _noticed = asked.and_then(|()| io::copy(&mut lease, &mut io::sink()));
+/// The loan of the switch: a connection for as long as it lasts.
+struct Lease(BufReader<UnixStream>);
+
+impl Drop for Lease {
+    /// Who captures next may do so when this command has ended: the daemon hangs up once it has noticed.
+    fn drop(&mut self) {
+        let stream = self.0.get_ref();
+        let asked = stream.shutdown(Shutdown::Write).and_then(|()| stream.set_read_timeout(Some(GIVE_BACK_TIMEOUT)));
+        // A daemon that has gone or stands still notices later, or never has to.
+        let _noticed = asked.and_then(|()| io::copy(&mut self.0, &mut io::sink()));
+    }
 }
 
 fn place(command: &Command) -> String {

@@ -56,8 +56,8 @@ impl Screen {
         let mut signals = Signals::new([SIGHUP, SIGINT, SIGQUIT, SIGTERM])?;
         let end = move || {
             if signals.forever().next().is_some() {
-                // Whatever keeps the other thread, a picture that nobody takes or a daemon that says nothing, ends with it.
-                // Held to the end: nothing that the other thread draws comes after what is given back.
+                // A daemon that says nothing may keep the other thread. The lock is held to the end: nothing that is drawn comes
+                // after what is given back.
                 let _out = io::stdout().lock();
                 give_back();
                 process::exit(Code::Done as i32);
