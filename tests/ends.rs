@@ -1,6 +1,7 @@
 //! How the daemon begins and ends beside the straight way: jobs whose askers have gone, causes that pass by themselves, and what a
 //! service manager is told by the exit code.
 
+use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -63,15 +64,27 @@ fn send(lab: &Lab, request: &str) -> UnixStream {
 /// since both wake it at once.
 fn let_it_look(daemon: &Daemon<'_>) {
     let pid = daemon.pid().to_string();
+    // How often each thread that serves has slept, if all of them sleep; see proc_pid_status(5).
+    let asleep = || {
+        let mut slept = BTreeMap::new();
+        for task in fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten() {
+            // One that has gone does nothing.
+            let Ok(status) = fs::read_to_string(task.path().join("status")) else { continue };
+            let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
+            if task.file_name().to_str() != Some(&*pid) && !field("Name:").starts_with("tokio") {
+                continue;
+            }
+            if !field("State:").starts_with('S') {
+                return None;
+            }
+            slept.insert(task.file_name(), field("voluntary_ctxt_switches:"));
+        }
+        Some(slept)
+    };
+    // Nobody has woken another one between two looks.
     eventually("who serves should have nothing to do", || {
-        let mut tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
-        let is_asleep = |task: fs::DirEntry| {
-            // "TID (NAME) STATE ...", see proc_pid_stat(5); one that has gone does nothing.
-            let Ok(stat) = fs::read_to_string(task.path().join("stat")) else { return true };
-            let serves = task.file_name().to_str() == Some(&*pid) || stat.contains("(tokio");
-            !serves || stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('S'))
-        };
-        tasks.all(is_asleep).then_some(())
+        let before = asleep()?;
+        asleep().filter(|after| *after == before).map(drop)
     });
 }
 

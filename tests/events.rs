@@ -599,11 +599,11 @@ fn followers_get_what_they_filter_and_end_with_the_daemon() {
     drop(follow(&lab));
     let host = |number: u8| Ipv4Addr::new(192, 0, 2, number);
     // One of them may not be there yet: they are, once each has heard something. Of each pair only some are told.
-    let mut number = 0;
+    let mut number = 0_u32;
     eventually("all should follow", || {
         number += 1;
-        send(&lab, ipv4(host(64 + number % 62), C2).carry(udp(1, 9, b"x")));
-        send(&lab, ipv4(host(99), Ipv4Addr::new(203, 0, 113, number)).carry(udp(1, 9, b"y")));
+        send(&lab, ipv4(host(64 + (number % 62) as u8), C2).carry(udp(1, 9, b"x")));
+        send(&lab, ipv4(host(99), Ipv4Addr::new(203, 0, 113, (number % 250) as u8)).carry(udp(1, 9, b"y")));
         followers.iter().all(|follower| !follower.heard.lines().is_empty()).then_some(())
     });
     send(&lab, ipv4(host(126), C2).carry(udp(1, 9, b"x")));

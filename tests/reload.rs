@@ -706,6 +706,7 @@ fn unchanged_indicator_never_leaks_while_lists_change_around_it() {
         }
     });
     assert!(daemon.generation() >= generation + RELOADS as f64, "every change should be applied");
+    assert!(flood.sent > 10 * BURST[0], "the flood should be one: {} frames", flood.sent);
     assert_eq!(flood.leaked, 0, "of {} frames to unchanged indicators none should pass", flood.sent);
     daemon
         .expect_count("dropped packets", flood.sent as f64, |metrics| metrics.sum("naikon_dropped_packets_total", &[]));
