@@ -14,7 +14,8 @@ use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
 use crate::harness::{
-    C2, CLIENT, DEADLINE, Daemon, Lab, Run, binary, complete, eventually, needs_root, run_command, slowness, within,
+    C2, C2_NEIGHBOUR, CLIENT, DEADLINE, Daemon, Lab, Run, binary, complete, eventually, needs_root, run_command,
+    slowness, within,
 };
 use crate::packets::{ipv4, udp};
 
@@ -249,6 +250,20 @@ fn quiet_and_verbose_hold_for_commands_that_ask_a_daemon() {
     let pinned = lab.naikon(&["status", "-q"]).exits(9);
     assert!(pinned.out.is_empty() && pinned.err.contains("daemon not running"), "{pinned}");
     silent(&["detach"], 0);
+}
+
+#[test]
+fn log_that_says_all_and_lies_beside_a_list_does_not_tell_of_itself() {
+    if needs_root() {
+        return;
+    }
+    let lab = Lab::new();
+    lab.write("c2.txt", &format!("{C2}\n"));
+    let daemon = Daemon::start(&lab, &["-l", "c2.txt", "-vv"]);
+    daemon.await_log("TRACE");
+    lab.write("c2.txt", &format!("{C2}\n{C2_NEIGHBOUR}\n"));
+    daemon.await_verdict(&C2_NEIGHBOUR.to_string(), "drop");
+    assert!(!daemon.log().contains("inotify event"), "each line would make another one: {:.3000}", daemon.log());
 }
 
 #[test]

@@ -134,9 +134,9 @@ pub(super) fn start(verbose: u8, quiet: bool) -> Log {
         (false, 1) => (LevelFilter::DEBUG, LevelFilter::INFO),
         (false, _) => (LevelFilter::TRACE, LevelFilter::TRACE),
     };
-    // What it says by itself are errors as the language prints them; those that matter it returns.
-    let watcher = if verbose > 1 { others } else { LevelFilter::OFF };
-    let wanted = Targets::new().with_target(OWN, own).with_target(WATCHER, watcher).with_default(others);
+    // What the watcher says by itself are errors as the language prints them; those that matter it returns. And it tells of
+    // every write, that of the log too, where this lies beside a list: without end.
+    let wanted = Targets::new().with_target(OWN, own).with_target(WATCHER, LevelFilter::OFF).with_default(others);
     let lines = tracing_subscriber::fmt().with_max_level(own).with_writer(Arc::clone(&queue)).with_target(verbose > 1);
     let journal = std::env::var_os("JOURNAL_STREAM");
     if journal.is_some_and(|journal| is_journal(&journal, io::stderr())) {
