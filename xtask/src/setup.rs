@@ -293,8 +293,25 @@ pub(crate) fn install_packages(packages: &[&str], purpose: &str) -> Result<()> {
     }
     say("setup", "fetching Debian's package lists first");
     run(&mut apt(&["update"])?)?;
-    run(apt(&arguments)?.stdout(Stdio::null()))
-        .with_context(|| format!("installing {} from Debian for {purpose}", packages.join(", ")))
+    run(apt(&arguments)?.stdout(Stdio::null())).with_context(|| {
+        let cure = match in_the_way(packages).as_slice() {
+            [] => String::new(),
+            found => format!(
+                ", which {} would have to make way for: nothing is removed here, do it by hand",
+                found.join(", ")
+            ),
+        };
+        format!("installing {} from Debian for {purpose}{cure}", packages.join(", "))
+    })
+}
+
+/// The packages that apt would remove for these.
+fn in_the_way(packages: &[&str]) -> Vec<String> {
+    let mut rehearsal = Command::new("apt-get");
+    rehearsal.args(["--simulate", "install", "--no-install-recommends"]).args(packages);
+    // Without it the error is as apt says it.
+    let told = output_of(&mut rehearsal).unwrap_or_default();
+    told.lines().filter_map(|line| line.strip_prefix("Remv ")?.split(' ').next()).map(str::to_owned).collect()
 }
 
 /// The folder that holds our bpf-linker.
