@@ -253,6 +253,14 @@ fn quiet_and_verbose_hold_for_commands_that_ask_a_daemon() {
 }
 
 #[test]
+fn mistake_is_one_also_where_nobody_reads_why() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let status = Command::new(binary()).arg("stauts").stdin(Stdio::null()).stderr(writer).status().unwrap();
+    assert_eq!(status.code(), Some(2));
+}
+
+#[test]
 fn log_that_says_all_and_lies_beside_a_list_does_not_tell_of_itself() {
     if needs_root() {
         return;

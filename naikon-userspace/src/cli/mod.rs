@@ -280,8 +280,10 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Code, Failure> {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are answers, everything else is a mistake; clap knows which stream they belong to.
-            return match error.print() {
-                Ok(()) if error.use_stderr() => Ok(Code::Usage),
+            let printed = error.print();
+            return match printed {
+                // Whether or not anybody reads why.
+                _ if error.use_stderr() => Ok(Code::Usage),
                 Ok(()) => Ok(Code::Done),
                 Err(error) => Err(error.into()),
             };
